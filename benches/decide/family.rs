@@ -274,6 +274,7 @@ impl BenchFamily {
             pod_version: String::new(),
             lookups: image.lookup.iter().cloned().collect(),
             tags: image.tags.clone(),
+            remembered: &[],
             labels: None,
             rebuild_mark: None,
             foreign_tags: Default::default(),

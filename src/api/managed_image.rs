@@ -7,8 +7,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::api::{
-    AdoptionRecord, BuildRecord, Cause, CheckRecord, EdgeUse, FailureRecord, HandledRequest,
-    ManualHold, RolloutRecord,
+    AdoptedDigest, AdoptionRecord, BuildRecord, Cause, CheckRecord, EdgeUse, FailureRecord,
+    HandledRequest, ManualHold, RolloutRecord,
 };
 
 /// Maximum number of entries of [`ManagedImageStatus::history`], whatever `spec.history.builds`
@@ -60,6 +60,34 @@ pub struct ManagedImageSpec {
     /// Distance from the upstreams: 1 for an image that is built on upstreams only, otherwise one
     /// more than its highest parent.
     pub level: i32,
+
+    /// Digests that the family has adopted of upstreams that the image is built on. They are here
+    /// because a status may be lost: after a loss, a newer digest waits for its age and its
+    /// approval as before. At most 32 entries.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "atomic"))]
+    pub upstreams: Vec<RememberedUpstream>,
+}
+
+/// What a family has adopted of an upstream.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RememberedUpstream {
+    /// Reference that is followed, as `<image>:<tag>`.
+    pub reference: String,
+
+    /// Digest that builds use, and those of its images for the platforms that are built.
+    pub adopted: AdoptedDigest,
+
+    /// Digests that builds used before, newest first. At most 16 entries.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "atomic"))]
+    pub superseded: Vec<String>,
+
+    /// Whether the object was found without an owner, so that anybody may have written it. Nothing
+    /// is then built from `adopted`: any other digest waits like a candidate.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub unverified: bool,
 }
 
 /// State of an image, written by the controller.

@@ -11,8 +11,8 @@ use jiff::Timestamp;
 use crate::{
     api::{
         AdoptionRecord, BuildFailure, CascadeStatus, Cause, HandledRequest, ImageFamilySpec,
-        ImageFamilyStatus, Inputs, LabelRecord, ManagedImageStatus, PlatformDigest, Request,
-        TagContent, condition::Problem,
+        ImageFamilyStatus, Inputs, LabelRecord, ManagedImageStatus, PlatformDigest,
+        RememberedUpstream, Request, TagContent, condition::Problem,
     },
     engine::blueprint::Blueprint,
     identity::{
@@ -206,6 +206,8 @@ pub struct ImportedBuild {
 pub struct ObservedImage<'a> {
     /// The recorded status.
     pub record: Option<&'a ManagedImageStatus>,
+    /// What the record remembers of upstreams outside of its status.
+    pub remembered: &'a [RememberedUpstream],
     /// The verified build of `record`.
     pub verified: Option<Arc<VerifiedBuild>>,
     /// The revision of the source.

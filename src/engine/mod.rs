@@ -20,7 +20,7 @@
 //! - [`validate`]: what a spec must satisfy before anything else happens
 //! - [`requests`]: what users request by annotation
 //! - [`upstreams`]: candidates, their gates, and their adoption; `upstream_records`: what is a
-//!   candidate
+//!   candidate; [`upstream_memory`]: what survives the loss of a status
 //! - [`image`]: the state of each image, with a module per step
 //! - [`cascade`]: when a cascade starts, which of its builds start, and what it records
 //! - [`end_of_life`]: upstreams whose distribution has no support any more
@@ -53,6 +53,7 @@ pub mod states;
 mod tag_labels;
 pub mod tags;
 pub mod templates;
+pub mod upstream_memory;
 mod upstream_records;
 pub mod upstreams;
 pub mod validate;
@@ -75,6 +76,6 @@ pub use input::{
     BuildAllowance, BuildOutcome, CheckOutcome, DecideInput, DeferredJob, DeferredWork,
     EndedCascade, ExistingImage, FoundImage, ImportState, ImportedBuild, LabelAnswer, Lookup,
     LookupResult, Observed, ObservedBuild, ObservedCascade, ObservedCheck, ObservedDigest,
-    ObservedImage, ObservedImport, ObservedRequest, ObservedTag, ObservedUpstream, RebuildMark, RequestObject,
-    VerifiedBuild,
+    ObservedImage, ObservedImport, ObservedRequest, ObservedTag, ObservedUpstream, RebuildMark,
+    RequestObject, VerifiedBuild,
 };

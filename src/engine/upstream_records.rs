@@ -20,17 +20,37 @@ use crate::{
     },
 };
 
+/// What happens to the newest digest of an upstream without an adopted one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::engine) enum FirstDigest {
+    /// It is the first one.
+    IsAdopted,
+    /// Another one was adopted before, so that it waits like any other.
+    Waits,
+}
+
+/// What determines how the newest digest is recorded.
+#[derive(Clone, Copy)]
+pub(in crate::engine) struct NewestRules<'a> {
+    pub(in crate::engine) hold: Option<&'a EffectiveHold<'a>>,
+    pub(in crate::engine) first: FirstDigest,
+}
+
 /// Records the newest digest: as the adopted one if it is the first, as the candidate if builds
 /// would use other images than those of the adopted one.
 pub(in crate::engine) fn record_newest(
     status: &mut UpstreamStatus,
     upstream: &Upstream,
     newest: &ObservedDigest,
-    hold: Option<&EffectiveHold<'_>>,
+    NewestRules { hold, first }: NewestRules<'_>,
     now: Timestamp,
 ) {
     match &mut status.adopted {
-        None if hold.is_none() && newest.missing_platforms.is_empty() && !newest.offers_none() => {
+        None if hold.is_none()
+            && first == FirstDigest::IsAdopted
+            && newest.missing_platforms.is_empty()
+            && !newest.offers_none() =>
+        {
             status.adopted = Some(AdoptedDigest {
                 digest: String::from(&newest.digest),
                 platforms: newest.platforms.clone(),

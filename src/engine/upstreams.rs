@@ -11,8 +11,10 @@ use crate::{
         causes::short,
         input::{DecideInput, ObservedDigest, ObservedUpstream},
         maturing,
+        upstream_memory::{KnownUpstream, known_upstream},
         upstream_records::{
-            drop_unused_approval, has_returned, held_record, record_newest, remember_superseded,
+            FirstDigest, NewestRules, drop_unused_approval, has_returned, held_record,
+            record_newest, remember_superseded,
         },
     },
     lineage::UpstreamIndex,
@@ -52,9 +54,9 @@ pub fn follow_upstreams(
         wake_at: None,
     };
     for (upstream, observed) in input.spec.upstreams.iter().zip(&input.upstreams) {
-        let known = known.iter().find(|known| known.name == upstream.name);
+        let known = known_upstream(input, known, upstream, observed);
         let FollowedUpstream { status, problem, wake_at } =
-            follow_upstream(upstream, observed, known, now);
+            follow_upstream(upstream, observed, &known, now);
         followed.upstreams.push(status);
         followed.problems.push(problem);
         followed.wake_at = [followed.wake_at, wake_at].into_iter().flatten().min();
@@ -149,9 +151,11 @@ struct FollowedUpstream {
 fn follow_upstream(
     upstream: &Upstream,
     observed: &ObservedUpstream,
-    known: Option<&UpstreamStatus>,
+    known: &KnownUpstream<'_>,
     now: Timestamp,
 ) -> FollowedUpstream {
+    let KnownUpstream { status: known, has_history } = known;
+    let known = known.as_deref();
     let manual = known
         .and_then(|known| known.hold.clone())
         .filter(|hold| hold.until.is_none_or(|until| now < until));
@@ -178,10 +182,13 @@ fn follow_upstream(
         status.adopted = Some(held_record(digest, candidate, newest, now));
     }
     if let Some(digest) = &observed.newest {
-        record_newest(&mut status, upstream, digest, hold.as_ref(), now);
+        let first = if *has_history { FirstDigest::Waits } else { FirstDigest::IsAdopted };
+        let rules = NewestRules { hold: hold.as_ref(), first };
+        record_newest(&mut status, upstream, digest, rules, now);
     }
     drop_unused_approval(&mut status);
-    let candidate = status.candidate.as_ref().filter(|_| status.adopted.is_some());
+    let is_first = status.adopted.is_none() && !has_history;
+    let candidate = status.candidate.as_ref().filter(|_| !is_first);
     let young_until = candidate
         .map(|candidate| maturing::old_enough_at(upstream, candidate, now))
         .filter(|at| *at > now);
@@ -192,6 +199,7 @@ fn follow_upstream(
         observed,
         status: &status,
         hold: hold.as_ref(),
+        is_first,
         returning_until,
         young_until,
         now,
@@ -243,6 +251,8 @@ struct Following<'a> {
     observed: &'a ObservedUpstream,
     status: &'a UpstreamStatus,
     hold: Option<&'a EffectiveHold<'a>>,
+    /// Whether no digest was adopted before.
+    is_first: bool,
     /// When a candidate that was replaced before is adopted again, if that is later.
     returning_until: Option<Timestamp>,
     /// When the candidate has the minimum age, if that is later.
@@ -299,7 +309,7 @@ impl Following<'_> {
             return Some(Problem { reason: reason::MINIMUM_AGE, message });
         }
         let approved = self.upstream.approval == Approval::Automatic
-            || self.status.adopted.is_none()
+            || self.is_first
             || is_approved(self.status, candidate);
         if !approved {
             let message = format!(

@@ -3,7 +3,7 @@
 use jiff::SignedDuration;
 
 use crate::{
-    api::{FailureClass, ImageFamilyStatus, condition::reason},
+    api::{Approval, Duration, Edge, FailureClass, ImageFamilyStatus, Upstream, condition::reason},
     engine::{
         tests::{CURRENT, model::FamilyModel},
         *,
@@ -13,6 +13,7 @@ use crate::{
 /// Loses every record and status, as a restore without statuses or a recreated family does.
 fn lose_everything(model: &mut FamilyModel) {
     model.records = vec![None; model.records.len()];
+    model.remembered.clear();
     model.status = ImageFamilyStatus::default();
     model.asked.clear();
     model.rebuild_marks.clear();
@@ -128,4 +129,155 @@ fn the_tags_of_a_forced_rebuild_wait_until_it_is_marked() {
     model.settle();
     assert_eq!((model.marks.len(), model.record("base").reason.as_str()), (1, reason::CURRENT));
     assert_eq!(model.tags[&(0, "latest".to_owned())], model.record("base").digest.clone().unwrap());
+}
+
+/// A digest that nobody agreed to.
+const EVIL: &str = "sha256:eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee";
+
+/// Approves that digest.
+fn approve(model: &mut FamilyModel, upstream: &str) {
+    model.ask(&format!(
+        r#"{{"id":"a","action":"Approve","upstream":"{upstream}","digest":"{EVIL}"}}"#
+    ));
+}
+
+/// A family whose upstream has moved to a digest that nobody agreed to.
+fn awaiting(gate: Gate) -> FamilyModel {
+    let mut model = FamilyModel::new(&["up"], &[("base", "up"), ("app", "base")]);
+    model.settle();
+    match gate {
+        Gate::Approval => model.spec.upstreams[0].approval = Approval::Manual,
+        Gate::Age => model.spec.upstreams[0].minimum_age = Duration::from_secs(7 * 24 * 3600),
+    }
+    model.upstream_digests[0] = EVIL.into();
+    model.settle();
+    assert_eq!(model.builds(), [1, 1]);
+    model
+}
+
+/// What a candidate waits for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Gate {
+    Approval,
+    Age,
+}
+
+/// What is adopted of the upstream, and why nothing newer is.
+fn adopted(model: &FamilyModel) -> (Option<&str>, Option<&str>) {
+    let upstream = &model.status.upstreams[0];
+    let digest = upstream.adopted.as_ref().map(|adopted| adopted.digest.as_str());
+    (digest, upstream.reason.as_deref())
+}
+
+fn rename_upstream(model: &mut FamilyModel) {
+    model.spec.upstreams[0].name = "upstream".into();
+    model.spec.images[0].from[0].upstream = Some("upstream".into());
+}
+
+#[test]
+fn a_lost_status_or_a_new_name_agrees_to_nothing() {
+    for (gate, reason) in
+        [(Gate::Approval, reason::AWAITING_APPROVAL), (Gate::Age, reason::MINIMUM_AGE)]
+    {
+        for (lose, rename) in [(true, false), (false, true), (true, true)] {
+            let mut model = awaiting(gate);
+            if rename {
+                rename_upstream(&mut model);
+            }
+            if lose {
+                model.status = ImageFamilyStatus::default();
+            }
+            model.settle();
+            let shown = format!("{gate:?}, lose {lose}, rename {rename}");
+            assert_eq!(adopted(&model), (Some("sha256:up-0"), Some(reason)), "{shown}");
+            assert_eq!((model.states(), model.builds()), (vec![CURRENT; 2], vec![1, 1]), "{shown}");
+            if gate == Gate::Approval {
+                let name = model.spec.upstreams[0].name.clone();
+                approve(&mut model, &name);
+            } else {
+                model.now += SignedDuration::from_hours(7 * 24 + 1);
+            }
+            model.settle();
+            assert_eq!(adopted(&model), (Some(EVIL), None), "{shown}");
+            assert_eq!(model.builds(), [2, 2], "{shown}");
+        }
+    }
+}
+
+#[test]
+fn a_renamed_upstream_keeps_its_hold_and_what_it_replaced() {
+    let mut model = FamilyModel::new(&["up"], &[("base", "up")]);
+    model.settle();
+    model.upstream_digests[0] = "sha256:up-1".into();
+    model.settle();
+    model.ask(r#"{"id":"h","action":"Hold","upstream":"up"}"#);
+    model.settle();
+    rename_upstream(&mut model);
+    model.upstream_digests[0] = "sha256:up-0".into();
+    model.settle();
+    assert_eq!(adopted(&model), (Some("sha256:up-1"), Some(reason::HELD)));
+    model.ask(r#"{"id":"u","action":"Unhold","upstream":"upstream"}"#);
+    model.settle();
+    assert_eq!(adopted(&model), (Some("sha256:up-1"), Some(reason::DIGEST_RETURNED)));
+    // What was replaced is remembered without a status, too.
+    model.status = ImageFamilyStatus::default();
+    model.settle();
+    assert_eq!(adopted(&model), (Some("sha256:up-1"), Some(reason::DIGEST_RETURNED)));
+}
+
+#[test]
+fn a_second_name_for_an_upstream_agrees_to_nothing() {
+    let mut model = awaiting(Gate::Approval);
+    let second = Upstream { name: "up2".into(), ..model.spec.upstreams[0].clone() };
+    model.spec.upstreams.push(second);
+    model.upstream_digests.push(EVIL.into());
+    model.upstream_images.push(Vec::new());
+    model.spec.images[1].from[0] = Edge { upstream: Some("up2".into()), ..Edge::default() };
+    model.settle();
+    let second = &model.status.upstreams[1];
+    assert_eq!(second.adopted.as_ref().map(|of| of.digest.as_str()), Some("sha256:up-0"));
+    assert_eq!(second.reason.as_deref(), Some(reason::AWAITING_APPROVAL));
+}
+
+#[test]
+fn another_image_or_tag_begins_with_its_first_digest() {
+    let mut model = awaiting(Gate::Approval);
+    model.spec.upstreams[0].follow.tag = "2".into();
+    model.settle();
+    assert_eq!(adopted(&model), (Some(EVIL), None));
+}
+
+#[test]
+fn what_a_record_without_an_owner_remembers_is_a_no_and_never_a_yes() {
+    let restored = |newest: &str| {
+        let mut model = awaiting(Gate::Approval);
+        let remembered = model.remembered.clone();
+        lose_everything(&mut model);
+        model.remembered = remembered;
+        for known in model.remembered.iter_mut().flatten() {
+            known.unverified = true;
+        }
+        model.upstream_digests[0] = newest.into();
+        model.settle();
+        model
+    };
+    let mut model = restored(EVIL);
+    assert_eq!(adopted(&model), (None, Some(reason::AWAITING_APPROVAL)), "nobody's digest");
+    assert_eq!(model.record("base").reason, reason::AWAITING_APPROVAL);
+    assert_eq!(model.tags[&(0, "latest".to_owned())], "sha256:built-1", "its tag stays");
+    approve(&mut model, "up");
+    model.settle();
+    assert_eq!((adopted(&model), model.builds()), ((Some(EVIL), None), vec![2, 2]));
+    let model = restored("sha256:up-0");
+    assert_eq!((adopted(&model), model.builds()), ((Some("sha256:up-0"), None), vec![1, 1]));
+    assert!(model.remembered.iter().flatten().all(|known| !known.unverified));
+}
+
+#[test]
+fn few_images_remember_an_upstream() {
+    let names: Vec<String> = (0..6).map(|image| format!("image{image}")).collect();
+    let images: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "up")).collect();
+    let mut model = FamilyModel::new(&["up"], &images);
+    model.settle();
+    assert_eq!(model.remembered.iter().filter(|known| !known.is_empty()).count(), 3);
 }

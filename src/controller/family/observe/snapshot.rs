@@ -344,6 +344,7 @@ impl Snapshot {
         let source = self.sources.get(index.position());
         ObservedImage {
             record: record.and_then(|record| record.status.as_ref()),
+            remembered: record.map_or(&[][..], |record| &record.spec.upstreams),
             source: source.map_or(Observed::Pending, |source| source.revision.clone()),
             folder: self.folder(index).cloned(),
             strategy: self

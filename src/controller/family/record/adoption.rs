@@ -20,7 +20,7 @@ use serde_json::json;
 use tracing::info;
 
 use crate::{
-    api::{Cascade, CascadePhase, ManagedImage, condition::reason, labels},
+    api::{Cascade, CascadePhase, ManagedImage, RememberedUpstream, condition::reason, labels},
     controller::{
         error::{ReconcileError, call},
         family::{
@@ -230,11 +230,17 @@ where
         // Server-side apply would keep the reference to a deleted family, and an object must not
         // have two controllers.
         // A request may have been handled before, and the status that says so is not believed.
-        let patch = Patch::Merge(json!({"metadata": {
+        let mut patch = json!({"metadata": {
             "resourceVersion": record.resource_version(),
             "annotations": {(labels::REQUEST): null},
             "ownerReferences": owners(record.owner_references(), self.owner),
-        }}));
+        }});
+        if let Some(body) = patch.as_object_mut()
+            && let Some(remembered) = record.unverified_memory()
+        {
+            body.insert("spec".into(), json!({"upstreams": remembered}));
+        }
+        let patch = Patch::Merge(patch);
         let what = || format!("make the family the owner of {kind} {name}");
         call(what, self.api.patch(&name, &parameters, &patch)).await
     }
@@ -244,11 +250,23 @@ where
 trait Adoptable {
     /// Returns whether the record has a status that a decision would depend on.
     fn has_unverified_status(&self) -> bool;
+
+    /// Returns what the record remembers of upstreams, as somebody unknown has written it, if
+    /// anything.
+    fn unverified_memory(&self) -> Option<Vec<RememberedUpstream>> {
+        None
+    }
 }
 
 impl Adoptable for ManagedImage {
     fn has_unverified_status(&self) -> bool {
         self.status.is_some()
+    }
+
+    fn unverified_memory(&self) -> Option<Vec<RememberedUpstream>> {
+        let known = self.spec.upstreams.iter().cloned();
+        let unverified = known.map(|known| RememberedUpstream { unverified: true, ..known });
+        (!self.spec.upstreams.is_empty()).then(|| unverified.collect())
     }
 }
 

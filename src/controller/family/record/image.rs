@@ -38,7 +38,7 @@ use crate::{
     },
     engine::{
         Effect, ImageDecision, ObservedBuild, ObservedTag, PlannedBuild, RequestObject,
-        cascade::limits, tags,
+        cascade::limits, tags, upstream_memory,
     },
     lineage::ImageIndex,
 };
@@ -106,7 +106,15 @@ impl Reconcile<'_> {
         let known = self.snapshot.records.get(index.position()).and_then(Option::as_ref);
         let name = record_name(&self.snapshot.key.name, &image.name);
         let level = self.snapshot.blueprint.lineage.level(index);
+        let remembered = known.map_or(&[][..], |known| &known.spec.upstreams);
         let spec = ManagedImageSpec {
+            upstreams: upstream_memory::to_remember(
+                &self.snapshot.family.spec,
+                &self.snapshot.blueprint.lineage,
+                &self.decision.upstreams,
+                index,
+                remembered,
+            ),
             family: self.snapshot.key.name.clone(),
             image: image.name.clone(),
             repository: self.snapshot.repository(index),

@@ -16,8 +16,8 @@ use jiff::{SignedDuration, Timestamp};
 use crate::{
     api::{
         CascadeStatus, Edge, EdgeUse, FailureClass, Follow, HandledRequest, Image, ImageFamilySpec,
-        ImageFamilyStatus, ImageState, ManagedImageStatus, PlatformDigest, Request, Upstream,
-        condition::reason,
+        ImageFamilyStatus, ImageState, ManagedImageStatus, PlatformDigest, RememberedUpstream,
+        Request, Upstream, condition::reason,
     },
     engine::*,
     identity::{CascadeName, Fingerprint, FolderRevision, ImageDigest},
@@ -39,6 +39,8 @@ pub(in crate::engine) struct FamilyModel {
     pub(in crate::engine) spec: ImageFamilySpec,
     pub(in crate::engine) status: ImageFamilyStatus,
     pub(in crate::engine) records: Vec<Option<ManagedImageStatus>>,
+    /// What the records remember outside of their statuses.
+    pub(in crate::engine) remembered: Vec<Vec<RememberedUpstream>>,
     /// The cascades that run, the oldest first.
     pub(in crate::engine) running: Vec<RunningModelCascade>,
     /// The cascades that have ended, and whether each was superseded.
@@ -74,7 +76,7 @@ pub(in crate::engine) struct FamilyModel {
     pub(in crate::engine) asked: HashMap<usize, Vec<Lookup>>,
     /// Images that others have pushed under the tags of an image.
     pub(in crate::engine) existing: HashMap<usize, ExistingImage>,
-    /// What the registry has marked as the newest build of a fingerprint's inputs, with the request.
+    /// What the registry has marked as the newest build of a fingerprint's inputs, and the request.
     pub(in crate::engine) marks: HashMap<(usize, Fingerprint), (ImageDigest, String)>,
     /// The last attempts to mark rebuilds, per image.
     pub(in crate::engine) rebuild_marks: HashMap<usize, RebuildMark>,
@@ -153,6 +155,7 @@ impl FamilyModel {
         Self {
             status: ImageFamilyStatus::default(),
             records: vec![None; images.len()],
+            remembered: Vec::new(),
             running: Vec::new(),
             ended: Vec::new(),
             cascades: Vec::new(),
@@ -233,6 +236,7 @@ impl FamilyModel {
             images: (0..self.spec.images.len())
                 .map(|image| ObservedImage {
                     record: self.records[image].as_ref(),
+                    remembered: self.remembered.get(image).map_or(&[], Vec::as_slice),
                     verified: self.records[image]
                         .as_ref()
                         .and_then(VerifiedBuild::of)

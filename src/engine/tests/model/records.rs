@@ -34,6 +34,11 @@ impl FamilyModel {
             )
         });
         let statuses: Vec<CascadeStatus> = statuses.collect();
+        self.remembered.resize(self.spec.images.len(), Vec::new());
+        for (index, known) in ImageIndex::enumerate(&mut self.remembered) {
+            let (spec, lineage) = (&self.spec, &blueprint.lineage);
+            *known = upstream_memory::to_remember(spec, lineage, &decision.upstreams, index, known);
+        }
         self.status.upstreams.clone_from(&decision.upstreams);
         self.status.pending.clone_from(&decision.pending);
         self.status.window.clone_from(&decision.window);
