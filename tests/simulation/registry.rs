@@ -44,6 +44,8 @@ pub struct Repository {
     pub tags: BTreeMap<String, String>,
     /// The builds that produced each digest.
     pub origins: BTreeMap<String, Vec<BuildOrigin>>,
+    /// The order in which digests were first pushed.
+    pub order: BTreeMap<String, usize>,
     /// The content of each digest that a user would notice.
     contents: BTreeMap<String, String>,
     /// The layers of each digest for [`PLATFORM`].
@@ -231,6 +233,8 @@ impl Repository {
             "annotations": annotations,
         });
         let digest = self.keep(OCI_MANIFEST, &manifest);
+        let order = self.order.len();
+        self.order.entry(digest.clone()).or_insert(order);
         self.blobs.insert(config_digest, config);
         self.contents.insert(
             digest.clone(),

@@ -2,9 +2,10 @@
 //! a registry, against what the model knows and the controller does not.
 //!
 //! [`builds`]: when a Job may be created; [`tags`]: what a tag may point to; [`records`]: what may
-//! be recorded.
+//! be recorded; [`losses`]: what must survive the loss of records.
 
 pub mod builds;
+pub mod losses;
 pub mod records;
 pub mod tags;
 
@@ -57,6 +58,8 @@ pub struct Invariants {
     passed: BTreeMap<PassedCheck, bool>,
     /// Digests that a user approved, with family and upstream.
     approved: BTreeSet<Approved>,
+    /// The digests that were ever adopted, by the family's uid and the upstream's reference.
+    agreed: BTreeMap<(String, String), BTreeSet<String>>,
     /// Since when changes wait, according to each family's last status, by its uid.
     waiting: BTreeMap<String, Timestamp>,
     /// When builds succeeded.

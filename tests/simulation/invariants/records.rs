@@ -212,6 +212,7 @@ pub fn written(cluster: &mut Cluster, kind: Kind, before: Option<&Value>, object
         record_waiting(cluster, object);
         super::record_truth(cluster);
         found.extend(adopted(cluster, before, object));
+        found.extend(super::losses::first_adopted(cluster, before, object));
     }
     for (invariant, message) in found {
         cluster.violated(invariant, message);
@@ -261,7 +262,7 @@ fn adopted(
 }
 
 /// Returns why a digest must not be adopted.
-fn refused(
+pub(super) fn refused(
     cluster: &Cluster,
     family: &Key,
     before: &Value,

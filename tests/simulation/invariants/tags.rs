@@ -128,7 +128,9 @@ pub fn set(cluster: &mut Cluster, name: &str, tag: &str, digest: &str) {
         found.push(("tags point to checked digests", shown.clone()));
     }
     let moved_from = current.filter(|current| current != digest);
-    if tag.starts_with("gs-") {
+    if tag.ends_with("-rebuilt") {
+        found.extend(super::losses::mark_moved(cluster, name, moved_from.as_deref(), digest));
+    } else if tag.starts_with("gs-") {
         // The build has the same content as an earlier one.
         let content = |digest: &str| cluster.registry.content(&format!("{name}@{digest}"));
         if moved_from.as_ref().is_some_and(|before| content(before) != content(digest)) {
@@ -150,6 +152,7 @@ pub fn set(cluster: &mut Cluster, name: &str, tag: &str, digest: &str) {
                     .get(&format!("{name}:{tag}"))
                     .unwrap_or(before)
                     .clone();
+                found.extend(super::losses::tag_moved(cluster, name, &ours, digest));
                 if let Some(why) = backwards(cluster, name, &ours, digest) {
                     found.push((
                         "floating tags never go backwards",
