@@ -1,6 +1,6 @@
-//! What builds need around them, which fails for all of them in an outage: the registries, the nodes
-//! of a platform, and the builder of a strategy. Whether an outage lasts is decided from what images
-//! in the same environment have become.
+//! What builds need around them, which fails for all of them in an outage: the registries, the
+//! nodes of a platform, and the builder of a strategy. Whether an outage lasts is decided from what
+//! images in the same environment have become.
 
 use jiff::Timestamp;
 

@@ -138,7 +138,7 @@ fn a_build_that_needs_too_much_holds_back_no_other_and_fails_in_the_end() {
     run(&mut model, 3);
     assert_eq!(model.states()[5..], [CURRENT; 25]);
     assert_eq!(model.record("image0").reason, reason::RETRYING);
-    run(&mut model, 60);
+    run(&mut model, 12);
     let record = model.record("image0");
     let state = (record.state, record.reason.as_str());
     assert_eq!(state, (ImageState::Failed, reason::INFRASTRUCTURE_FAILED));
