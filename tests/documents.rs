@@ -18,7 +18,7 @@ use std::{
 use clap::Parser as _;
 use groundswell::{
     api::{
-        CascadePhase, FailureClass, Image, ImageFamily, Request,
+        CascadePhase, FailureClass, FamilyRequest, Image, ImageFamily, RequestedAction,
         condition::{READY, REASONS, RECONCILING, ReasonClass, STALLED},
     },
     cli::CommandLine,
@@ -412,21 +412,19 @@ fn the_plugin_parses_the_commands_in_documents() {
 
 #[test]
 fn requests_in_documents_are_valid() {
-    let annotate = regex::Regex::new(
-        r"^kubectl annotate (mimg|imgfam) (\S+) .*groundswell\.dev/request='([^']*)'$",
-    )
-    .expect("regex");
     let mut found = 0;
-    for (document, command) in
-        commands().into_iter().filter(|(_, command)| command.contains("groundswell.dev/request"))
-    {
-        let parts = annotate.captures(&command).unwrap_or_else(|| panic!("{document}: {command}"));
-        let parsed = match parts[2].split_once('.') {
-            Some((_, image)) if &parts[1] == "mimg" => Request::parse_on_image(&parts[3], image),
-            _ => Request::parse(&parts[3]),
-        };
-        assert!(parsed.is_ok(), "{document}: {command}: {parsed:?}");
-        found += 1;
+    for document in documents() {
+        let blocks = blocks(&read(&document), "yaml");
+        for block in blocks.iter().filter(|block| block.contains("kind: FamilyRequest")) {
+            let written: Value = serde_yaml::from_str(block).expect("YAML");
+            let request: FamilyRequest =
+                serde_json::from_value(written.clone()).expect("a request");
+            let kept = serde_json::to_value(&request).expect("a request serializes");
+            assert_eq!(lost_fields("", &written, &kept), Vec::<String>::new(), "{block}");
+            let action = RequestedAction::of(&request.spec);
+            assert!(action.is_ok(), "{}: {action:?}", document.display());
+            found += 1;
+        }
     }
     assert!(found > 0, "no document shows a request");
 }

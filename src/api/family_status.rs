@@ -5,7 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::api::{HandledRequest, ImageState};
+use crate::api::ImageState;
 
 /// Maximum number of entries of [`ImageFamilyStatus::attention`].
 pub const MAX_ATTENTION: usize = 20;
@@ -65,14 +65,6 @@ pub struct ImageFamilyStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub breaker: Option<BreakerStatus>,
 
-    /// Id of the request that was handled last.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub last_handled_request: Option<String>,
-
-    /// Requests that were handled, newest first. At most 10 entries.
-    #[schemars(length(max = 10), extend("x-kubernetes-list-type" = "atomic"))]
-    pub requests: Vec<HandledRequest>,
-
     /// Images that need a user to change something. Lists the first 20.
     #[schemars(length(max = 20), extend("x-kubernetes-list-type" = "atomic"))]
     pub attention: Vec<Attention>,
@@ -113,7 +105,7 @@ pub struct UpstreamStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub approval: Option<ApprovalRecord>,
 
-    /// Hold that a request has set. It lasts until a request ends it, or until its own end.
+    /// Hold that a `FamilyRequest` has set. It lasts as long as that object is `Active`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hold: Option<ManualHold>,
 
@@ -268,6 +260,10 @@ pub struct ApprovalRecord {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
 
+    /// Name of the `FamilyRequest`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub request: String,
+
     /// Time of the approval.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
@@ -282,7 +278,8 @@ pub struct ManualHold {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
 
-    /// Time at which the hold ends. Without it, the hold lasts until a request ends it.
+    /// Time at which the hold ends. Without it, the hold lasts until a request ends it, or until
+    /// the request that has set it is deleted.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub until: Option<Timestamp>,
@@ -294,6 +291,10 @@ pub struct ManualHold {
     /// Name of the user who set the hold, as given in the request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
+
+    /// Name of the `FamilyRequest`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub request: String,
 
     /// Time at which the hold was set.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -412,8 +413,7 @@ mod tests {
     use super::*;
     use crate::api::{
         condition::{self, ConditionUpdate, MAX_MESSAGE, READY, RECONCILING, STALLED, reason},
-        handled_request::{MAX_HANDLED_MESSAGE, MAX_REQUESTS, RequestOutcome},
-        request::{ActionName, MAX_BY, MAX_ID, MAX_REASON},
+        family_request::{MAX_BY, MAX_REASON, MAX_REQUEST_NAME},
     };
 
     /// Returns a text of this many characters, each as long in UTF-8 as one can be.
@@ -448,25 +448,23 @@ mod tests {
                 first_observed: at,
                 incomplete: true,
             }],
-            approval: Some(ApprovalRecord { digest: digest.clone(), by: Some(text(MAX_BY)), at }),
+            approval: Some(ApprovalRecord {
+                digest: digest.clone(),
+                by: Some(text(MAX_BY)),
+                request: "r".repeat(MAX_REQUEST_NAME),
+                at,
+            }),
             hold: Some(ManualHold {
                 digest: Some(digest.clone()),
                 until: at,
                 reason: Some(text(MAX_REASON)),
                 by: Some(text(MAX_BY)),
+                request: "r".repeat(MAX_REQUEST_NAME),
                 since: at,
             }),
             superseded: vec![digest.clone(); MAX_SUPERSEDED],
             reason: Some(reason::AWAITING_APPROVAL.into()),
             message: Some(text(MAX_MESSAGE)),
-        };
-        let request = HandledRequest {
-            id: "i".repeat(MAX_ID),
-            action: Some(ActionName::Approve),
-            outcome: RequestOutcome::Refused,
-            message: text(MAX_HANDLED_MESSAGE),
-            by: Some(text(MAX_BY)),
-            at,
         };
         let attention = Attention {
             image: "i".repeat(63),
@@ -476,7 +474,6 @@ mod tests {
         };
         let mut status = ImageFamilyStatus {
             upstreams: (0..64).map(upstream).collect(),
-            requests: vec![request; MAX_REQUESTS],
             attention: vec![attention; MAX_ATTENTION],
             breaker: Some(BreakerStatus {
                 since: at,

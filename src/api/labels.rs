@@ -36,9 +36,6 @@ pub const CHECK_IMAGE: &str = "groundswell.dev/check-image";
 /// Annotation on Jobs: number of the build, counted per image from 1.
 pub const BUILD: &str = "groundswell.dev/build";
 
-/// Annotation on an `ImageFamily` or a `ManagedImage`: a user's request as JSON. See
-/// [`crate::api::request`].
-pub const REQUEST: &str = "groundswell.dev/request";
 /// Annotation on Jobs: hash of the image's own inputs to the build, without its parents.
 pub const OWN_INPUTS: &str = "groundswell.dev/own-inputs";
 /// Annotation on Jobs: `true` if the build was caused by a change of the image itself or by a

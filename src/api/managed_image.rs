@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::{
     AdoptedDigest, AdoptionRecord, BuildRecord, Cause, CheckRecord, EdgeUse, FailureRecord,
-    HandledRequest, ManualHold, RolloutRecord,
+    ManualHold, RolloutRecord,
 };
 
 /// Maximum number of entries of [`ManagedImageStatus::history`], whatever `spec.history.builds`
@@ -198,21 +198,13 @@ pub struct ManagedImageStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub promoted: Option<String>,
 
-    /// Hold that a request has set.
+    /// Hold that a `FamilyRequest` has set. It lasts as long as that object is `Active`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hold: Option<ManualHold>,
 
-    /// Id of the request that rebuilds the image although its inputs are unchanged.
+    /// Time and name of the last request that rebuilds the image although its inputs are unchanged.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nonce: Option<String>,
-
-    /// Id of the request that was handled last.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub last_handled_request: Option<String>,
-
-    /// Requests that were handled, newest first. At most 10 entries.
-    #[schemars(length(max = 10), extend("x-kubernetes-list-type" = "atomic"))]
-    pub requests: Vec<HandledRequest>,
 
     /// Tags of the last verified build. At most 16 entries.
     #[schemars(
@@ -343,8 +335,8 @@ pub struct Inputs {
     /// Hash of the strategy and its parameters.
     pub strategy: String,
 
-    /// Id of the request that asked for a rebuild with otherwise unchanged inputs. Empty without
-    /// one.
+    /// Time and name of the request that asked for a rebuild with otherwise unchanged inputs. Empty
+    /// without one.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub nonce: String,
 }

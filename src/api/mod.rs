@@ -11,8 +11,8 @@ pub mod cascade;
 pub mod condition;
 pub mod credential;
 pub mod duration;
+pub mod family_request;
 pub mod family_status;
-pub mod handled_request;
 pub mod image;
 pub mod image_family;
 pub mod image_records;
@@ -34,12 +34,12 @@ pub use cascade::{
 };
 pub use credential::{CredentialUse, RegistryCredential};
 pub use duration::Duration;
+pub use family_request::{FamilyRequest, FamilyRequestSpec, FamilyRequestStatus, RequestState};
 pub use family_status::{
     AdoptedDigest, ApprovalRecord, Attention, BreakerStatus, CandidateDigest, ImageCounts,
     ImageFamilyStatus, ManualHold, Pending, PlatformDigest, RunningCascade, TagContent,
     UpstreamStatus, WindowStatus,
 };
-pub use handled_request::{HandledRequest, RequestOutcome};
 pub use image::{Check, Edge, EdgeSource, EdgeUse, FamilyRef, Image, ImageHold, OnParentFailure};
 pub use image_family::{
     Export, History, ImageFamily, ImageFamilySpec, LeftOutImage, LocalName, StrategyRef,
@@ -53,7 +53,7 @@ pub use managed_image::{
     ParentDigest, RememberedUpstream, RunningBuild, TagRecord,
 };
 pub use policy::{Breaker, Cutoff, Policy, Promotion, RateLimit, Retries, Supersede, Window};
-pub use request::{ActionName, Request, RequestError, RequestScope, RequestedAction};
+pub use request::{ActionName, HoldTarget, Request, RequestError, RequestScope, RequestedAction};
 pub use rollout::{Rollout, RolloutMode, Workload, WorkloadKind};
 pub use source::{
     ConfigMapItem, ConfigMapSource, GitSource, PathOutside, Source, SourceDefaults, SourceKind,

@@ -4,19 +4,23 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::CustomResourceExt;
 use serde_json::Value;
 
-use crate::api::{BuildStrategy, Cascade, ImageFamily, ManagedImage};
+use crate::api::{BuildStrategy, Cascade, FamilyRequest, ImageFamily, ManagedImage};
 
-/// Returns the definitions of all four kinds, ready to be applied.
+/// Returns the definitions of all kinds, ready to be applied.
 ///
 /// They differ from what the derive generates in three points. Defaults that are null are removed,
 /// because the API server would reject or prune them. A status has no defaults, because the API
 /// server would add values that the controller did not write. The keys of a list's items are
 /// required, as the API server demands.
 pub fn definitions() -> Result<Vec<CustomResourceDefinition>, serde_json::Error> {
-    [ImageFamily::crd(), ManagedImage::crd(), Cascade::crd(), BuildStrategy::crd()]
-        .into_iter()
-        .map(adjust)
-        .collect()
+    let definitions = [
+        ImageFamily::crd(),
+        ManagedImage::crd(),
+        Cascade::crd(),
+        FamilyRequest::crd(),
+        BuildStrategy::crd(),
+    ];
+    definitions.into_iter().map(adjust).collect()
 }
 
 fn adjust(

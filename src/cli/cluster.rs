@@ -8,15 +8,17 @@ use hyper_util::client::proxy::matcher::Matcher;
 use k8s_openapi::{NamespaceResourceScope, api::authentication::v1::SelfSubjectReview};
 use kube::{
     Api, Client, Config, Resource, ResourceExt,
-    api::{ListParams, Patch, PatchParams, PostParams},
+    api::{ListParams, PostParams},
     config::{KubeConfigOptions, Kubeconfig},
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{api::request::MAX_BY, cli::KubectlFlags};
+use crate::{api::family_request::MAX_BY, cli::KubectlFlags};
 
 /// Timeout of one call to the API server.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// Field owner of what the plugin creates.
+const FIELD_OWNER: &str = "kubectl-family";
 /// Number of objects that are read per page.
 const PAGE_SIZE: u32 = 500;
 /// Maximum number of objects that are shown.
@@ -126,28 +128,14 @@ impl ClusterConnection {
         Ok(all)
     }
 
-    /// Patches an object and returns it. Returns `None` if the object has changed since the version
-    /// that the patch names.
-    pub async fn patch<K>(
-        &self,
-        api: &Api<K>,
-        name: &str,
-        parameters: &PatchParams,
-        patch: &Patch<impl Serialize + Debug>,
-    ) -> anyhow::Result<Option<K>>
+    /// Creates an object and returns it.
+    pub async fn create<K>(&self, api: &Api<K>, object: &K) -> anyhow::Result<K>
     where
-        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Serialize + Debug,
     {
-        let is_conflict =
-            |error: &kube::Error| matches!(error, kube::Error::Api(status) if status.is_conflict());
-        call::<K, _>(async {
-            match api.patch(name, parameters, patch).await {
-                Ok(object) => Ok(Some(object)),
-                Err(error) if is_conflict(&error) => Ok(None),
-                Err(error) => Err(error),
-            }
-        })
-        .await
+        let parameters =
+            PostParams { field_manager: Some(FIELD_OWNER.into()), ..PostParams::default() };
+        call::<K, _>(api.create(&parameters, object)).await
     }
 }
 
@@ -165,7 +153,9 @@ where
                    cluster with --context"
             )
         }
-        Ok(Err(kube::Error::Api(status))) if status.is_forbidden() => bail!("{}", status.message),
+        Ok(Err(kube::Error::Api(status))) if status.is_forbidden() || status.is_invalid() => {
+            bail!("{}", status.message)
+        }
         Ok(answer) => answer.with_context(|| format!("read or write {plural}")),
     }
 }

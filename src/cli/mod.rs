@@ -1,5 +1,5 @@
 //! The kubectl plugin `kubectl family`. It acts with the permissions of the user who runs it. It
-//! changes nothing but the annotation that holds a [request], and `check` runs one pod.
+//! creates nothing but [requests](request), and `check` runs one pod.
 
 mod check;
 mod cluster;
@@ -119,7 +119,7 @@ mod tests {
         for valid in [
             "kubectl-family trigger flask -n team",
             "kubectl-family retry flask/app --subtree --wait --timeout 5m",
-            "kubectl-family force flask/app --replace --context c",
+            "kubectl-family force flask/app --reason openssl --context c",
             "kubectl-family cancel flask",
             "kubectl-family hold flask/app --for 72h --reason freeze",
             "kubectl-family hold flask --upstream debian --until 2026-05-01T12:00:00Z",
@@ -135,7 +135,7 @@ mod tests {
         for invalid in [
             "kubectl-family trigger",
             "kubectl-family trigger flask/",
-            "kubectl-family retry flask --reason why",
+            "kubectl-family force flask --replace",
             "kubectl-family retry flask --timeout 5m",
             "kubectl-family hold flask/app --for 72h --until 2026-05-01T12:00:00Z",
             "kubectl-family hold flask/app --for soon",

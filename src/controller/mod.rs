@@ -11,6 +11,7 @@
 //! - [`dependents`], [`rollouts`], [`tag_owners`]: indexes over families and images
 //! - [`found_edges`]: the edges of images whose Dockerfiles say them
 //! - [`folder_poller`], [`git_poll`]: when and how folders of Git repositories are polled
+//! - [`stray_requests`]: answers requests whose family does not exist
 //! - [`backoff`], [`error`], [`writes`]: failures, calls and writes that both reconcilers share
 
 pub mod backoff;
@@ -33,6 +34,7 @@ pub mod rollouts;
 pub mod run;
 pub mod served;
 pub mod stores;
+pub mod stray_requests;
 pub mod tag_owners;
 pub mod triggers;
 pub mod watch;

@@ -339,7 +339,7 @@ mod tests {
     fn metadata_that_repeats_the_object_is_not_stored() {
         let mut large = object("a", "1", 5, "g");
         large.metadata.managed_fields = Some(vec![ManagedFieldsEntry::default()]);
-        let annotations = [(LAST_APPLIED, "{}"), ("groundswell.dev/request", "{}")];
+        let annotations = [(LAST_APPLIED, "{}"), ("groundswell.dev/hosts", "{}")];
         large.metadata.annotations =
             Some(annotations.map(|(name, value)| (name.into(), value.into())).into());
         let (watched, written) = (cache(), cache());
@@ -349,7 +349,7 @@ mod tests {
             let stored = cache.get(&Key::new("ns", "a")).expect("an object");
             assert_eq!(stored.metadata.managed_fields, None);
             let annotations: Vec<&String> = stored.annotations().keys().collect();
-            assert_eq!(annotations, ["groundswell.dev/request"]);
+            assert_eq!(annotations, ["groundswell.dev/hosts"]);
         }
     }
 

@@ -93,6 +93,9 @@ pub struct ReconcileCache {
     pub unanswered: BTreeSet<String>,
     /// A cascade whose creation got no answer: it may exist or not.
     pub unanswered_cascade: Option<String>,
+    /// Requests whose statuses were written without an answer: the statuses may differ from those
+    /// in the store.
+    pub unanswered_requests: BTreeSet<String>,
     /// Whether a write of the family's status got no answer, so that the status may differ from the
     /// one in the store.
     pub status_unknown: bool,

@@ -25,7 +25,7 @@ use crate::{
         object_cache::{CacheEvent, Key},
         rollout,
         served::StoresState,
-        triggers,
+        stray_requests, triggers,
     },
     rollout::ChangedObject,
 };
@@ -66,8 +66,10 @@ pub async fn run(
         family_queue,
         config.clone(),
     );
-    let image_queue =
-        queue(image_triggers(&context, image_writer, changed_images, workloads).take_until(stop));
+    let image_queue = queue(
+        image_triggers(&context, image_writer, changed_images, workloads).take_until(stop.clone()),
+    );
+    let stray_requests = stray_requests::answer(Arc::clone(&context), stop);
     let of_images = applier(
         |image: Arc<ManagedImage>, context| {
             run_reconcile("ManagedImage", Key::of(&*image), context, move |context| {
@@ -83,7 +85,8 @@ pub async fn run(
     info!("the controllers have started");
     tokio::join!(
         of_families.for_each(|_| std::future::ready(())),
-        of_images.for_each(|_| std::future::ready(()))
+        of_images.for_each(|_| std::future::ready(())),
+        stray_requests
     );
     info!("the controllers have stopped");
 }

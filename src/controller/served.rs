@@ -148,6 +148,7 @@ mod tests {
             stores.families.observe(namespace, Event::InitDone);
             stores.images.observe(namespace, Event::InitDone);
             stores.cascades.observe(namespace, Event::InitDone);
+            stores.requests.observe(namespace, Event::InitDone);
             stores.jobs.observe(namespace, Event::InitDone);
             stores.pods.observe(namespace, Event::InitDone);
             stores.config_maps.observe(namespace, Event::InitDone);

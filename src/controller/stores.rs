@@ -9,7 +9,7 @@ use k8s_openapi::api::{
 use kube::{Resource, ResourceExt, core::PartialObjectMeta};
 
 use crate::{
-    api::{BuildStrategy, Cascade, ImageFamily, ManagedImage, labels},
+    api::{BuildStrategy, Cascade, FamilyRequest, ImageFamily, ManagedImage, labels},
     controller::object_cache::{Key, ObjectCache},
     engine::expansion::expand,
 };
@@ -23,6 +23,8 @@ pub struct Stores {
     pub images: Arc<ObjectCache<ManagedImage>>,
     /// The records of cascades, grouped by family.
     pub cascades: Arc<ObjectCache<Cascade>>,
+    /// The requests of users, grouped by family.
+    pub requests: Arc<ObjectCache<FamilyRequest>>,
     /// The build strategies.
     pub strategies: Arc<ObjectCache<BuildStrategy>>,
     /// The Jobs of builds and checks, grouped by family.
@@ -47,6 +49,9 @@ impl Default for Stores {
             })),
             cascades: Arc::new(ObjectCache::new(|cascade| {
                 Some(Key::new(&cascade.namespace()?, &cascade.spec.family))
+            })),
+            requests: Arc::new(ObjectCache::new(|request| {
+                Some(Key::new(&request.namespace()?, &request.spec.family))
             })),
             strategies: Arc::new(ObjectCache::new(|_| None)),
             jobs: Arc::new(ObjectCache::new(family_of)),
@@ -77,6 +82,7 @@ impl Stores {
             ("ImageFamily", self.families.synced(scopes)),
             ("ManagedImage", self.images.synced(scopes)),
             ("Cascade", self.cascades.synced(scopes)),
+            ("FamilyRequest", self.requests.synced(scopes)),
             ("BuildStrategy", self.strategies_synced()),
             ("Job", self.jobs.synced(scopes)),
             ("Pod", self.pods.synced(scopes)),

@@ -22,7 +22,7 @@ use kube::{
 use tokio::sync::mpsc;
 
 use crate::{
-    api::{BuildStrategy, Cascade, ImageFamily, ManagedImage, condition, labels},
+    api::{BuildStrategy, Cascade, FamilyRequest, ImageFamily, ManagedImage, condition, labels},
     controller::{
         context::Context,
         object_cache::{CacheEvent, Key},
@@ -68,6 +68,7 @@ pub fn families(
         },
     );
     let cascades = watch(scopes.apis(client), &all, &stores.cascades, guarded::<Cascade>);
+    let requests = watch(scopes.apis(client), &all, &stores.requests, guarded::<FamilyRequest>);
     let jobs = watch(scopes.apis(client), &ours, &stores.jobs, plain::<Job>);
     let pods = watch(scopes.apis(client), &ours, &stores.pods, plain::<Pod>);
     let strategies: Vec<(String, Api<DeserializeGuard<BuildStrategy>>)> =
@@ -80,6 +81,7 @@ pub fn families(
         concerned(context, families, of_family),
         concerned(context, images.boxed(), of_image),
         concerned(context, cascades, |_, cascade| of_cascade(cascade)),
+        concerned(context, requests, |_, request| of_request(request)),
         concerned(context, jobs, |_, job| of_label(job)),
         concerned(context, pods, |_, pod| of_label(pod)),
         concerned(context, strategies, of_strategy),
@@ -164,6 +166,15 @@ pub fn of_image(context: &Context, change: &CacheEvent<ManagedImage>) -> Vec<Fam
 pub fn of_cascade(change: &CacheEvent<Cascade>) -> Vec<FamilyObjectRef> {
     let family = |cascade: Arc<Cascade>| {
         Key::new(&cascade.namespace().unwrap_or_default(), &cascade.spec.family)
+    };
+    change.foreign_change().map(family).iter().map(reference).collect()
+}
+
+/// Returns the family of a request.
+#[must_use]
+pub fn of_request(change: &CacheEvent<FamilyRequest>) -> Vec<FamilyObjectRef> {
+    let family = |request: Arc<FamilyRequest>| {
+        Key::new(&request.namespace().unwrap_or_default(), &request.spec.family)
     };
     change.foreign_change().map(family).iter().map(reference).collect()
 }

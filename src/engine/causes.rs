@@ -2,7 +2,10 @@
 //! caused the difference.
 
 use crate::{
-    api::{Cause, CauseType, Inputs, condition::shorten, managed_image::MAX_BUILD_CAUSES},
+    api::{
+        Cause, CauseType, Inputs, condition::shorten, managed_image::MAX_BUILD_CAUSES,
+        request::name_of_nonce,
+    },
     identity::{CausingCommits, FolderRevision},
     lineage::{ImageIndex, Lineage, Parent},
 };
@@ -180,7 +183,7 @@ fn clause(cause: &Cause) -> String {
         (CauseType::Spec, false) => format!("the spec of {} changed", cause.name),
         (CauseType::Strategy, _) => "the build strategy changed".into(),
         (CauseType::Manual, _) => {
-            format!("a rebuild of {} was requested ({})", cause.name, cause.to)
+            format!("a rebuild of {} was requested ({})", cause.name, name_of_nonce(&cause.to))
         }
     }
 }

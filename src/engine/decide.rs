@@ -73,10 +73,11 @@ pub fn decide(input: &DecideInput<'_>, now: Timestamp) -> Decision {
         cascade: &step.cascade,
         members: &members,
         gated: step.gated,
+        window,
         upstreams: &upstreams,
         images: &evaluation.images,
     };
-    let handled = request_effects.handled(input, &view, now);
+    let requests = request_effects.decisions(input, &view);
     let wake_at = [
         evaluation.plan.wake_at,
         followed.wake_at,
@@ -93,7 +94,7 @@ pub fn decide(input: &DecideInput<'_>, now: Timestamp) -> Decision {
         members,
         images: evaluation.images,
         effects,
-        handled,
+        requests,
         wake_at: wake_at.into_iter().flatten().filter(|at| *at > now).min(),
     }
 }

@@ -6,13 +6,13 @@ use jiff::Timestamp;
 
 use crate::{
     api::{
-        BreakerStatus, Cause, CheckRecord, FailureRecord, HandledRequest, ImageState, Inputs,
-        ManualHold, Pending, RunningBuild, UpstreamStatus, WindowStatus,
+        BreakerStatus, Cause, CheckRecord, FailureRecord, ImageState, Inputs, ManualHold, Pending,
+        RequestState, RunningBuild, UpstreamStatus, WindowStatus,
     },
     engine::{
         Problem,
         cascade::members::CascadeMembers,
-        input::{EndedCascade, RequestObject, VerifiedBuild},
+        input::{EndedCascade, VerifiedBuild},
     },
     identity::{BuildIdentity, CascadeName, Fingerprint, ImageDigest, JobName, PinnedParent},
     lineage::{CheckIndex, ImageIndex},
@@ -37,9 +37,9 @@ pub struct Decision {
     pub images: Vec<ImageDecision>,
     /// The effects, in the order in which they are carried out.
     pub effects: Vec<Effect>,
-    /// The requests that are handled by this decision. Each outcome is recorded on its object,
-    /// together with what the request changed there.
-    pub handled: Vec<(RequestObject, HandledRequest)>,
+    /// What becomes of the requests, in their order. It is recorded after everything that the
+    /// requests have changed.
+    pub requests: Vec<RequestDecision>,
     /// When to reconcile again even if nothing changes.
     pub wake_at: Option<Timestamp>,
 }
@@ -62,6 +62,21 @@ impl Decision {
             _ => None,
         })
     }
+}
+
+/// What becomes of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestDecision {
+    /// The name of its object.
+    pub name: String,
+    /// The state of the request.
+    pub state: RequestState,
+    /// The message that explains `state` to users.
+    pub message: String,
+    /// How many images the request applies to, if it applies to images.
+    pub images: Option<usize>,
+    /// The digest that it holds an upstream at.
+    pub digest: Option<String>,
 }
 
 /// What happens to the cascades of the family.
@@ -141,7 +156,7 @@ pub struct ImageDecision {
     pub promotion: PromotionTarget,
     /// The hold that a request has set.
     pub hold: Option<Box<ManualHold>>,
-    /// The id of the request that rebuilds the image from the same inputs.
+    /// The nonce of the request that rebuilds the image from the same inputs.
     pub nonce: Option<String>,
 }
 

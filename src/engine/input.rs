@@ -10,16 +10,16 @@ use jiff::Timestamp;
 
 use crate::{
     api::{
-        AdoptionRecord, BuildFailure, CascadeStatus, Cause, HandledRequest, ImageFamilySpec,
-        ImageFamilyStatus, Inputs, LabelRecord, ManagedImageStatus, PlatformDigest,
-        RememberedUpstream, Request, TagContent, condition::Problem,
+        AdoptionRecord, BuildFailure, CascadeStatus, Cause, ImageFamilySpec, ImageFamilyStatus,
+        Inputs, LabelRecord, ManagedImageStatus, PlatformDigest, RememberedUpstream, Request,
+        RequestError, RequestState, TagContent, condition::Problem,
     },
     engine::blueprint::Blueprint,
     identity::{
         BlobsHash, BuildIdentity, CascadeName, ChecksHash, ContentHash, Fingerprint,
         FolderRevision, ImageDigest, JobName,
     },
-    lineage::{ImageIndex, Lineage},
+    lineage::Lineage,
 };
 
 /// Everything that a reconcile of a family has read. Lists are parallel to those of the spec.
@@ -47,7 +47,7 @@ pub struct DecideInput<'a> {
     pub cascades: Vec<ObservedCascade<'a>>,
     /// The cascades that have ended and still exist as objects, the last that ended last.
     pub ended: Vec<EndedCascade>,
-    /// The requests that are not handled yet.
+    /// The requests that have not ended, the earliest first.
     pub requests: Vec<ObservedRequest>,
     /// How many builds the operator's limits allow this family to start.
     pub allowance: BuildAllowance,
@@ -565,20 +565,15 @@ pub struct FoundImage {
     pub blobs: Option<BlobsHash>,
 }
 
-/// A request that is not handled yet, and the object whose annotation it is.
+/// A request that has not ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObservedRequest {
-    /// The object with the annotation, on which the outcome is recorded.
-    pub target: RequestObject,
-    /// The request, or the record of a request that can't be parsed.
-    pub request: Result<Request, HandledRequest>,
-}
-
-/// The object whose annotation holds a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RequestObject {
-    /// The `ImageFamily`.
-    Family,
-    /// The `ManagedImage` of this image.
-    Image(ImageIndex),
+    /// The name of its object.
+    pub name: String,
+    /// The request, or why the object is none.
+    pub request: Result<Request, RequestError>,
+    /// The recorded state; `None` if the request is new.
+    pub state: Option<RequestState>,
+    /// The recorded digest that it holds an upstream at.
+    pub digest: Option<String>,
 }

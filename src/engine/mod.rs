@@ -18,7 +18,7 @@
 //! Rules, in the order in which [`decide()`] applies them:
 //!
 //! - [`validate`]: what a spec must satisfy before anything else happens
-//! - [`requests`]: what users request by annotation
+//! - [`requests`]: what users request
 //! - [`upstreams`]: candidates, their gates, and their adoption; `upstream_records`: what is a
 //!   candidate; [`upstream_memory`]: what survives the loss of a status
 //! - [`image`]: the state of each image, with a module per step
@@ -70,12 +70,12 @@ pub use blueprint::Blueprint;
 pub use decide::decide;
 pub use decision::{
     CascadeDecision, Decision, Effect, ImageDecision, LookupScope, Message, PlannedBuild,
-    PromotionTarget, TagMove, WaitProgress,
+    PromotionTarget, RequestDecision, TagMove, WaitProgress,
 };
 pub use input::{
     BuildAllowance, BuildOutcome, CheckOutcome, DecideInput, DeferredJob, DeferredWork,
     EndedCascade, ExistingImage, FoundImage, ImportState, ImportedBuild, LabelAnswer, Lookup,
     LookupResult, Observed, ObservedBuild, ObservedCascade, ObservedCheck, ObservedDigest,
     ObservedImage, ObservedImport, ObservedRequest, ObservedTag, ObservedUpstream, RebuildMark,
-    RequestObject, VerifiedBuild,
+    VerifiedBuild,
 };

@@ -78,11 +78,12 @@ fn rule(group: &str, resources: &[&str], verbs: &[&str]) -> RoleRule {
 }
 
 /// Returns what the author of families needs in their namespace.
-fn author_rules() -> [RoleRule; 4] {
+fn author_rules() -> [RoleRule; 5] {
     [
         rule(GROUP, &["imagefamilies"], &["get", "list", "create", "update", "patch", "delete"]),
-        rule(GROUP, &["managedimages"], &["get", "list", "patch"]),
+        rule(GROUP, &["managedimages"], &["get", "list"]),
         rule(GROUP, &["cascades"], &["get", "list"]),
+        rule(GROUP, &["familyrequests"], &["get", "list", "create", "delete"]),
         rule("", &["secrets", "configmaps"], &["create"]),
     ]
 }
@@ -389,7 +390,7 @@ mod tests {
         let rights = expand(&author_rules());
         let judged = |denied| judge("t", "you", &rights, &denied, "ask");
         assert_eq!(judged(Ok(vec![])).verdict, Verdict::Ok);
-        let lacking = judged(Ok(vec![rights[3].clone(), rights[4].clone(), rights[11].clone()]));
+        let lacking = judged(Ok(vec![rights[3].clone(), rights[4].clone(), rights[14].clone()]));
         assert_eq!(lacking.verdict, Verdict::Problem);
         assert_eq!(
             lacking.message,

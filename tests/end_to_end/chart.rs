@@ -100,7 +100,9 @@ async fn assert_served(scene: &Scene, app: &mut Value, tag: &str) {
 /// Asserts that the CRDs and the strategy outlive the release.
 async fn assert_kept(session: &Session) {
     let definitions: Api<CustomResourceDefinition> = Api::all(session.client.clone());
-    for plural in ["imagefamilies", "managedimages", "cascades", "buildstrategies"] {
+    for plural in
+        ["imagefamilies", "managedimages", "cascades", "familyrequests", "buildstrategies"]
+    {
         let name = format!("{plural}.groundswell.dev");
         let definition =
             definitions.get(&name).await.unwrap_or_else(|error| panic!("{name}: {error}"));

@@ -1,18 +1,20 @@
-//! Requests of users: each action is carried out once per id, its outcome is recorded on the object
-//! that carries the request, and an annotation and the plugin have the same effect.
+//! Requests of users: each is carried out once, its status says what became of it, requests do not
+//! block one another, and an object and the plugin have the same effect.
 
-use std::{fmt::Debug, path::PathBuf, process::Stdio};
+use std::{path::PathBuf, process::Stdio};
 
 use groundswell::api::{
-    Cascade, CauseType, HandledRequest, ImageFamily, ImageState, ManagedImage, RequestOutcome,
+    Cascade, CauseType, FamilyRequest, ImageFamily, ImageState, ManagedImage, RequestState,
     condition::reason, labels,
 };
-use k8s_openapi::{NamespaceResourceScope, api::events::v1::Event};
-use kube::{
-    Resource,
-    api::{Patch, PatchParams},
+use k8s_openapi::api::{
+    admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding},
+    events::v1::Event,
 };
-use serde::de::DeserializeOwned;
+use kube::{
+    Api, ResourceExt,
+    api::{DeleteParams, Patch, PatchParams, PostParams},
+};
 use serde_json::{Value, json};
 
 use super::{
@@ -24,31 +26,6 @@ use super::{
         wait::wait_for,
     },
 };
-
-/// An object that takes requests.
-trait RequestTarget:
-    Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned
-{
-    fn requests(&self) -> (Option<&str>, &[HandledRequest]);
-}
-
-impl RequestTarget for ImageFamily {
-    fn requests(&self) -> (Option<&str>, &[HandledRequest]) {
-        let status = self.status.as_ref();
-        status.map_or((None, &[]), |status| {
-            (status.last_handled_request.as_deref(), &status.requests)
-        })
-    }
-}
-
-impl RequestTarget for ManagedImage {
-    fn requests(&self) -> (Option<&str>, &[HandledRequest]) {
-        let status = self.status.as_ref();
-        status.map_or((None, &[]), |status| {
-            (status.last_handled_request.as_deref(), &status.requests)
-        })
-    }
-}
 
 impl Scene {
     /// A family with this policy, built and ready, and its controller.
@@ -65,44 +42,51 @@ impl Scene {
         Settings::new(cluster(), &self.place.namespace, &[])
     }
 
-    /// Annotates an object with a request.
-    async fn ask<K: RequestTarget>(&self, name: &str, value: &str) {
-        let patch = json!({ "metadata": { "annotations": { labels::REQUEST: value } } });
-        self.place
-            .api::<K>()
-            .patch(name, &PatchParams::default(), &Patch::Merge(patch))
-            .await
-            .expect("an annotation");
+    /// Creates a request on the family: its fields without the family.
+    async fn ask(&self, name: &str, fields: &Value) {
+        self.try_ask(name, fields).await.expect("a request");
     }
 
-    /// Waits until a request is handled. Returns its outcome.
-    async fn outcome<K: RequestTarget>(&self, name: &str, id: &str) -> HandledRequest {
-        wait_for(format!("the request {id} on {name} to be handled"), 30, async || {
-            let object = self.place.api::<K>().get(name).await.expect("the object");
-            let (_, requests) = object.requests();
-            requests
-                .iter()
-                .find(|handled| handled.id == id)
-                .cloned()
-                .ok_or_else(|| format!("{object:#?}"))
+    async fn try_ask(&self, name: &str, fields: &Value) -> kube::Result<FamilyRequest> {
+        let mut spec = json!({"family": "app"});
+        spec.as_object_mut().expect("a spec").extend(fields.as_object().expect("fields").clone());
+        let spec = serde_json::from_value(spec).expect("a spec");
+        let request = FamilyRequest::new(name, spec);
+        self.place.api().create(&PostParams::default(), &request).await
+    }
+
+    async fn request(&self, name: &str) -> FamilyRequest {
+        self.place.api().get(name).await.expect("a request")
+    }
+
+    /// Waits until a request is in a state. Returns its message.
+    async fn wait_state(&self, name: &str, state: RequestState) -> String {
+        wait_for(format!("the request {name} to be {state:?}"), 30, async || {
+            let request = self.request(name).await;
+            match &request.status {
+                Some(status) if status.state == Some(state) => Ok(status.message.clone()),
+                status => Err(format!("{status:#?}")),
+            }
         })
         .await
     }
 
-    /// Sends a request and waits until it is done. Returns the message.
-    async fn done<K: RequestTarget>(&self, name: &str, id: &str, fields: &str) -> String {
-        self.ask::<K>(name, &format!(r#"{{"id": "{id}", {fields}}}"#)).await;
-        let handled = self.outcome::<K>(name, id).await;
-        assert_eq!(handled.outcome, RequestOutcome::Done, "{handled:?}");
-        handled.message
+    /// Creates a request and waits until it is done. Returns the message.
+    async fn done(&self, name: &str, fields: &Value) -> String {
+        self.ask(name, fields).await;
+        self.wait_state(name, RequestState::Done).await
     }
 
-    /// Sends a request and waits until it is refused. Returns the message.
-    async fn refused<K: RequestTarget>(&self, name: &str, id: &str, fields: &str) -> String {
-        self.ask::<K>(name, &format!(r#"{{"id": "{id}", {fields}}}"#)).await;
-        let handled = self.outcome::<K>(name, id).await;
-        assert_eq!(handled.outcome, RequestOutcome::Refused, "{handled:?}");
-        handled.message
+    /// Creates a request and waits until it has effect.
+    async fn active(&self, name: &str, fields: &Value) {
+        self.ask(name, fields).await;
+        self.wait_state(name, RequestState::Active).await;
+    }
+
+    /// Creates a request and waits until it is refused. Returns the message.
+    async fn refused(&self, name: &str, fields: &Value) -> String {
+        self.ask(name, fields).await;
+        self.wait_state(name, RequestState::Refused).await
     }
 
     /// Moves the upstream and waits until the family has the new candidate.
@@ -127,6 +111,20 @@ impl Scene {
 
     async fn image(&self, name: &str) -> ManagedImage {
         self.place.api().get(&format!("app.{name}")).await.expect("a ManagedImage")
+    }
+
+    /// Waits until a build of the image runs.
+    async fn wait_running(&self, image: &str) {
+        wait_for(format!("a build of {image} to run"), 60, async || {
+            let status = self.image_status(image).await;
+            status.running.as_ref().map(|_| ()).ok_or_else(|| format!("{status:#?}"))
+        })
+        .await;
+    }
+
+    async fn image_status(&self, image: &str) -> groundswell::api::ManagedImageStatus {
+        let found = self.place.api::<ManagedImage>().get_opt(&format!("app.{image}")).await;
+        found.expect("an answer").and_then(|found| found.status).unwrap_or_default()
     }
 
     /// Waits until the images are in these states: base, left, right, join.
@@ -165,29 +163,27 @@ impl Scene {
 use ImageState::{Blocked, Current, Failed, Held};
 
 #[tokio::test]
-async fn a_trigger_starts_at_once_and_once_per_id() {
+async fn a_trigger_starts_at_once_and_once() {
     let client = client().await;
     let scene = Scene::new(&client, "trigger").await;
     let (_, mut operator) = scene.built(json!({ "settle": "1h", "maxSettle": "2h" })).await;
     scene.move_to_candidate("2").await;
     assert_eq!(scene.builds().await, [Some(1); 4], "the quiet time delays it");
-    scene.done::<ImageFamily>("app", "t1", r#""action": "Trigger", "by": "ann""#).await;
+    scene.done("t1", &json!({"action": "Trigger", "by": "ann"})).await;
     scene.wait_builds([2; 4]).await;
-    let family = scene.place.family("app").await;
-    let (last, requests) = family.requests();
-    assert_eq!((last, requests.len(), requests[0].by.as_deref()), (Some("t1"), 1, Some("ann")));
+    let request = scene.request("t1").await;
+    let owner = &request.owner_references()[0];
+    assert_eq!((owner.kind.as_str(), owner.controller), ("ImageFamily", None));
+    assert_eq!(request.status.expect("a status").images, Some(4));
 
-    // The id is in the status: neither the annotation that still exists nor a new one with the same
-    // id does anything, not even for a controller that has just started.
+    // It is done, also for a controller that has just started.
     scene.move_to_candidate("3").await;
-    scene.ask::<ImageFamily>("app", r#"{"id": "t1", "action": "Force"}"#).await;
     operator.kill();
     let _operator = Operator::ready(&scene.settings()).await;
-    // A later request is handled, so the earlier one has been read.
-    scene.done::<ManagedImage>("app.join", "r1", r#""action": "Unhold""#).await;
+    scene.done("r1", &json!({"action": "Unhold", "image": "join"})).await;
     assert_eq!(scene.builds().await, [Some(2); 4]);
     assert_eq!(scene.place.list::<Cascade>().await.len(), 2);
-    scene.done::<ManagedImage>("app.left", "t1", r#""action": "Trigger""#).await;
+    scene.done("t2", &json!({"action": "Trigger", "image": "left"})).await;
     scene.wait_builds([3; 4]).await;
     scene.assert_builds("app", 3).await;
 }
@@ -198,23 +194,22 @@ async fn a_forced_image_is_rebuilt_once_though_it_is_current() {
     let scene = Scene::new(&client, "force").await;
     let (_, _operator) = scene.built(json!({ "settle": "1h", "maxSettle": "2h" })).await;
     let before = scene.place.digests("app").await;
-    scene.done::<ManagedImage>("app.left", "f1", r#""action": "Force""#).await;
+    scene.done("f1", &json!({"action": "Force", "image": "left"})).await;
     // The played builder pushes something new each time, so the images built on it follow.
     scene.wait_builds([1, 2, 1, 2]).await;
     let digests = scene.place.digests("app").await;
     assert_eq!((&digests["base"], &digests["right"]), (&before["base"], &before["right"]));
     assert_ne!(digests["left"], before["left"]);
     let status = scene.image("left").await.status.expect("a status");
-    assert_eq!(status.nonce.as_deref(), Some("f1"));
+    let nonce = status.nonce.expect("a nonce");
+    assert!(nonce.ends_with("Z/f1"), "{nonce}");
     assert!(
-        status.causes.iter().any(|cause| cause.type_ == CauseType::Manual && cause.to == "f1"),
+        status.causes.iter().any(|cause| cause.type_ == CauseType::Manual && cause.to == nonce),
         "{:?}",
         status.causes
     );
 
-    scene
-        .done::<ImageFamily>("app", "f2", r#""action": "Force", "image": "left", "subtree": true"#)
-        .await;
+    scene.done("f2", &json!({"action": "Force", "image": "left", "subtree": true})).await;
     scene.wait_builds([1, 3, 1, 3]).await;
     for jobs in scene.place.jobs_per_fingerprint("app").await.values() {
         assert_eq!(*jobs, 1);
@@ -222,19 +217,52 @@ async fn a_forced_image_is_rebuilt_once_though_it_is_current() {
 }
 
 #[tokio::test]
+async fn a_waiting_request_is_answered_and_blocks_neither_cancel_nor_hold() {
+    let client = client().await;
+    let scene = Scene::new(&client, "waiting").await;
+    let (_, _operator) = scene.built(json!({ "settle": "0s" })).await;
+    scene.builder.hold("right");
+    scene.move_upstream("2").await;
+    scene.wait_running("right").await;
+    scene.move_to_candidate("3").await;
+    // Two users ask for it in the same moment.
+    let trigger = json!({"action": "Trigger", "reason": "the cure"});
+    tokio::join!(scene.ask("ann", &trigger), scene.ask("bob", &trigger));
+    for name in ["ann", "bob"] {
+        let said = scene.wait_state(name, RequestState::Waiting).await;
+        assert!(
+            said.starts_with("starts when the cascade app-")
+                && said.contains("which waits for right (Building)")
+                && said.ends_with("to end it now: kubectl family cancel app"),
+            "{said}"
+        );
+    }
+    scene.active("hold", &json!({"action": "Hold", "image": "join"})).await;
+    scene.done("unhold", &json!({"action": "Unhold", "image": "join"})).await;
+    scene.wait_state("hold", RequestState::Done).await;
+    scene.done("cancel", &json!({"action": "Cancel", "image": "right"})).await;
+    // The cascade ends, and the next one adopts the candidate.
+    scene.builder.release("right");
+    for name in ["ann", "bob"] {
+        scene.wait_state(name, RequestState::Done).await;
+    }
+    scene.wait_states([Current; 4]).await;
+}
+
+#[tokio::test]
 async fn holds_by_request_outlive_new_candidates_and_restarts() {
     let client = client().await;
     let scene = Scene::new(&client, "hold").await;
     let (_, mut operator) = scene.built(json!({ "settle": "0s" })).await;
-    scene
-        .done::<ImageFamily>(
-            "app",
-            "h1",
-            r#""action": "Hold", "upstream": "alpine", "reason": "release", "by": "ann""#,
-        )
-        .await;
+    let hold = json!({"action": "Hold", "upstream": "alpine", "reason": "release", "by": "ann"});
+    scene.active("h1", &hold).await;
     scene.move_to_candidate("2").await;
     operator.kill();
+    // As a restore from a backup does.
+    let lost = json!({"status": null});
+    let patched: kube::Result<ImageFamily> =
+        scene.place.api().patch_status("app", &PatchParams::default(), &Patch::Merge(lost)).await;
+    patched.expect("a family without a status");
     let _operator = Operator::ready(&scene.settings()).await;
     let newest = scene.move_to_candidate("3").await;
     scene
@@ -243,10 +271,11 @@ async fn holds_by_request_outlive_new_candidates_and_restarts() {
             upstream["reason"] == reason::HELD
                 && message.contains("release")
                 && upstream["hold"]["by"] == "ann"
+                && upstream["hold"]["request"] == "h1"
         })
         .await;
     assert_eq!(scene.builds().await, [Some(1); 4]);
-    scene.done::<ImageFamily>("app", "h2", r#""action": "Unhold", "upstream": "alpine""#).await;
+    scene.done("h2", &json!({"action": "Unhold", "upstream": "alpine"})).await;
     scene.wait_builds([2; 4]).await;
     scene
         .wait_upstream("it to be adopted".into(), |upstream| {
@@ -255,7 +284,7 @@ async fn holds_by_request_outlive_new_candidates_and_restarts() {
         .await;
 
     let held = scene.place.digests("app").await["left"].clone();
-    scene.done::<ManagedImage>("app.left", "h1", r#""action": "Hold""#).await;
+    scene.active("h3", &json!({"action": "Hold", "image": "left"})).await;
     scene.move_upstream("4").await;
     scene.wait_states([Current, Held, Current, Current]).await;
     wait_for("the others to be rebuilt", 60, async || {
@@ -265,7 +294,9 @@ async fn holds_by_request_outlive_new_candidates_and_restarts() {
     .await;
     let inputs = scene.image("join").await.status.and_then(|status| status.inputs).expect("inputs");
     assert_eq!(inputs.parents[0].digest, held, "a child is still built on the held digest");
-    scene.done::<ManagedImage>("app.left", "h2", r#""action": "Unhold""#).await;
+    // The hold lasts as long as its object.
+    let deleted = scene.place.api::<FamilyRequest>().delete("h3", &DeleteParams::default()).await;
+    deleted.expect("a request");
     scene.wait_builds([3, 3, 3, 4]).await;
 }
 
@@ -285,13 +316,11 @@ async fn only_the_candidate_is_approved() {
             upstream["reason"] == reason::AWAITING_APPROVAL
         })
         .await;
-    let approve = |digest: &str| {
-        format!(r#""action": "Approve", "upstream": "alpine", "digest": "{digest}", "by": "ann""#)
-    };
-    let said = scene.refused::<ImageFamily>("app", "a1", &approve(&second)).await;
+    let approve = |digest: &str| json!({"action": "Approve", "upstream": "alpine", "digest": digest, "by": "ann"});
+    let said = scene.refused("a1", &approve(&second)).await;
     assert!(said.contains(&third), "{said}");
     assert_eq!(scene.builds().await, [Some(1); 4]);
-    scene.done::<ImageFamily>("app", "a2", &approve(&third)).await;
+    scene.done("a2", &approve(&third)).await;
     scene.wait_builds([2; 4]).await;
     let status = scene.place.family("app").await.status.expect("a status");
     let approval = status.upstreams[0].approval.as_ref().expect("a record");
@@ -305,16 +334,8 @@ async fn a_retry_repeats_a_cancelled_build() {
     let _operator = Operator::ready(&scene.settings()).await;
     scene.builder.hold("right");
     scene.place.apply_family("app", &scene.spec()).await.expect("a family");
-    wait_for("the build to run", 60, async || {
-        let running = scene.place.list::<ManagedImage>().await;
-        let found = running.iter().any(|image| {
-            image.spec.image == "right"
-                && image.status.as_ref().is_some_and(|status| status.running.is_some())
-        });
-        found.then_some(()).ok_or_else(|| format!("{running:#?}"))
-    })
-    .await;
-    scene.done::<ManagedImage>("app.right", "c1", r#""action": "Cancel""#).await;
+    scene.wait_running("right").await;
+    scene.done("c1", &json!({"action": "Cancel", "image": "right"})).await;
     scene.wait_states([Current, Current, Failed, Blocked]).await;
     assert_eq!(scene.image("right").await.status.expect("a status").reason, reason::CANCELLED);
     wait_for("its Job to be gone", 30, async || {
@@ -324,49 +345,45 @@ async fn a_retry_repeats_a_cancelled_build() {
     })
     .await;
     scene.builder.release("right");
-    scene.done::<ImageFamily>("app", "c2", r#""action": "Retry", "image": "right""#).await;
+    scene.done("c2", &json!({"action": "Retry", "image": "right"})).await;
     scene.wait_states([Current; 4]).await;
     scene.place.wait_family("app", "Ready", 30).await;
     assert!(!scene.tag("join", "latest").await.is_empty());
 }
 
 #[tokio::test]
-async fn an_invalid_request_is_refused_with_a_message_and_uses_up_no_id() {
+async fn an_invalid_request_is_rejected_or_refused_with_a_message() {
     let client = client().await;
     let scene = Scene::new(&client, "refused").await;
-    let (_, _operator) = scene.built(json!({ "settle": "0s" })).await;
-    scene.ask::<ImageFamily>("app", r#"{"id": "r1", "action": "Rebuild"}"#).await;
-    let refused = wait_for("the annotation to be refused", 30, async || {
-        let family = scene.place.family("app").await;
-        family.requests().1.first().cloned().ok_or_else(|| format!("{family:#?}"))
-    })
-    .await;
-    assert_eq!((refused.outcome, refused.action), (RequestOutcome::Refused, None));
-    assert!(
-        refused.id.starts_with("unreadable-") && refused.message.contains("`Trigger`"),
-        "{refused:?}"
-    );
-    scene.done::<ImageFamily>("app", "r1", r#""action": "Retry""#).await;
-
-    let said =
-        scene.refused::<ImageFamily>("app", "r2", r#""action": "Force", "image": "nobody""#).await;
+    let (mut spec, _operator) = scene.built(json!({ "settle": "0s" })).await;
+    let digest = format!("sha256:{}", "0".repeat(64));
+    for (fields, words) in [
+        (json!({"action": "Hold"}), "Hold and Unhold need either `image` or `upstream`"),
+        (
+            json!({"action": "Hold", "image": "left", "upstream": "alpine"}),
+            "Hold and Unhold need either `image` or `upstream`",
+        ),
+        (
+            json!({"action": "Approve", "upstream": "alpine"}),
+            "Approve needs `upstream` and `digest`",
+        ),
+        (json!({"action": "Force", "upstream": "alpine"}), "this action applies to images"),
+        (json!({"action": "Force", "subtree": true}), "`subtree` needs `image`"),
+        (json!({"action": "Force", "digest": digest}), "take `digest`"),
+        (json!({"action": "Retry", "until": "2031-01-01T00:00:00Z"}), "only Hold takes `until`"),
+        (json!({"action": "Retry", "image": "Left"}), "spec.image"),
+        (json!({"action": "Retry", "reason": "a\nb"}), "spec.reason"),
+        (json!({"action": "Retry", "by": "b".repeat(129)}), "spec.by"),
+    ] {
+        let error = scene.try_ask("r0", &fields).await.expect_err("rejected").to_string();
+        assert!(error.contains(words), "{fields}: {error}");
+    }
+    let said = scene.refused("r1", &json!({"action": "Force", "image": "nobody"})).await;
     assert!(said.contains("no image `nobody`"), "{said}");
-    let said = scene
-        .refused::<ImageFamily>("app", "r3", r#""action": "Hold", "upstream": "nobody""#)
-        .await;
+    let said = scene.refused("r2", &json!({"action": "Hold", "upstream": "nobody"})).await;
     assert!(said.contains("no upstream `nobody`"), "{said}");
-    let past = r#""action": "Hold", "until": "2001-01-01T00:00:00Z""#;
-    scene.refused::<ManagedImage>("app.left", "r1", past).await;
-    scene
-        .ask::<ManagedImage>("app.left", r#"{"id": "r2", "action": "Retry", "image": "right"}"#)
-        .await;
-    wait_for("a request for another image to be refused", 30, async || {
-        let image = scene.image("left").await;
-        let said =
-            image.requests().1.first().map(|handled| handled.message.clone()).unwrap_or_default();
-        if said.contains("names `right`") { Ok(()) } else { Err(format!("{image:#?}")) }
-    })
-    .await;
+    let past = json!({"action": "Hold", "image": "left", "until": "2001-01-01T00:00:00Z"});
+    scene.refused("r3", &past).await;
     wait_for("an Event about it", 10, async || {
         let events = scene.place.list::<Event>().await;
         let found =
@@ -374,7 +391,22 @@ async fn an_invalid_request_is_refused_with_a_message_and_uses_up_no_id() {
         found.then_some(()).ok_or_else(|| format!("{events:#?}"))
     })
     .await;
+    let change = json!({"spec": {"action": "Retry"}});
+    let changed: kube::Result<FamilyRequest> =
+        scene.place.api().patch("r1", &PatchParams::default(), &Patch::Merge(change)).await;
+    let error = changed.expect_err("immutable").to_string();
+    assert!(error.contains("a request cannot be changed"), "{error}");
     scene.assert_builds("app", 1).await;
+
+    // A request without a family is answered, and so is one on a family that is rejected.
+    scene.ask("r5", &json!({"family": "nobody", "action": "Trigger"})).await;
+    let said = scene.wait_state("r5", RequestState::Waiting).await;
+    assert!(said.contains("has no ImageFamily `nobody`"), "{said}");
+    spec["images"][0]["tags"] = json!(["{{ nothing }}"]);
+    scene.place.apply_family("app", &spec).await.expect("a family");
+    scene.ask("r4", &json!({"action": "Trigger"})).await;
+    let said = scene.wait_state("r4", RequestState::Waiting).await;
+    assert!(said.starts_with("waits until the spec of the family is valid: "), "{said}");
 }
 
 /// Runs the plugin as a user does. Returns whether it succeeded, and what it printed.
@@ -397,7 +429,7 @@ async fn plugin(scene: &Scene, line: &str) -> (bool, String) {
 }
 
 #[tokio::test]
-async fn the_plugin_requests_waits_and_overwrites_no_other_request() {
+async fn the_plugin_requests_and_says_what_becomes_of_it() {
     let client = client().await;
     let scene = Scene::new(&client, "plugin").await;
     let mut operator = Operator::ready(&scene.settings()).await;
@@ -406,7 +438,7 @@ async fn the_plugin_requests_waits_and_overwrites_no_other_request() {
     scene.place.apply_family("app", &spec).await.expect("a family");
     scene.place.wait_family("app", "Ready", 60).await;
 
-    let (done, said) = plugin(&scene, "hold app/left --for 72h --reason release --wait").await;
+    let (done, said) = plugin(&scene, "hold app/left --for 72h --reason release").await;
     assert!(
         done && said.contains("requested: Hold left until")
             && said.contains("\ndone: left is held at its current digest"),
@@ -418,7 +450,7 @@ async fn the_plugin_requests_waits_and_overwrites_no_other_request() {
     assert!(hold.by.is_some_and(|by| !by.is_empty()), "the API server says who asks");
     let (done, said) = plugin(&scene, "unhold app/left --wait").await;
     assert!(done && said.contains("done: the hold of left has ended"), "{said}");
-    let (done, said) = plugin(&scene, "hold app --upstream nobody --wait").await;
+    let (done, said) = plugin(&scene, "hold app --upstream nobody").await;
     assert!(
         !done && said.contains("error: refused: the family has no upstream `nobody`"),
         "{said}"
@@ -435,23 +467,69 @@ async fn the_plugin_requests_waits_and_overwrites_no_other_request() {
     );
     scene.wait_builds([2; 4]).await;
 
-    operator.kill();
-    let (done, _) = plugin(&scene, "retry app/left").await;
-    assert!(done);
+    let suspended = json!({"spec": {"suspend": true}});
+    let patched: kube::Result<ImageFamily> =
+        scene.place.api().patch("app", &PatchParams::default(), &Patch::Merge(suspended)).await;
+    patched.expect("a family");
     let (done, said) = plugin(&scene, "force app/left").await;
-    assert!(!done && said.contains("is not handled yet: Retry left"), "{said}");
-    let (done, said) = plugin(&scene, "force app/left --replace --wait --timeout 1s").await;
-    assert!(!done && said.contains("not handled within 1s"), "{said}");
+    assert!(done && said.contains("\nwaiting: waits until spec.suspend is cleared"), "{said}");
+    let (done, said) = plugin(&scene, "trigger app --wait --timeout 1s").await;
+    assert!(!done && said.contains("not carried out within 1s: waiting: "), "{said}");
+
+    operator.kill();
+    let (done, said) = plugin(&scene, "retry app/left").await;
+    assert!(done && said.contains("no answer yet: "), "{said}");
+    let resumed = json!({"spec": {"suspend": false}});
+    let patched: kube::Result<ImageFamily> =
+        scene.place.api().patch("app", &PatchParams::default(), &Patch::Merge(resumed)).await;
+    patched.expect("a family");
     let _operator = Operator::ready(&scene.settings()).await;
     scene.wait_builds([2, 3, 2, 3]).await;
-
-    let managers = scene.image("left").await.metadata.managed_fields.unwrap_or_default();
-    let own = managers
-        .iter()
-        .find(|fields| fields.manager.as_deref() == Some("kubectl-family"))
-        .expect("its fields");
-    let fields = serde_json::to_string(&own.fields_v1).expect("JSON");
-    assert!(fields.contains(labels::REQUEST) && !fields.contains("f:spec"), "{fields}");
     let (done, said) = plugin(&scene, "retry app/nobody").await;
-    assert!(!done && said.contains("ManagedImage `app.nobody` not found"), "{said}");
+    assert!(!done && said.contains("the family has no image `nobody`"), "{said}");
+    let (done, said) = plugin(&scene, "retry nobody").await;
+    assert!(!done && said.contains("ImageFamily `nobody` not found"), "{said}");
+}
+
+/// The policy of the documentation, for the namespace of the test.
+#[tokio::test]
+async fn an_admission_policy_tells_actions_apart() {
+    let client = client().await;
+    let scene = Scene::new(&client, "policy").await;
+    scene.place.apply_family("app", &scene.spec()).await.expect("a family");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/teams.md");
+    let text = std::fs::read_to_string(path).expect("the documentation");
+    let block = text
+        .split("```yaml\n")
+        .find(|block| block.contains("kind: ValidatingAdmissionPolicy"))
+        .and_then(|block| block.split("```").next())
+        .expect("a policy");
+    let (policy, binding) = block.split_once("\n---\n").expect("a policy and its binding");
+    let mut policy: ValidatingAdmissionPolicy = serde_yaml::from_str(policy).expect("a policy");
+    let namespace = &scene.place.namespace;
+    let spec = policy.spec.as_mut().expect("a spec");
+    let selector = json!({"matchLabels": {"kubernetes.io/metadata.name": namespace}});
+    spec.match_constraints.as_mut().expect("constraints").namespace_selector =
+        Some(serde_json::from_value(selector).expect("a selector"));
+    let mut binding: ValidatingAdmissionPolicyBinding =
+        serde_yaml::from_str(binding).expect("a binding");
+    (policy.metadata.name, binding.metadata.name) =
+        (Some(namespace.clone()), Some(namespace.clone()));
+    binding.spec.policy_name = Some(namespace.clone());
+    let (policies, bindings) = (Api::all(client.clone()), Api::all(client.clone()));
+    policies.create(&PostParams::default(), &policy).await.expect("a policy");
+    bindings.create(&PostParams::default(), &binding).await.expect("a binding");
+
+    wait_for("the policy to have effect", 60, async || {
+        let (done, said) = plugin(&scene, "force app").await;
+        let denied = !done && said.contains("only release-managers may approve and force");
+        if denied { Ok(()) } else { Err(said) }
+    })
+    .await;
+    let (done, said) = plugin(&scene, "trigger app").await;
+    assert!(done, "{said}");
+    let error = scene.try_ask("r1", &json!({"action": "Trigger"})).await.expect_err("rejected");
+    assert!(error.to_string().contains("your own user name"), "{error}");
+    bindings.delete(namespace, &DeleteParams::default()).await.expect("a binding");
+    policies.delete(namespace, &DeleteParams::default()).await.expect("a policy");
 }

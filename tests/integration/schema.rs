@@ -265,6 +265,7 @@ async fn kubectl_explains_every_level() {
         ("imagefamily.spec.policy", "Maximum number of builds of this family that run at once"),
         ("managedimage.status", "Digest of the last verified build"),
         ("cascade.status", "Names of the images on the chain of builds that took longest"),
+        ("familyrequest.spec", "What to do. `Trigger` starts stale builds now"),
         ("buildstrategy.spec", "Maximum duration of one build"),
     ] {
         let text = cluster().run("kubectl", &["explain", path]).expect(path);
@@ -275,6 +276,7 @@ async fn kubectl_explains_every_level() {
         ("imgfam", "imagefamilies"),
         ("mimg", "managedimages"),
         ("casc", "cascades"),
+        ("famreq", "familyrequests"),
         ("bstrat", "buildstrategies"),
     ] {
         let text = cluster()

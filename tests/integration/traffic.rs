@@ -70,6 +70,7 @@ fn is_list(asked: &str) -> bool {
         "imagefamilies",
         "managedimages",
         "cascades",
+        "familyrequests",
         "buildstrategies",
         "jobs",
         "pods",

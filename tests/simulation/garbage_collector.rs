@@ -9,13 +9,15 @@ use crate::{
 
 /// Deletes objects whose owners are gone.
 pub fn collect(cluster: &mut Cluster) {
-    for kind in [Kind::Image, Kind::Cascade, Kind::Job] {
+    for kind in [Kind::Image, Kind::Cascade, Kind::Job, Kind::Request] {
         let families: Vec<String> =
             cluster.objects.all(Kind::Family).map(|(_, family)| uid(family).into()).collect();
         let orphans = cluster
             .objects
             .all(kind)
-            .filter(|(_, object)| !families.iter().any(|uid| uid == owner(object)));
+            .filter(|(_, object)| !families.iter().any(|uid| uid == owner(object)))
+            // A request has no owner until the controller has read it.
+            .filter(|(_, object)| kind != Kind::Request || !owner(object).is_empty());
         let orphans: Vec<Key> = orphans.map(|(key, _)| key.clone()).collect();
         for key in orphans {
             cluster.note(format_args!("collected {kind:?} {}", key.name));

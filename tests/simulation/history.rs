@@ -146,16 +146,16 @@ impl History {
         self.cancelled
     }
 
-    /// Returns the id of a request: a new one, or the previous one.
-    pub fn request_id(&mut self, reuses_id: bool) -> String {
-        match self.request.clone().filter(|_| reuses_id) {
-            Some(before) => before,
-            None => {
-                let id = format!("request-{}", self.next_number());
-                self.request = Some(id.clone());
-                id
-            }
-        }
+    /// Returns the name of a new request.
+    pub fn request_name(&mut self) -> String {
+        let name = format!("request-{}", self.next_number());
+        self.request = Some(name.clone());
+        name
+    }
+
+    /// Returns the name of the last request.
+    pub fn last_request(&self) -> Option<&str> {
+        self.request.as_deref()
     }
 
     /// Keeps a deleted family.

@@ -1,7 +1,7 @@
 //! What users write into the cluster consists of fields that the API has. A field that does not
 //! exist would be ignored, and the simulation would no longer test what the script says.
 
-use groundswell::api::{BuildStrategy, ImageFamily};
+use groundswell::api::{BuildStrategy, FamilyRequest, ImageFamily, RequestedAction};
 use kube::Resource;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -26,6 +26,10 @@ fn problem(kind: Kind, object: &Value) -> Option<String> {
     match kind {
         Kind::Family => problem_as::<ImageFamily>(object),
         Kind::Strategy => problem_as::<BuildStrategy>(object),
+        Kind::Request => problem_as::<FamilyRequest>(object).or_else(|| {
+            let request: FamilyRequest = serde_json::from_value(object.clone()).ok()?;
+            RequestedAction::of(&request.spec).err().map(|error| error.to_string())
+        }),
         // The controller writes these, from the types.
         Kind::Image | Kind::Cascade => None,
         Kind::Job | Kind::Pod | Kind::ConfigMap | Kind::Secret => None,

@@ -23,10 +23,11 @@ pub enum Kind {
     Pod,
     ConfigMap,
     Secret,
+    Request,
 }
 
 impl Kind {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Family,
         Self::Image,
         Self::Cascade,
@@ -35,6 +36,7 @@ impl Kind {
         Self::Pod,
         Self::ConfigMap,
         Self::Secret,
+        Self::Request,
     ];
 
     /// Returns the kind with this name in paths.
@@ -43,6 +45,7 @@ impl Kind {
             "imagefamilies" => Self::Family,
             "managedimages" => Self::Image,
             "cascades" => Self::Cascade,
+            "familyrequests" => Self::Request,
             "buildstrategies" => Self::Strategy,
             "jobs" => Self::Job,
             "pods" => Self::Pod,
@@ -54,7 +57,7 @@ impl Kind {
 
     /// Returns whether status is a subresource that the controller applies.
     pub const fn is_ours(self) -> bool {
-        matches!(self, Self::Family | Self::Image | Self::Cascade)
+        matches!(self, Self::Family | Self::Image | Self::Cascade | Self::Request)
     }
 }
 

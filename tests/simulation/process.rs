@@ -264,6 +264,7 @@ impl Process {
                 self.deliver_to(kind, &stores.images, |change| triggers::of_image(&context, change))
             }
             Kind::Cascade => self.deliver_to(kind, &stores.cascades, triggers::of_cascade),
+            Kind::Request => self.deliver_to(kind, &stores.requests, triggers::of_request),
             Kind::Strategy => self.deliver_to(kind, &stores.strategies, |change| {
                 triggers::of_strategy(&context, change)
             }),

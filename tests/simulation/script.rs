@@ -177,18 +177,17 @@ pub enum StepAction {
 #[derive(Clone, Debug, PartialEq)]
 pub struct UserRequest {
     pub family: String,
-    /// The image, if the request concerns one; and whether the annotation is on the image's record
-    /// rather than on the family.
-    pub image: Option<(String, bool)>,
+    /// The image, if the request concerns one.
+    pub image: Option<String>,
     pub subtree: bool,
     pub upstream: Option<String>,
     pub action: ActionName,
     /// How long a hold lasts.
     pub lasts: Option<Duration>,
-    /// Whether the id of an earlier request is reused.
-    pub reuses_id: bool,
-    /// Whether the request is unreadable.
-    pub garbage: bool,
+    /// How many users ask for it in the same moment.
+    pub users: usize,
+    /// Whether the user deletes the last request instead.
+    pub deletes: bool,
 }
 
 impl Script {
@@ -346,8 +345,8 @@ fn draw_action(random: &mut Random, script: &Script) -> Option<StepAction> {
             StepAction::Outage(host, [0, 429, 500, 503][random.below(4)], short)
         }
         109..111 => StepAction::Clock(i64::try_from(random.below(14_400)).unwrap_or(0) - 7200),
-        111..116 => StepAction::StallWatch(Kind::ALL[random.below(8)], short),
-        _ => StepAction::BreakWatch(Kind::ALL[random.below(8)]),
+        111..116 => StepAction::StallWatch(Kind::ALL[random.below(Kind::ALL.len())], short),
+        _ => StepAction::BreakWatch(Kind::ALL[random.below(Kind::ALL.len())]),
     })
 }
 
@@ -368,12 +367,12 @@ fn draw_request(
             && !of_family
             && !matches!(action, Hold | Unhold)
             && random.chance(400),
-        image: (!of_upstream && !of_family).then(|| (image, random.chance(400))),
+        image: (!of_upstream && !of_family).then_some(image),
         upstream: of_upstream.then_some(upstream),
         action,
         lasts: lasts.filter(|_| action == Hold),
-        reuses_id: random.chance(80),
-        garbage: random.chance(40),
+        users: if random.chance(250) { random.within(2..5) } else { 1 },
+        deletes: random.chance(80),
     }
 }
 

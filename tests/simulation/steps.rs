@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use groundswell::{
-    api::{Image, ImageFamilySpec, labels, request::ActionName},
+    api::{Image, ImageFamilySpec, request::ActionName},
     controller::object_cache::Key,
 };
 use jiff::{SignedDuration, Timestamp};
@@ -192,9 +192,15 @@ fn time_after(cluster: &Cluster, duration: &Duration) -> Timestamp {
     cluster.time.truth().saturating_add(duration).expect("soon")
 }
 
-/// Annotates a family, or the record of an image, with a request of a user.
+/// Creates the requests of users, or deletes the last one.
 fn request(cluster: &mut Cluster, asked: &UserRequest) {
-    let id = cluster.invariants.history.request_id(asked.reuses_id);
+    if asked.deletes {
+        if let Some(last) = cluster.invariants.history.last_request() {
+            let key = Key::new(NAMESPACE, last);
+            cluster.remove(Kind::Request, &key);
+        }
+        return;
+    }
     let current_digest = |cluster: &mut Cluster, upstream: &str| {
         let known = spec(cluster, &asked.family)?;
         let known = known.upstreams.iter().find(|known| known.name == upstream)?;
@@ -203,44 +209,38 @@ fn request(cluster: &mut Cluster, asked: &UserRequest) {
     let digest = asked.upstream.as_deref().and_then(|upstream| current_digest(cluster, upstream));
     let digest = digest.filter(|_| asked.action == ActionName::Approve);
     let until = asked.lasts.map(|lasts| time_after(cluster, &lasts));
-    let mut value = json!({"id": id, "action": asked.action, "by": "a-user"});
-    let on_record = asked.image.as_ref().is_some_and(|(_, on_record)| *on_record);
-    let fields = [
-        ("image", json!(asked.image.as_ref().map(|(image, _)| image))),
+    let mut fields = json!({"family": asked.family, "action": asked.action, "by": "a-user"});
+    for (name, field) in [
+        ("image", json!(asked.image)),
         ("upstream", json!(asked.upstream)),
         ("digest", json!(digest)),
         ("until", json!(until)),
         ("subtree", if asked.subtree { json!(true) } else { Value::Null }),
-    ];
-    for (name, field) in fields {
-        if !field.is_null() && !(name == "image" && on_record) {
-            value[name] = field;
+    ] {
+        if !field.is_null() {
+            fields[name] = field;
         }
     }
-    let value = if asked.garbage { format!("{id} please") } else { value.to_string() };
+    // The API server would reject it.
+    if asked.action == ActionName::Approve && digest.is_none() {
+        return;
+    }
     if asked.action == ActionName::Cancel {
         cluster.invariants.history.record_cancel();
     }
-    // The family may not have handled, or even observed, a request with an id that was used before.
-    let handled =
-        cluster.objects.get(Kind::Family, &family_key(&asked.family)).is_some_and(|family| {
-            let known = family["status"]["requests"].as_array().into_iter().flatten();
-            known.into_iter().any(|request| request["id"] == id.as_str())
-        });
-    if let (Some(digest), Some(upstream), false) =
-        (digest, &asked.upstream, asked.garbage || handled)
-    {
+    if let (Some(digest), Some(upstream)) = (digest, &asked.upstream) {
         cluster.invariants.approve(&asked.family, upstream, digest);
     }
-    let (kind, key) = match &asked.image {
-        Some((image, true)) => {
-            (Kind::Image, Key::new(NAMESPACE, &format!("{}.{image}", asked.family)))
-        }
-        _ => (Kind::Family, family_key(&asked.family)),
-    };
-    _ = cluster.update(kind, &key, |object| {
-        object["metadata"]["annotations"][labels::REQUEST] = json!(value)
-    });
+    for _ in 0..asked.users {
+        let name = cluster.invariants.history.request_name();
+        let request = json!({
+            "apiVersion": "groundswell.dev/v1alpha1",
+            "kind": "FamilyRequest",
+            "metadata": {"name": name, "namespace": NAMESPACE},
+            "spec": fields,
+        });
+        cluster.create(Kind::Request, request).expect("a new name");
+    }
 }
 
 /// Moves an image's floating tag to another digest of the repository, as another client would.

@@ -1,5 +1,5 @@
-//! `kubectl family trigger|retry|cancel|force|hold|unhold|approve`: each command writes one
-//! annotation, the [request](crate::api::request), and shows its outcome. No command changes a
+//! `kubectl family trigger|retry|cancel|force|hold|unhold|approve`: each command creates one
+//! [`FamilyRequest`](crate::api::FamilyRequest), and shows what becomes of it. No command changes a
 //! spec, so that the manifests of a GitOps tool stay as they are.
 
 mod render;
@@ -10,12 +10,12 @@ use std::{collections::BTreeSet, str::FromStr};
 use anyhow::bail;
 use clap::Args;
 use jiff::Timestamp;
-use kube::Api;
+use kube::ResourceExt;
 
 use crate::{
     api::{
-        Approval, Duration, ImageFamily, ManagedImage, Request, RequestScope, RequestedAction,
-        condition::reason,
+        Approval, Duration, FamilyRequestSpec, HoldTarget, ImageFamily, RequestScope,
+        RequestedAction, condition::reason,
     },
     cli::{KubectlFlags, cluster::ClusterConnection, request::send::SendFlags},
 };
@@ -35,6 +35,9 @@ pub struct ScopeArguments {
     /// Apply the action also to all images that are built on the image
     #[arg(long)]
     subtree: bool,
+    /// Reason for the request, shown with it
+    #[arg(long)]
+    reason: Option<String>,
     #[command(flatten)]
     send_flags: SendFlags,
     #[command(flatten)]
@@ -44,7 +47,7 @@ pub struct ScopeArguments {
 #[derive(Args, Debug)]
 pub struct HoldArguments {
     #[command(flatten)]
-    held: HoldTarget,
+    held: HeldArgument,
     /// Digest that builds use while the hold lasts. Defaults to the digest in use
     #[arg(long, requires = "upstream")]
     digest: Option<String>,
@@ -66,7 +69,7 @@ pub struct HoldArguments {
 #[derive(Args, Debug)]
 pub struct UnholdArguments {
     #[command(flatten)]
-    held: HoldTarget,
+    held: HeldArgument,
     #[command(flatten)]
     send_flags: SendFlags,
     #[command(flatten)]
@@ -74,7 +77,7 @@ pub struct UnholdArguments {
 }
 
 #[derive(Args, Debug)]
-struct HoldTarget {
+struct HeldArgument {
     /// Name of the image, or of the family if --upstream is set
     #[arg(value_name = "FAMILY[/IMAGE]")]
     target: TargetArgument,
@@ -109,7 +112,8 @@ pub async fn send_for_scope(
         scope(&arguments.target)
     };
     let cluster = ClusterConnection::connect(&arguments.kubectl_flags).await?;
-    send_request(&cluster, &arguments.target, action(scope), &arguments.send_flags).await
+    let request = RequestToSend { action: action(scope), reason: arguments.reason };
+    send_request(&cluster, &arguments.target.family, request, &arguments.send_flags).await
 }
 
 pub async fn hold(arguments: HoldArguments) -> anyhow::Result<()> {
@@ -122,33 +126,17 @@ pub async fn hold(arguments: HoldArguments) -> anyhow::Result<()> {
     if let Some(until) = until.filter(|until| *until <= now) {
         bail!("--until {until} is in the past: name a later time");
     }
-    let action = match held.select()? {
-        HeldObject::Image(image) => RequestedAction::HoldImage { image, until, reason },
-        HeldObject::Upstream(upstream) => {
-            RequestedAction::HoldUpstream { upstream, digest, until, reason }
-        }
-    };
-    send_request(
-        &ClusterConnection::connect(&kubectl_flags).await?,
-        &held.target,
-        action,
-        &send_flags,
-    )
-    .await
+    let action = RequestedAction::Hold { target: held.select()?, digest, until };
+    let cluster = ClusterConnection::connect(&kubectl_flags).await?;
+    let request = RequestToSend { action, reason };
+    send_request(&cluster, &held.target.family, request, &send_flags).await
 }
 
 pub async fn unhold(arguments: UnholdArguments) -> anyhow::Result<()> {
-    let action = match arguments.held.select()? {
-        HeldObject::Image(image) => RequestedAction::UnholdImage { image },
-        HeldObject::Upstream(upstream) => RequestedAction::UnholdUpstream { upstream },
-    };
-    send_request(
-        &ClusterConnection::connect(&arguments.kubectl_flags).await?,
-        &arguments.held.target,
-        action,
-        &arguments.send_flags,
-    )
-    .await
+    let action = RequestedAction::Unhold(arguments.held.select()?);
+    let cluster = ClusterConnection::connect(&arguments.kubectl_flags).await?;
+    let request = RequestToSend { action, reason: None };
+    send_request(&cluster, &arguments.held.target.family, request, &arguments.send_flags).await
 }
 
 pub async fn approve(arguments: ApproveArguments) -> anyhow::Result<()> {
@@ -157,28 +145,38 @@ pub async fn approve(arguments: ApproveArguments) -> anyhow::Result<()> {
     let found: ImageFamily = cluster.get(cluster.api(), &family).await?;
     let digest = digest_to_approve(&found, &upstream, digest.as_deref())?;
     println!("{}", render::candidate(&found, &upstream, Timestamp::now()));
-    let target = TargetArgument { family, image: None };
-    send_request(&cluster, &target, RequestedAction::Approve { upstream, digest }, &send_flags)
-        .await
+    let action = RequestedAction::Approve { upstream, digest };
+    let request = RequestToSend { action, reason: None };
+    send_to(&cluster, &found, request, &send_flags).await
 }
 
-/// Annotates the `ManagedImage` if the request is for one image, otherwise the `ImageFamily`.
-/// Requests for different images then do not replace one another.
+/// An action, and why it is requested.
+struct RequestToSend {
+    action: RequestedAction,
+    reason: Option<String>,
+}
+
+/// Sends a request to a family, which has to exist.
 async fn send_request(
     cluster: &ClusterConnection,
-    target: &TargetArgument,
-    action: RequestedAction,
+    family: &str,
+    request: RequestToSend,
     send_flags: &SendFlags,
 ) -> anyhow::Result<()> {
-    let request =
-        Request { id: send::fresh_id(Timestamp::now()), by: cluster.user_name().await, action };
-    if let Some(image) = &target.image {
-        let api: Api<ManagedImage> = cluster.api();
-        send::send(cluster, &api, &format!("{}.{image}", target.family), &request, send_flags).await
-    } else {
-        let api: Api<ImageFamily> = cluster.api();
-        send::send(cluster, &api, &target.family, &request, send_flags).await
-    }
+    let found: ImageFamily = cluster.get(cluster.api(), family).await?;
+    send_to(cluster, &found, request, send_flags).await
+}
+
+async fn send_to(
+    cluster: &ClusterConnection,
+    family: &ImageFamily,
+    request: RequestToSend,
+    send_flags: &SendFlags,
+) -> anyhow::Result<()> {
+    let RequestToSend { action, reason } = request;
+    let by = cluster.user_name().await;
+    let spec = FamilyRequestSpec { by, reason, ..action.into_spec(&family.name_any()) };
+    send::send(cluster, family, spec, send_flags).await
 }
 
 /// Returns the scope of the target: the family or one image.
@@ -198,19 +196,12 @@ fn subtree_scope(target: &TargetArgument) -> anyhow::Result<RequestScope> {
     Ok(RequestScope::Subtree(image.clone()))
 }
 
-/// The object that a hold applies to.
-#[derive(Debug, PartialEq, Eq)]
-enum HeldObject {
-    Image(String),
-    Upstream(String),
-}
-
-impl HoldTarget {
-    fn select(&self) -> anyhow::Result<HeldObject> {
+impl HeldArgument {
+    fn select(&self) -> anyhow::Result<HoldTarget> {
         let family = &self.target.family;
         match (&self.target.image, &self.upstream) {
-            (Some(image), None) => Ok(HeldObject::Image(image.clone())),
-            (None, Some(upstream)) => Ok(HeldObject::Upstream(upstream.clone())),
+            (Some(image), None) => Ok(HoldTarget::Image(image.clone())),
+            (None, Some(upstream)) => Ok(HoldTarget::Upstream(upstream.clone())),
             (Some(_), Some(_)) => {
                 bail!("--upstream applies to the family: write {family} without an image")
             }
@@ -314,12 +305,12 @@ mod tests {
     #[test]
     fn a_hold_names_an_image_or_an_upstream() {
         let choose = |text: &str, upstream: Option<&str>| {
-            HoldTarget { target: target(text), upstream: upstream.map(Into::into) }.select()
+            HeldArgument { target: target(text), upstream: upstream.map(Into::into) }.select()
         };
-        assert_eq!(choose("flask/app", None).expect("a choice"), HeldObject::Image("app".into()));
+        assert_eq!(choose("flask/app", None).expect("a choice"), HoldTarget::Image("app".into()));
         assert_eq!(
             choose("flask", Some("debian")).expect("a choice"),
-            HeldObject::Upstream("debian".into())
+            HoldTarget::Upstream("debian".into())
         );
         assert!(choose("flask/app", Some("debian")).is_err());
         let error = choose("flask", None).expect_err("of everything").to_string();

@@ -1,37 +1,60 @@
-//! Texts for requests and their outcomes. Pure: the time is an argument.
+//! Texts for requests and what becomes of them. Pure: the time is an argument.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::ResourceExt;
 
 use crate::{
-    api::{
-        ActionName, HandledRequest, ImageFamily, Request, RequestOutcome, RequestScope,
-        RequestedAction,
-    },
+    api::{FamilyRequest, FamilyRequestSpec, ImageFamily, RequestState},
     cli::status::age,
 };
 
-/// Describes a request that was sent.
-pub fn requested(request: &Request) -> String {
-    format!("requested: {}; id {}", describe(&request.action), request.id)
+/// A Lease that was not renewed for this long belongs to no running controller.
+const LEASE_TTL: SignedDuration = SignedDuration::from_secs(30);
+
+/// Describes a request that was created.
+pub fn requested(request: &FamilyRequest) -> String {
+    format!("requested: {}; famreq/{}", describe(&request.spec), request.name_any())
 }
 
-/// Describes the outcome of a request.
-pub fn handled(handled: &HandledRequest) -> String {
-    let outcome = match handled.outcome {
-        RequestOutcome::Done => "done",
-        RequestOutcome::Refused => "refused",
+/// Describes what became of a request.
+pub fn answer(request: &FamilyRequest) -> String {
+    let state = match request.state() {
+        Some(RequestState::Done | RequestState::Active) => "done",
+        Some(RequestState::Refused) => "refused",
+        Some(RequestState::Superseded) => "replaced",
+        Some(RequestState::Waiting) => "waiting",
+        None => return "not read by a controller yet".into(),
     };
-    format!("{outcome}: {}", handled.message)
+    let message = request.status.as_ref().map_or("", |status| status.message.as_str());
+    let message: String = message.chars().filter(|character| !character.is_control()).collect();
+    format!("{state}: {message}")
 }
 
-/// Describes an earlier request that is not handled yet and would be replaced.
-pub fn pending(request: &Request) -> String {
-    let by = request.by.as_ref().map_or_else(String::new, |by| format!(" by {by}"));
-    format!(
-        "an earlier request{by} is not handled yet: {}; id {}",
-        describe(&request.action),
-        request.id
-    )
+/// Describes a request that no controller has answered yet.
+pub fn unanswered(name: &str, why: &str) -> String {
+    format!("no answer yet: {why}; follow it with kubectl get famreq {name} --watch")
+}
+
+/// Says why no controller has answered, from the Lease of its installation if that can be read.
+pub fn silence(namespace: &str, lease: Option<&Lease>, now: Timestamp) -> String {
+    let spec = lease.and_then(|lease| lease.spec.as_ref());
+    let renewed = spec.and_then(|spec| spec.renew_time.as_ref()).map(|time| time.0);
+    match renewed {
+        Some(renewed) if now.duration_since(renewed) > LEASE_TTL => format!(
+            "the controller in namespace {namespace} is not running: its Lease was last renewed \
+             {} ago",
+            age(Some(renewed), now)
+        ),
+        Some(_) => format!(
+            "the controller in namespace {namespace} is running and answers at the end of its \
+             reconcile of the family"
+        ),
+        None => format!(
+            "the controller in namespace {namespace} answers at the end of its reconcile of the \
+             family"
+        ),
+    }
 }
 
 /// Describes the candidate of an upstream and the digest that builds use.
@@ -69,42 +92,17 @@ pub fn candidate(family: &ImageFamily, upstream: &str, now: Timestamp) -> String
 }
 
 /// Describes an action and its arguments.
-fn describe(action: &RequestedAction) -> String {
-    let until = |until: &Option<Timestamp>| {
-        until.map_or_else(String::new, |until| format!(" until {until:.0}"))
+fn describe(spec: &FamilyRequestSpec) -> String {
+    let target = match (&spec.image, &spec.upstream) {
+        (Some(image), _) if spec.subtree => format!("{image} and all images built on it"),
+        (Some(image), _) => image.clone(),
+        (None, Some(upstream)) => format!("upstream {upstream}"),
+        (None, None) => "the whole family".into(),
     };
-    let because = |reason: &Option<String>| {
-        reason.as_ref().map_or_else(String::new, |reason| format!(" ({reason})"))
-    };
-    match action {
-        RequestedAction::Trigger(scope)
-        | RequestedAction::Retry(scope)
-        | RequestedAction::Cancel(scope)
-        | RequestedAction::Force(scope) => {
-            let verb = match action {
-                RequestedAction::Trigger(_) => ActionName::Trigger,
-                RequestedAction::Retry(_) => ActionName::Retry,
-                RequestedAction::Cancel(_) => ActionName::Cancel,
-                _ => ActionName::Force,
-            };
-            let what = match scope {
-                RequestScope::Family => "the whole family".into(),
-                RequestScope::Image(image) => image.clone(),
-                RequestScope::Subtree(image) => format!("{image} and all images built on it"),
-            };
-            format!("{} {what}", verb.as_str())
-        }
-        RequestedAction::HoldImage { image, until: end, reason } => {
-            format!("Hold {image}{}{}", until(end), because(reason))
-        }
-        RequestedAction::HoldUpstream { upstream, digest, until: end, reason } => {
-            let at = digest.as_ref().map_or_else(String::new, |digest| format!(" at {digest}"));
-            format!("Hold upstream {upstream}{at}{}{}", until(end), because(reason))
-        }
-        RequestedAction::UnholdImage { image } => format!("Unhold {image}"),
-        RequestedAction::UnholdUpstream { upstream } => format!("Unhold upstream {upstream}"),
-        RequestedAction::Approve { upstream, digest } => format!("Approve {digest} of {upstream}"),
-    }
+    let at = spec.digest.as_ref().map_or_else(String::new, |digest| format!(" at {digest}"));
+    let until = spec.until.map_or_else(String::new, |until| format!(" until {until:.0}"));
+    let because = spec.reason.as_ref().map_or_else(String::new, |why| format!(" ({why})"));
+    format!("{} {target}{at}{until}{because}", spec.action.as_str())
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 
@@ -6,57 +6,68 @@ fn digest(letter: &str) -> String {
     format!("sha256:{}", letter.repeat(64))
 }
 
-fn request(fields: &serde_json::Value) -> Request {
-    Request::parse(&fields.to_string()).expect("a request")
+fn request(fields: &Value, status: &Value) -> FamilyRequest {
+    let mut spec = json!({"family": "flask"});
+    spec.as_object_mut().expect("object").extend(fields.as_object().expect("object").clone());
+    serde_json::from_value(json!({"metadata": {"name": "r1"}, "spec": spec, "status": status}))
+        .expect("a request")
 }
 
 #[test]
 fn a_request_is_described() {
-    let text = |fields| requested(&request(&fields));
-    assert_eq!(
-        text(json!({"id": "r1", "action": "Trigger"})),
-        "requested: Trigger the whole family; id r1"
-    );
-    assert_eq!(
-        text(json!({"id": "r1", "action": "Cancel", "image": "app"})),
-        "requested: Cancel app; id r1"
-    );
-    assert_eq!(
-        text(json!({"id": "r1", "action": "Force", "image": "app", "subtree": true})),
-        "requested: Force app and all images built on it; id r1"
-    );
-    assert_eq!(
-        text(json!({"id": "r1", "action": "Hold", "image": "app", "until": "2026-05-01T12:00:00Z",
-                   "reason": "freeze"})),
-        "requested: Hold app until 2026-05-01T12:00:00Z (freeze); id r1"
-    );
-    assert_eq!(
-        text(json!({"id": "r1", "action": "Hold", "upstream": "debian", "digest": digest("a")})),
-        format!("requested: Hold upstream debian at {}; id r1", digest("a"))
-    );
-    assert_eq!(
-        text(json!({"id": "r1", "action": "Unhold", "upstream": "debian"})),
-        "requested: Unhold upstream debian; id r1"
-    );
-    assert_eq!(
-        text(json!({"id": "r1", "action": "Approve", "upstream": "debian", "digest": digest("b")})),
-        format!("requested: Approve {} of debian; id r1", digest("b"))
-    );
+    for (fields, expected) in [
+        (json!({"action": "Trigger"}), "Trigger the whole family".to_owned()),
+        (json!({"action": "Cancel", "image": "app"}), "Cancel app".into()),
+        (
+            json!({"action": "Force", "image": "app", "subtree": true}),
+            "Force app and all images built on it".into(),
+        ),
+        (
+            json!({"action": "Hold", "image": "app", "until": "2026-05-01T12:00:00Z",
+                   "reason": "freeze"}),
+            "Hold app until 2026-05-01T12:00:00Z (freeze)".into(),
+        ),
+        (
+            json!({"action": "Hold", "upstream": "debian", "digest": digest("a")}),
+            format!("Hold upstream debian at {}", digest("a")),
+        ),
+        (json!({"action": "Unhold", "upstream": "debian"}), "Unhold upstream debian".into()),
+        (
+            json!({"action": "Approve", "upstream": "debian", "digest": digest("b")}),
+            format!("Approve upstream debian at {}", digest("b")),
+        ),
+    ] {
+        let text = requested(&request(&fields, &Value::Null));
+        assert_eq!(text, format!("requested: {expected}; famreq/r1"));
+    }
 }
 
 #[test]
-fn an_earlier_request_is_described_with_its_user() {
-    let earlier = request(&json!({"id": "r1", "action": "Retry", "image": "app", "by": "ann"}));
-    assert_eq!(pending(&earlier), "an earlier request by ann is not handled yet: Retry app; id r1");
+fn an_answer_is_described_with_its_message() {
+    for (status, expected) in [
+        (Value::Null, "not read by a controller yet"),
+        (json!({"state": "Done", "message": "why"}), "done: why"),
+        (json!({"state": "Active", "message": "why"}), "done: why"),
+        (json!({"state": "Refused", "message": "why"}), "refused: why"),
+        (json!({"state": "Superseded", "message": "why"}), "replaced: why"),
+        (json!({"state": "Waiting", "message": "w\u{1b}[31mhy"}), "waiting: w[31mhy"),
+    ] {
+        assert_eq!(answer(&request(&json!({"action": "Trigger"}), &status)), expected);
+    }
 }
 
 #[test]
-fn an_outcome_is_described_with_its_message() {
-    let of = |outcome| {
-        handled(&HandledRequest { outcome, message: "why".into(), ..HandledRequest::default() })
+fn silence_is_explained_by_the_lease() {
+    let now: Timestamp = "2026-05-01T12:00:00Z".parse().expect("a time");
+    let lease = |renewed: &str| -> Lease {
+        serde_json::from_value(json!({"metadata": {}, "spec": {"renewTime": renewed}}))
+            .expect("a Lease")
     };
-    assert_eq!(of(RequestOutcome::Done), "done: why");
-    assert_eq!(of(RequestOutcome::Refused), "refused: why");
+    let text = silence("gs", Some(&lease("2026-05-01T11:50:00.000000Z")), now);
+    assert!(text.starts_with("the controller in namespace gs is not running"), "{text}");
+    let text = silence("gs", Some(&lease("2026-05-01T11:59:55.000000Z")), now);
+    assert!(text.starts_with("the controller in namespace gs is running"), "{text}");
+    assert!(!silence("gs", None, now).contains("running"), "it is not known");
 }
 
 #[test]

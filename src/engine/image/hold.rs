@@ -7,7 +7,6 @@ use crate::{
     engine::{
         decision::ImageDecision,
         image::{evaluate::blank, evaluation::ImageEval},
-        requests::HoldChange,
     },
 };
 
@@ -48,18 +47,13 @@ impl ImageEval<'_> {
     /// Returns when the first hold of the image expires.
     pub(in crate::engine) fn hold_end(&self) -> Option<Timestamp> {
         let of_spec = self.image.hold.as_ref().and_then(|hold| hold.until);
-        let manual = self.observed.record.and_then(|record| record.hold.as_ref()?.until);
+        let manual = self.manual_hold().and_then(|hold| hold.until);
         of_spec.into_iter().chain(manual).filter(|until| *until > self.context.now).min()
     }
 
     /// Returns the hold that a request has set, if it has not expired.
     pub(in crate::engine) fn manual_hold(&self) -> Option<&ManualHold> {
-        let requested = self.overrides().and_then(|overrides| overrides.hold.as_ref());
-        let hold = match requested {
-            Some(HoldChange::Set(hold)) => Some(hold),
-            Some(HoldChange::End) => None,
-            None => self.observed.record.and_then(|record| record.hold.as_ref()),
-        };
+        let hold = self.overrides().and_then(|overrides| overrides.hold.as_ref());
         hold.filter(|hold| hold.until.is_none_or(|until| self.context.now < until))
     }
 }

@@ -1,136 +1,182 @@
-//! Applies requests: one method per action. An error says why a request is refused.
+//! Applies requests: one method per action. An error is the state and the message of a request that
+//! has no effect.
 
 use jiff::Timestamp;
 
 use crate::{
     api::{
-        ApprovalRecord, CandidateDigest, ManualHold, Request, RequestScope, RequestedAction,
-        UpstreamStatus,
+        ApprovalRecord, CandidateDigest, HoldTarget, ManualHold, Request, RequestScope,
+        RequestState, RequestedAction, UpstreamStatus,
     },
     engine::{
         causes::short,
-        input::{DecideInput, ObservedDigest},
-        requests::{HoldChange, ImageOverrides, RequestEffect, RequestEffects},
+        input::{DecideInput, ObservedDigest, ObservedRequest},
+        requests::{ImageOverrides, RequestAnswer, RequestEffect, RequestEffects},
     },
     lineage::ImageIndex,
 };
+
+type Applied = Result<RequestEffect, RequestAnswer>;
 
 impl RequestEffects {
     /// Applies a request.
     pub(super) fn apply(
         &mut self,
         input: &DecideInput<'_>,
+        observed: &ObservedRequest,
         request: &Request,
         now: Timestamp,
-    ) -> Result<RequestEffect, String> {
-        let hold = |digest: Option<&String>, until: Option<Timestamp>, reason: Option<&String>| {
-            ManualHold {
-                digest: digest.cloned(),
-                until,
-                reason: reason.cloned(),
-                by: request.by.clone(),
-                since: Some(now),
-            }
-        };
+    ) -> Applied {
         match &request.action {
             RequestedAction::Trigger(scope) => trigger(input, scope),
-            RequestedAction::Retry(scope) => self.retry(input, scope, &request.id),
-            RequestedAction::Cancel(scope) => self.cancel(input, scope),
-            RequestedAction::Force(scope) => self.force(input, scope, &request.id),
-            RequestedAction::HoldImage { image, until, reason } => {
-                check_until(*until, now)?;
-                self.hold_image(input, image, hold(None, *until, reason.as_ref()))
+            RequestedAction::Retry(scope) => self.retry(input, scope, request),
+            RequestedAction::Cancel(scope) => self.cancel(input, scope, request),
+            RequestedAction::Force(scope) => self.force(input, scope, request),
+            RequestedAction::Hold { target, digest, until } => {
+                check_until(*until, observed, now)?;
+                let hold = ManualHold {
+                    digest: digest.clone(),
+                    until: *until,
+                    reason: request.reason.clone(),
+                    by: request.by.clone(),
+                    request: request.name.clone(),
+                    since: Some(request.created),
+                };
+                let effect = match target {
+                    HoldTarget::Image(image) => self.hold_image(input, observed, image, hold),
+                    HoldTarget::Upstream(name) => self.hold_upstream(input, observed, name, hold),
+                }?;
+                self.end_holds(target, RequestState::Superseded, request);
+                Ok(effect)
             }
-            RequestedAction::UnholdImage { image } => self.unhold_image(input, image),
-            RequestedAction::HoldUpstream { upstream, digest, until, reason } => {
-                check_until(*until, now)?;
-                let hold = hold(digest.as_ref(), *until, reason.as_ref());
-                self.hold_upstream(input, upstream, hold)
+            RequestedAction::Unhold(HoldTarget::Image(image)) => {
+                self.unhold_image(input, image, request)
             }
-            RequestedAction::UnholdUpstream { upstream } => self.unhold_upstream(input, upstream),
+            RequestedAction::Unhold(HoldTarget::Upstream(upstream)) => {
+                self.unhold_upstream(input, upstream, request)
+            }
             RequestedAction::Approve { upstream, digest } => {
-                let by = request.by.clone();
-                let approval = ApprovalRecord { digest: digest.clone(), by, at: Some(now) };
-                self.approve(input, upstream, approval)
+                let approval = ApprovalRecord {
+                    digest: digest.clone(),
+                    by: request.by.clone(),
+                    request: request.name.clone(),
+                    at: Some(request.created),
+                };
+                let effect = self.approve(input, observed, upstream, approval)?;
+                self.replace_approvals(upstream, request);
+                Ok(effect)
             }
         }
+    }
+
+    /// Returns the effect of a request that starts builds once earlier ones are done. Later
+    /// requests may cancel it.
+    pub(super) fn queue(&self, input: &DecideInput<'_>, request: &Request) -> Applied {
+        let (RequestedAction::Trigger(scope)
+        | RequestedAction::Retry(scope)
+        | RequestedAction::Force(scope)) = &request.action
+        else {
+            return Ok(RequestEffect::default());
+        };
+        Ok(RequestEffect { is_queued: true, ..started(images_of(input, scope)?) })
     }
 
     fn retry(
         &mut self,
         input: &DecideInput<'_>,
         scope: &RequestScope,
-        request: &str,
-    ) -> Result<RequestEffect, String> {
-        let starts =
-            self.override_images(input, scope, |overrides| overrides.retry = Some(request.into()))?;
+        request: &Request,
+    ) -> Applied {
+        let images = images_of(input, scope)?;
+        self.withdraw_cancels(&images, request);
+        self.override_images(&images, |index, overrides| {
+            overrides.cancel = false;
+            let record = input.images.get(index.position()).and_then(|image| image.record);
+            let retried = record.and_then(|record| record.failure.as_ref()?.retried.as_deref());
+            if !retried.is_some_and(|retried| request.is_earlier_than(retried)) {
+                overrides.retry = Some(request.nonce());
+            }
+        });
         let message =
-            format!("the failures of {} are cleared", describe_scope(scope, starts.len()));
-        Ok(RequestEffect { message, starts, ..RequestEffect::default() })
+            format!("the failures of {} are cleared", describe_scope(scope, images.len()));
+        Ok(RequestEffect { message, ..started(images) })
     }
 
     fn cancel(
         &mut self,
         input: &DecideInput<'_>,
         scope: &RequestScope,
-    ) -> Result<RequestEffect, String> {
-        let cancels = self.override_images(input, scope, |overrides| overrides.cancel = true)?;
+        request: &Request,
+    ) -> Applied {
+        let cancels = images_of(input, scope)?;
+        let withdraws_starts = self.withdraw_starts(&cancels, request);
+        self.override_images(&cancels, |_, overrides| {
+            (overrides.cancel, overrides.retry, overrides.nonce) = (true, None, None);
+        });
         let message = format!(
             "unfinished builds of {} are cancelled until an input changes or you request a retry",
             describe_scope(scope, cancels.len())
         );
-        Ok(RequestEffect { message, cancels, ..RequestEffect::default() })
+        let images = Some(cancels.len());
+        let effect = RequestEffect { message, images, withdraws_starts, ..Default::default() };
+        Ok(RequestEffect { cancels, ..effect })
     }
 
     fn force(
         &mut self,
         input: &DecideInput<'_>,
         scope: &RequestScope,
-        request: &str,
-    ) -> Result<RequestEffect, String> {
-        let starts =
-            self.override_images(input, scope, |overrides| overrides.nonce = Some(request.into()))?;
-        let message = format!("{} is rebuilt", describe_scope(scope, starts.len()));
-        Ok(RequestEffect { message, starts, ..RequestEffect::default() })
+        request: &Request,
+    ) -> Applied {
+        let images = images_of(input, scope)?;
+        self.withdraw_cancels(&images, request);
+        self.override_images(&images, |index, overrides| {
+            overrides.cancel = false;
+            // What a later request has forced already is as new as this request wants it.
+            let record = input.images.get(index.position()).and_then(|image| image.record);
+            let nonce = record.and_then(|record| record.nonce.as_deref());
+            if !nonce.is_some_and(|nonce| request.is_earlier_than(nonce)) {
+                overrides.nonce = Some(request.nonce());
+            }
+        });
+        let message = format!("{} is rebuilt", describe_scope(scope, images.len()));
+        Ok(RequestEffect { message, ..started(images) })
     }
 
     fn hold_image(
         &mut self,
         input: &DecideInput<'_>,
+        observed: &ObservedRequest,
         image: &str,
         hold: ManualHold,
-    ) -> Result<RequestEffect, String> {
-        let index = find_image(input, image)?;
-        // A request that is applied again before it is recorded must give the same result.
-        let observed = input.images.get(index.position());
-        let recorded = observed.and_then(|observed| observed.record?.hold.clone());
-        let hold = recorded.filter(|recorded| is_same_hold(recorded, &hold)).unwrap_or(hold);
-        self.override_images(input, &RequestScope::Image(image.into()), |overrides| {
-            overrides.hold = Some(HoldChange::Set(hold.clone()));
-        })?;
-        Ok(RequestEffect::only(format!("{image} is held at its current digest")))
+    ) -> Applied {
+        let index = match find_image(input, image) {
+            Ok(index) => index,
+            Err(message) if is_active(observed) => return Ok(RequestEffect::lasting(message)),
+            Err(refused) => return Err(refused.into()),
+        };
+        let message = format!("{image} is held at its current digest{}", describe_end(hold.until));
+        self.override_images(&[index], |_, overrides| overrides.hold = Some(hold.clone()));
+        Ok(RequestEffect { images: Some(1), ..RequestEffect::lasting(message) })
     }
 
-    fn unhold_image(
-        &mut self,
-        input: &DecideInput<'_>,
-        image: &str,
-    ) -> Result<RequestEffect, String> {
-        let index = find_image(input, image)?.position();
-        let is_manual = input
-            .images
-            .get(index)
-            .is_some_and(|observed| observed.record.is_some_and(|record| record.hold.is_some()));
-        self.override_images(input, &RequestScope::Image(image.into()), |overrides| {
-            overrides.hold = Some(HoldChange::End);
-        })?;
-        let is_in_spec = input.spec.images.get(index).is_some_and(|image| image.hold.is_some());
+    fn unhold_image(&mut self, input: &DecideInput<'_>, image: &str, request: &Request) -> Applied {
+        let target = HoldTarget::Image(image.into());
+        let is_manual = self.end_holds(&target, RequestState::Done, request);
+        let index = match find_image(input, image) {
+            Ok(index) => index,
+            Err(_) if is_manual => return Ok(RequestEffect::only(hold_has_ended(image))),
+            Err(refused) => return Err(refused.into()),
+        };
+        self.override_images(&[index], |_, overrides| overrides.hold = None);
+        let specified = input.spec.images.get(index.position());
+        let is_in_spec = specified.is_some_and(|image| image.hold.is_some());
         Ok(RequestEffect::only(match (is_manual, is_in_spec) {
             (_, true) => format!(
                 "{image} is still held by the manifest; remove spec.images[{image}].hold to end \
                  the hold"
             ),
-            (true, false) => format!("the hold of {image} has ended"),
+            (true, false) => hold_has_ended(image),
             (false, false) => format!("{image} was not held"),
         }))
     }
@@ -138,42 +184,56 @@ impl RequestEffects {
     fn hold_upstream(
         &mut self,
         input: &DecideInput<'_>,
+        observed: &ObservedRequest,
         upstream: &str,
-        hold: ManualHold,
-    ) -> Result<RequestEffect, String> {
-        let status = self.upstream(input, upstream)?;
-        if status.adopted.is_none() && hold.digest.is_none() {
-            return Err(format!(
-                "{upstream} has no adopted digest yet; set `digest` to the digest to hold it at"
-            ));
+        mut hold: ManualHold,
+    ) -> Applied {
+        let status = match self.upstream(input, upstream) {
+            Ok(status) => status,
+            Err(message) if is_active(observed) => return Ok(RequestEffect::lasting(message)),
+            Err(refused) => return Err(refused.into()),
+        };
+        let adopted = status.adopted.as_ref().map(|adopted| adopted.digest.clone());
+        if adopted.is_none() && hold.digest.is_none() {
+            // With the family's status, the digest in use was lost.
+            hold.digest.clone_from(&observed.digest);
+            if hold.digest.is_none() && !is_active(observed) {
+                return Err(RequestAnswer::from(format!(
+                    "{upstream} has no adopted digest yet; set `digest` to the digest to hold it at"
+                )));
+            }
         }
-        let digest = hold
+        let at = hold
             .digest
             .as_deref()
             .map_or_else(|| "its current digest".to_owned(), |digest| short(digest).to_owned());
-        if !status.hold.as_ref().is_some_and(|known| is_same_hold(known, &hold)) {
-            status.hold = Some(hold);
-        }
-        Ok(RequestEffect::only(format!("{upstream} is held at {digest}")))
+        let message = format!("{upstream} is held at {at}{}", describe_end(hold.until));
+        let digest = hold.digest.clone().or(adopted);
+        status.hold = Some(hold);
+        Ok(RequestEffect { digest, ..RequestEffect::lasting(message) })
     }
 
     fn unhold_upstream(
         &mut self,
         input: &DecideInput<'_>,
         upstream: &str,
-    ) -> Result<RequestEffect, String> {
-        let is_in_spec = input
-            .spec
-            .upstreams
-            .iter()
-            .any(|known| known.name == *upstream && known.hold.is_some());
-        let is_manual = self.upstream(input, upstream)?.hold.take().is_some();
+        request: &Request,
+    ) -> Applied {
+        let target = HoldTarget::Upstream(upstream.into());
+        let is_manual = self.end_holds(&target, RequestState::Done, request);
+        match self.upstream(input, upstream) {
+            Ok(status) => status.hold = None,
+            Err(_) if is_manual => return Ok(RequestEffect::only(hold_has_ended(upstream))),
+            Err(refused) => return Err(refused.into()),
+        }
+        let mut upstreams = input.spec.upstreams.iter();
+        let is_in_spec = upstreams.any(|known| known.name == *upstream && known.hold.is_some());
         Ok(RequestEffect::only(match (is_manual, is_in_spec) {
             (_, true) => format!(
                 "{upstream} is still held by the manifest; remove spec.upstreams[{upstream}].hold \
                  to end the hold"
             ),
-            (true, false) => format!("the hold of {upstream} has ended"),
+            (true, false) => hold_has_ended(upstream),
             (false, false) => format!("{upstream} was not held"),
         }))
     }
@@ -181,17 +241,25 @@ impl RequestEffects {
     fn approve(
         &mut self,
         input: &DecideInput<'_>,
+        observed: &ObservedRequest,
         upstream: &str,
         approval: ApprovalRecord,
-    ) -> Result<RequestEffect, String> {
-        let digest = approval.digest.as_str();
+    ) -> Applied {
         let index = input.spec.upstreams.iter().position(|known| known.name == upstream);
         let newest = index
             .and_then(|index| input.upstreams.get(index)?.newest.as_ref())
             .map(ObservedDigest::content);
+        // The tag may point to another digest by now that builds cannot tell from the approved one.
+        let recorded = input.status.upstreams.iter().find(|known| known.name == upstream);
+        let renamed = recorded
+            .and_then(|recorded| recorded.approval.clone())
+            .filter(|recorded| recorded.request == approval.request);
+        let approval = renamed.unwrap_or(approval);
+        let digest = approval.digest.as_str();
         let status = self.upstream(input, upstream)?;
         if status.adopted.as_ref().is_some_and(|adopted| adopted.content().names(digest)) {
-            return Ok(RequestEffect::only(format!("{} is already adopted", short(digest))));
+            let message = format!("{} is adopted", short(digest));
+            return Err(RequestAnswer::new(RequestState::Done, message));
         }
         let waiting = status.waiting.iter().chain(&status.candidate).map(CandidateDigest::content);
         let candidate = status.candidate.as_ref().map(CandidateDigest::content).or(newest);
@@ -200,15 +268,22 @@ impl RequestEffects {
                 || "there is no candidate".to_owned(),
                 |candidate| format!("the candidate is {}", candidate.digest),
             );
-            return Err(format!(
-                "{digest} is not the candidate of {upstream} any more; {candidate}"
-            ));
+            let message =
+                format!("{digest} is not the candidate of {upstream} any more; {candidate}");
+            return Err(match newest {
+                None => RequestAnswer::new(
+                    RequestState::Waiting,
+                    format!("waits until upstream {upstream} is polled"),
+                ),
+                Some(_) if is_active(observed) => {
+                    RequestAnswer::new(RequestState::Superseded, message)
+                }
+                Some(_) => message.into(),
+            });
         }
         let message = format!("{} is approved", short(digest));
-        if status.approval.as_ref().is_none_or(|known| known.digest != digest) {
-            status.approval = Some(approval);
-        }
-        Ok(RequestEffect::only(message))
+        status.approval = Some(approval);
+        Ok(RequestEffect::lasting(message))
     }
 
     /// Returns the status of an upstream of the spec; it is added if it is not recorded yet.
@@ -232,20 +307,17 @@ impl RequestEffects {
         self.upstreams.get_mut(position).ok_or_else(unknown)
     }
 
-    /// Changes what requests override for each image of a scope, and returns these images.
+    /// Changes what requests override for each of these images.
     fn override_images(
         &mut self,
-        input: &DecideInput<'_>,
-        scope: &RequestScope,
-        change: impl Fn(&mut ImageOverrides),
-    ) -> Result<Vec<ImageIndex>, String> {
-        let images = images_of(input, scope)?;
-        for image in &images {
+        images: &[ImageIndex],
+        change: impl Fn(ImageIndex, &mut ImageOverrides),
+    ) {
+        for image in images {
             if let Some(overrides) = self.images.get_mut(image.position()) {
-                change(overrides);
+                change(*image, overrides);
             }
         }
-        Ok(images)
     }
 }
 
@@ -254,30 +326,56 @@ impl RequestEffect {
     fn only(message: String) -> Self {
         Self { message, ..Self::default() }
     }
+
+    /// Returns an effect that lasts as long as the object of the request exists.
+    fn lasting(message: String) -> Self {
+        Self { message, lasts: true, ..Self::default() }
+    }
 }
 
-fn trigger(input: &DecideInput<'_>, scope: &RequestScope) -> Result<RequestEffect, String> {
-    let starts = images_of(input, scope)?;
+/// Returns the effect of a request that starts these images.
+fn started(starts: Vec<ImageIndex>) -> RequestEffect {
+    RequestEffect { images: Some(starts.len()), starts, ..RequestEffect::default() }
+}
+
+fn trigger(input: &DecideInput<'_>, scope: &RequestScope) -> Applied {
+    let images = images_of(input, scope)?;
     let message = format!(
         "pending changes of {} start without the quiet time",
-        describe_scope(scope, starts.len())
+        describe_scope(scope, images.len())
     );
-    Ok(RequestEffect { message, starts, starts_pending: true, ..RequestEffect::default() })
+    Ok(RequestEffect { message, starts_pending: true, ..started(images) })
 }
 
-/// Whether two holds are the same, whenever they were set.
-fn is_same_hold(a: &ManualHold, b: &ManualHold) -> bool {
-    (&a.digest, a.until, &a.reason, &a.by) == (&b.digest, b.until, &b.reason, &b.by)
+/// Whether the request has had effect before.
+fn is_active(observed: &ObservedRequest) -> bool {
+    observed.state == Some(RequestState::Active)
 }
 
-/// Refuses an end that has passed.
-fn check_until(until: Option<Timestamp>, now: Timestamp) -> Result<(), String> {
+/// Ends a hold whose end has passed, and refuses one that would begin after its end.
+fn check_until(
+    until: Option<Timestamp>,
+    observed: &ObservedRequest,
+    now: Timestamp,
+) -> Result<(), RequestAnswer> {
     match until {
+        Some(until) if until <= now && is_active(observed) => {
+            Err(RequestAnswer::new(RequestState::Done, format!("the hold ended at {until:.0}")))
+        }
         Some(until) if until <= now => {
-            Err(format!("`until` is in the past: it is {until:.0}, and the time is {now:.0}"))
+            Err(format!("`until` is in the past: it is {until:.0}, and the time is {now:.0}")
+                .into())
         }
         _ => Ok(()),
     }
+}
+
+fn describe_end(until: Option<Timestamp>) -> String {
+    until.map_or_else(String::new, |until| format!(" until {until:.0}"))
+}
+
+fn hold_has_ended(name: &str) -> String {
+    format!("the hold of {name} has ended")
 }
 
 /// Returns the index of the image with this name.
@@ -286,7 +384,7 @@ fn find_image(input: &DecideInput<'_>, image: &str) -> Result<ImageIndex, String
     position.map(ImageIndex::new).ok_or_else(|| format!("the family has no image `{image}`"))
 }
 
-/// Returns the images of a scope.
+/// Returns the images of a scope, sorted.
 fn images_of(input: &DecideInput<'_>, scope: &RequestScope) -> Result<Vec<ImageIndex>, String> {
     Ok(match scope {
         RequestScope::Family => ImageIndex::range(input.spec.images.len()).collect(),

@@ -1,27 +1,34 @@
-//! Requests of users: what they change, and what is recorded about them. [`crate::api::request`]
-//! parses them; `apply` carries them out.
+//! Requests of users: what they change, and what becomes of them. `apply` carries them out,
+//! `conflicts` decides between those that contradict each other, and `outcome` says whether one is
+//! done or what it waits for.
 //!
-//! A request is handled in the reconcile that records its outcome. Until then every reconcile
-//! applies it again. Applying a request twice gives the same result, so that a crash in between
-//! loses nothing.
+//! A request is done in the reconcile that records that. Until then every reconcile applies it
+//! again. Applying a request twice gives the same result, so that a crash in between loses nothing.
+//! Holds and approvals are applied for as long as their objects exist and have not ended: no status
+//! remembers them.
+//!
+//! The requests are applied in the order in which they were created. What a later one changes takes
+//! precedence.
 
 mod apply;
+mod conflicts;
+mod outcome;
 
 use jiff::Timestamp;
 
 use crate::{
-    api::{
-        HandledRequest, ImageState, ManualHold, Request, RequestOutcome, UpstreamStatus,
-        condition::{ReasonTrait, reason},
-    },
-    engine::{
-        cascade::members::CascadeMembers,
-        decision::{CascadeDecision, ImageDecision},
-        image::failure,
-        input::{DecideInput, RequestObject},
-    },
-    lineage::{ImageIndex, UpstreamIndex},
+    api::{ApprovalRecord, ManualHold, Request, RequestState, UpstreamStatus},
+    engine::input::{DecideInput, ObservedRequest},
+    lineage::ImageIndex,
 };
+
+pub use outcome::DecisionView;
+
+/// Maximum number of requests that start builds and wait at the same time. Further ones wait until
+/// earlier ones are done.
+pub const MAX_STARTS: usize = 32;
+/// Maximum number of other new requests that one reconcile applies.
+pub const MAX_NEW: usize = 256;
 
 /// What the requests of this reconcile change.
 #[derive(Clone, Debug, Default)]
@@ -34,16 +41,15 @@ pub struct RequestEffects {
     pub start: Vec<ImageIndex>,
     /// The images for which a cascade starts without the quiet time, with all pending changes.
     pub start_pending: Vec<ImageIndex>,
-    accepted: Vec<AcceptedRequest>,
+    applied: Vec<AppliedRequest>,
 }
 
 /// A request, and its effect as far as it is known before the images are evaluated.
 #[derive(Clone, Debug)]
-struct AcceptedRequest {
-    target: RequestObject,
-    request: Result<Request, HandledRequest>,
-    /// The effect, or why the request is refused.
-    effect: Result<RequestEffect, String>,
+struct AppliedRequest {
+    observed: ObservedRequest,
+    /// The effect, or why there is none.
+    effect: Result<RequestEffect, RequestAnswer>,
 }
 
 /// What a request brings about.
@@ -51,218 +57,148 @@ struct AcceptedRequest {
 struct RequestEffect {
     /// The effect in a sentence for users.
     message: String,
+    /// How many images the request applies to.
+    images: Option<usize>,
     /// The images that start without the quiet time.
     starts: Vec<ImageIndex>,
     /// Whether the request starts pending changes, rather than changing the images itself.
     starts_pending: bool,
+    /// Whether as many requests as may wait do so already.
+    is_queued: bool,
     /// The images whose builds are cancelled.
     cancels: Vec<ImageIndex>,
+    /// Whether earlier requests that waited to start builds are replaced.
+    withdraws_starts: bool,
+    /// Whether the effect lasts as long as the object of the request exists.
+    lasts: bool,
+    /// The digest that an upstream is held at.
+    digest: Option<String>,
+    /// What a later request has made of this one.
+    replaced: Option<RequestAnswer>,
+}
+
+/// State and message of a request that is known before the images are evaluated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct RequestAnswer {
+    state: RequestState,
+    message: String,
+}
+
+impl RequestAnswer {
+    const fn new(state: RequestState, message: String) -> Self {
+        Self { state, message }
+    }
+}
+
+/// A text says why a request is refused.
+impl From<String> for RequestAnswer {
+    fn from(message: String) -> Self {
+        Self::new(RequestState::Refused, message)
+    }
 }
 
 /// What requests change for one image.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ImageOverrides {
-    /// The change of the recorded hold.
-    pub hold: Option<HoldChange>,
+    /// The hold.
+    pub hold: Option<ManualHold>,
     /// The new nonce.
     pub nonce: Option<String>,
-    /// The id of the request that resets the failures.
+    /// The nonce of the request that resets the failures.
     pub retry: Option<String>,
     /// Whether builds and checks are stopped, and not retried at this fingerprint.
     pub cancel: bool,
 }
 
-/// What a request changes about the hold of an image.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum HoldChange {
-    /// Sets a hold.
-    Set(ManualHold),
-    /// Ends the hold.
-    End,
-}
-
 /// Reads the requests, and applies those that are accepted.
 #[must_use]
 pub fn read(input: &DecideInput<'_>, now: Timestamp) -> RequestEffects {
-    let mut effects =
-        RequestEffects { upstreams: input.status.upstreams.clone(), ..RequestEffects::default() };
+    let upstreams = input.status.upstreams.iter().map(without_requests).collect();
+    let mut effects = RequestEffects { upstreams, ..RequestEffects::default() };
     if input.requests.is_empty() {
         return effects;
     }
     effects.images = vec![ImageOverrides::default(); input.spec.images.len()];
+    let mut places = Places { starts: MAX_STARTS, new: MAX_NEW };
     for observed in &input.requests {
         let effect = match &observed.request {
-            Ok(request) => effects.apply(input, request, now),
-            Err(unreadable) => Err(unreadable.message.clone()),
+            Err(error) => Err(error.to_string().into()),
+            Ok(request) => match places.take(observed, request) {
+                RequestPlace::Free => effects.apply(input, observed, request, now),
+                RequestPlace::Queued => effects.queue(input, request),
+                RequestPlace::NextReconcile => Err(RequestAnswer::new(
+                    RequestState::Waiting,
+                    "waits for earlier requests of the family".into(),
+                )),
+            },
         };
-        if let Ok(effect) = &effect {
-            let starts =
-                if effect.starts_pending { &mut effects.start_pending } else { &mut effects.start };
-            starts.extend(&effect.starts);
-        }
-        effects.accepted.push(AcceptedRequest {
-            target: observed.target,
-            request: observed.request.clone(),
-            effect,
-        });
+        effects.applied.push(AppliedRequest { observed: observed.clone(), effect });
     }
+    effects.collect_starts();
     effects
 }
 
-/// The parts of a decision that say whether a request is handled.
-#[derive(Clone, Copy, Debug)]
-pub struct DecisionView<'a> {
-    /// What happens to the cascades.
-    pub cascade: &'a CascadeDecision,
-    /// The running cascade of each image.
-    pub members: &'a CascadeMembers,
-    /// Whether builds would start except for windows, `suspend`, or another cascade of this second.
-    pub gated: bool,
-    /// The upstreams to record.
-    pub upstreams: &'a [UpstreamStatus],
-    /// The images, parallel to `spec.images`.
-    pub images: &'a [ImageDecision],
+/// Returns the recorded upstream without what requests say of it. The approval of the adopted
+/// digest stays: it says who has agreed to what is in use.
+fn without_requests(recorded: &UpstreamStatus) -> UpstreamStatus {
+    let adopted = recorded.adopted.as_ref();
+    let is_adopted = |approval: &ApprovalRecord| {
+        adopted.is_some_and(|adopted| adopted.content().names(&approval.digest))
+    };
+    let approval = recorded.approval.clone().filter(is_adopted);
+    UpstreamStatus { hold: None, approval, ..recorded.clone() }
 }
 
-impl DecisionView<'_> {
-    /// Whether what a request starts is not in progress yet, so that the request stays unhandled:
-    ///
-    /// - as long as something prevents builds from starting;
-    /// - while the registry is asked what is to be built;
-    /// - for pending changes, until the cascade starts that picks them up.
-    fn delays(&self, input: &DecideInput<'_>, effect: &RequestEffect) -> bool {
-        if effect.starts.is_empty() {
-            return false;
-        }
-        if self.gated {
-            return true;
-        }
-        let images = || {
-            let starts = effect.starts.iter();
-            starts.filter_map(|image| Some((*image, self.images.get(image.position())?)))
-        };
-        let is_left = |effect: &RequestEffect| {
-            let mut images = images();
-            effect.starts_pending
-                && (images.any(|(_, image)| image.reason == reason::NEXT_CASCADE)
-                    || self.has_candidate(input, &effect.starts))
-        };
-        match self.cascade {
-            CascadeDecision::Finish { ending } if ending.iter().any(|ending| ending.superseded) => {
-                true
-            }
-            CascadeDecision::None => {
-                images().any(|(_, image)| is_awaited(image))
-                    || effect.starts_pending && self.has_candidate(input, &effect.starts)
-            }
-            // A running cascade builds every stale image that belongs to it, except those that it
-            // leaves to the next one.
-            CascadeDecision::Start { .. }
-            | CascadeDecision::Continue
-            | CascadeDecision::Finish { .. } => {
-                images().any(|(index, image)| self.waits_to_start(index, image)) || is_left(effect)
-            }
-        }
-    }
-
-    /// Whether an image belongs to no running cascade, and one is about to start for it.
-    fn waits_to_start(&self, index: ImageIndex, image: &ImageDecision) -> bool {
-        self.members.position_of(index).is_none()
-            && (is_awaited(image) || image.state == ImageState::Queued)
-    }
-
-    /// Whether any of these images is built on an upstream with a candidate that may be adopted, as
-    /// far as is known now.
-    fn has_candidate(&self, input: &DecideInput<'_>, images: &[ImageIndex]) -> bool {
-        let waits = |upstream: &UpstreamStatus| {
-            upstream.candidate.is_some()
-                && upstream
-                    .reason
-                    .as_deref()
-                    .is_none_or(|reason| ReasonTrait::AwaitsRegistry.applies_to(reason))
-        };
-        let waiting =
-            UpstreamIndex::enumerate(self.upstreams).filter(|(_, upstream)| waits(upstream));
-        let children =
-            waiting.flat_map(|(index, _)| input.lineage().upstream_children(index).iter().copied());
-        let below = input.lineage().with_descendants(children);
-        images.iter().any(|image| below.get(image.position()) == Some(&true))
-    }
+/// How many requests may still be applied.
+struct Places {
+    starts: usize,
+    new: usize,
 }
 
-/// Whether it is unknown what an image needs, and will soon be known.
-fn is_awaited(image: &ImageDecision) -> bool {
-    image.in_progress
-        && match image.state {
-            ImageState::Waiting => true,
-            // What a check waits for is known.
-            ImageState::Checking => {
-                [reason::VERIFYING, reason::REGISTRY_UNAVAILABLE].contains(&image.reason)
-            }
-            _ => false,
+/// Whether a request is applied.
+enum RequestPlace {
+    Free,
+    /// As many requests that start builds wait already.
+    Queued,
+    /// This reconcile applies as many new requests already.
+    NextReconcile,
+}
+
+impl Places {
+    fn take(&mut self, observed: &ObservedRequest, request: &Request) -> RequestPlace {
+        if observed.state == Some(RequestState::Active) {
+            return RequestPlace::Free;
         }
+        let (free, otherwise) = if request.action.starts_builds() {
+            (&mut self.starts, RequestPlace::Queued)
+        } else {
+            (&mut self.new, RequestPlace::NextReconcile)
+        };
+        match free.checked_sub(1) {
+            Some(left) => {
+                *free = left;
+                RequestPlace::Free
+            }
+            None => otherwise,
+        }
+    }
 }
 
 impl RequestEffects {
-    /// Returns the requests that this decision handles, each with its record.
-    ///
-    /// A request that starts something is handled when that is ready, runs, or is current. The
-    /// reconcile that starts a cascade handles no request: it records no image, and so nothing that
-    /// a request has changed about one.
-    #[must_use]
-    pub fn handled(
-        &self,
-        input: &DecideInput<'_>,
-        decision: &DecisionView<'_>,
-        now: Timestamp,
-    ) -> Vec<(RequestObject, HandledRequest)> {
-        if matches!(decision.cascade, CascadeDecision::Start { .. }) {
-            return Vec::new();
-        }
-        let is_delayed = |accepted: &&AcceptedRequest| {
-            accepted.effect.as_ref().is_ok_and(|effect| decision.delays(input, effect))
-        };
-        self.accepted
-            .iter()
-            .filter(|accepted| !is_delayed(accepted))
-            .map(|accepted| (accepted.target, accepted.record(decision, now)))
-            .collect()
-    }
-
     /// Returns what requests change for an image.
     #[must_use]
     pub fn of(&self, image: ImageIndex) -> Option<&ImageOverrides> {
         self.images.get(image.position())
     }
-}
 
-impl AcceptedRequest {
-    /// Returns the record of the request after this decision.
-    fn record(&self, decision: &DecisionView<'_>, now: Timestamp) -> HandledRequest {
-        match (&self.request, &self.effect) {
-            (Err(unreadable), _) => unreadable.clone(),
-            (Ok(request), Err(refused)) => request.handled(RequestOutcome::Refused, refused, now),
-            (Ok(request), Ok(effect)) if effect.cancels_nothing(decision) => {
-                let refused = "no image in scope has a running or planned build, so that there is \
-                               nothing to cancel";
-                request.handled(RequestOutcome::Refused, refused, now)
-            }
-            (Ok(request), Ok(effect)) => {
-                request.handled(RequestOutcome::Done, &effect.message, now)
-            }
+    /// Collects the images that requests start, once it is known which of them later requests
+    /// cancel.
+    fn collect_starts(&mut self) {
+        let effects = self.applied.iter().filter_map(|applied| applied.effect.as_ref().ok());
+        for effect in effects.filter(|effect| !effect.is_queued) {
+            let starts =
+                if effect.starts_pending { &mut self.start_pending } else { &mut self.start };
+            starts.extend(&effect.starts);
         }
-    }
-}
-
-impl RequestEffect {
-    /// Whether the request cancels images of which nothing is built. A build for an earlier
-    /// fingerprint of the image is stopped, too.
-    fn cancels_nothing(&self, decision: &DecisionView<'_>) -> bool {
-        let is_cancelled = |image: &ImageDecision| {
-            image.running.is_some() || image.failure.as_deref().is_some_and(failure::is_cancelled)
-        };
-        let mut images =
-            self.cancels.iter().filter_map(|image| decision.images.get(image.position()));
-        !self.cancels.is_empty() && !images.any(is_cancelled)
     }
 }

@@ -16,6 +16,7 @@ mod outages;
 mod parallel_cascades;
 mod platforms;
 mod requests;
+mod several_requests;
 mod start_gates;
 mod states;
 

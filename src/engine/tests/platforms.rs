@@ -5,8 +5,8 @@ use jiff::SignedDuration;
 
 use crate::{
     api::{
-        AdoptedDigest, Approval, ApprovalRecord, CandidateDigest, Duration, Hold, ImageState,
-        UpstreamStatus, condition::reason,
+        AdoptedDigest, Approval, CandidateDigest, Duration, Hold, ImageState, UpstreamStatus,
+        condition::reason,
     },
     engine::tests::{CURRENT, model::FamilyModel},
 };
@@ -197,8 +197,8 @@ fn records_of_earlier_versions_are_completed_in_place() {
         );
         model.spec.upstreams[0].minimum_age = Duration::from_secs(0);
         model.spec.upstreams[0].approval = Approval::Manual;
-        let approval = ApprovalRecord { digest: recorded.into(), ..ApprovalRecord::default() };
-        model.status.upstreams[0].approval = Some(approval);
+        let fields = r#""action":"Approve","upstream":"up""#;
+        model.ask(&format!(r#"{{"id":"1",{fields},"digest":"{recorded}"}}"#));
         model.settle();
         assert_eq!((base(&model, "app").as_str(), model.builds()), ("amd-2", vec![2]));
     }

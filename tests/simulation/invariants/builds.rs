@@ -10,7 +10,7 @@ use groundswell::{
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
-use super::{reconcile_view, short};
+use super::{reconcile_view, requests, short};
 use crate::{
     builder,
     cluster::Cluster,
@@ -161,13 +161,8 @@ pub(super) fn held(
     let hold = &record["status"]["hold"];
     let until: Option<Timestamp> = hold["until"].as_str().and_then(|until| until.parse().ok());
     let lasts = !hold.is_null() && until.is_none_or(|until| started_at < until);
-    let asked = [Some(record), cluster.objects.get(Kind::Family, family)];
-    let unhold = asked.into_iter().flatten().any(|object| {
-        object["metadata"]["annotations"][labels::REQUEST]
-            .as_str()
-            .is_some_and(|text| text.contains("Unhold"))
-    });
-    (lasts && !unhold).then(|| format!("{hold}"))
+    let ends = requests::open(cluster, family, &["Unhold"]).next().is_some();
+    (lasts && !ends && requests::is_open(cluster, &hold["request"])).then(|| format!("{hold}"))
 }
 
 /// Checks that builds use parents that are adopted, pushed and checked.

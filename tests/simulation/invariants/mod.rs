@@ -1,12 +1,13 @@
 //! Invariants that must hold at every step. They are checked as each effect reaches the cluster or
 //! a registry, against what the model knows and the controller does not.
 //!
-//! [`builds`]: when a Job may be created; [`tags`]: what a tag may point to; [`records`]: what may
-//! be recorded; [`losses`]: what must survive the loss of records.
+//! [`builds`]: when a Job may be created; [`tags`]: what a tag may point to; [`records`] and
+//! [`requests`]: what may be recorded; [`losses`]: what must survive the loss of records.
 
 pub mod builds;
 pub mod losses;
 pub mod records;
+pub mod requests;
 pub mod tags;
 
 use std::{

@@ -6,8 +6,7 @@ use std::{collections::BTreeSet, time::Duration};
 use groundswell::{
     api::{
         Approval, CascadeSpec, CauseType, Image, ImageFamilySpec, Upstream,
-        family_status::MAX_ATTENTION, handled_request::MAX_REQUESTS, labels,
-        managed_image::MAX_HISTORY,
+        family_status::MAX_ATTENTION, managed_image::MAX_HISTORY,
     },
     controller::object_cache::Key,
 };
@@ -15,7 +14,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Approved, reconcile_view, short};
+use super::{Approved, reconcile_view, requests, short};
 use crate::{
     cluster::Cluster,
     job_controller::Phase,
@@ -103,13 +102,11 @@ fn started_too_early(cluster: &Cluster, cascade: &Value) -> Option<String> {
     let opened: CascadeSpec = CascadeSpec::deserialize(&cascade["spec"]).ok()?;
     let key = Key::new(&key_of(cascade).namespace, &opened.family);
     let (spec, started_at) = reconcile_view(cluster, &key)?;
-    let has_request =
-        |object: &Value| !object["metadata"]["annotations"][labels::REQUEST].is_null();
     let of_images =
         cluster.objects.all(Kind::Image).filter(|(_, record)| owner(record) == owner(cascade));
     let of_images: Vec<&Value> = of_images.map(|(_, record)| &**record).collect();
     let family = cluster.objects.get(Kind::Family, &key)?;
-    let requested = has_request(family) || of_images.iter().any(|record| has_request(record));
+    let requested = requests::open(cluster, &key, &["Trigger", "Retry", "Force"]).next().is_some();
     let built = of_images.iter().any(|record| record["status"]["digest"].is_string());
     let moved = opened
         .causes
@@ -144,7 +141,6 @@ pub fn written(cluster: &mut Cluster, kind: Kind, before: Option<&Value>, object
     let bounds = [
         ("history", MAX_HISTORY),
         ("attention", MAX_ATTENTION),
-        ("requests", MAX_REQUESTS),
         ("conditions", 8),
         ("tags", 16),
         ("criticalPath", 64),
@@ -165,17 +161,6 @@ pub fn written(cluster: &mut Cluster, kind: Kind, before: Option<&Value>, object
             format!("{kind:?} {name}: its status has {bytes} bytes"),
         ));
     }
-    let handled: Vec<&str> = status["requests"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(|request| request["id"].as_str())
-        .collect();
-    if let Some(twice) =
-        handled.iter().enumerate().find(|(place, id)| handled[..*place].contains(id))
-    {
-        found.push(("requests are handled once", format!("{kind:?} {name}: {} twice", twice.1)));
-    }
     let waits = ["QuotaExceeded", "QuotaTooSmall", "JobRefused", "PodNotCreated", "NodeRefused"];
     if let Some(reason) = status["failure"]["last"]["reason"].as_str()
         && waits.contains(&reason)
@@ -191,13 +176,8 @@ pub fn written(cluster: &mut Cluster, kind: Kind, before: Option<&Value>, object
     for image in images.filter(|image| cluster.registry.content(image).is_none()) {
         found.push(("checks run in digests", format!("{name}: {image}")));
     }
-    let forced = |request: &&Value| request["action"] == "Force" && request["outcome"] == "Done";
-    let forced = status["requests"].as_array().into_iter().flatten().find(forced);
-    if let (Kind::Image, Some(forced), true) = (kind, forced, status["nonce"].is_null()) {
-        found.push((
-            "forced rebuilds are recorded",
-            format!("{name}: {forced}, and there is no nonce"),
-        ));
+    if kind == Kind::Request {
+        found.extend(requests::answered(cluster, before, object));
     }
     if kind == Kind::Cascade
         && status["phase"] == "Superseded"
@@ -276,7 +256,6 @@ pub(super) fn refused(
         .find(|row| row["name"] == upstream.name.as_str())
         .map(|row| row["hold"].clone());
     let manual = manual.filter(|hold| !hold.is_null());
-    let request = before["metadata"]["annotations"][labels::REQUEST].as_str().unwrap_or_default();
     if let Some(hold) = upstream.hold_at(started_at) {
         return (hold.digest.as_deref() != Some(digest)).then(|| format!("{hold:?}"));
     }
@@ -284,13 +263,14 @@ pub(super) fn refused(
         let until: Option<Timestamp> = hold["until"].as_str().and_then(|until| until.parse().ok());
         if until.is_none_or(|until| started_at < until)
             && hold["digest"] != digest
-            && !request.contains("Unhold")
+            && requests::is_open(cluster, &hold["request"])
+            && requests::open(cluster, family, &["Hold", "Unhold"]).count() == 1
         {
             return Some(format!("a request holds it: {hold}"));
         }
         return None;
     }
-    if request.contains("\"Hold\"") {
+    if requests::open(cluster, family, &["Hold"]).next().is_some() {
         return None;
     }
     let approval = Approved {

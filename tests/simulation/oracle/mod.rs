@@ -10,13 +10,14 @@ mod tags;
 use std::collections::BTreeMap;
 
 use groundswell::{
-    api::{Image, ImageFamilySpec, ImageFamilyStatus, ManagedImageStatus, labels},
+    api::{Image, ImageFamilySpec, ImageFamilyStatus, ManagedImageStatus, RequestState},
     controller::object_cache::Key,
 };
 use jiff::Timestamp;
 
 use crate::{
     cluster::Cluster,
+    invariants::requests,
     job_controller::Phase,
     objects::{Kind, owner, uid},
 };
@@ -188,24 +189,23 @@ impl Oracle<'_> {
         }
     }
 
-    /// Checks that every request is handled.
+    /// Checks that every request is answered, and that those that last have effect.
     fn requests(&self, family: &FamilyView) -> Result<(), String> {
-        let of_family = self.cluster.objects.get(Kind::Family, &family.key);
-        let of_images =
-            self.cluster.objects.all(Kind::Image).filter(|(_, record)| owner(record) == family.uid);
-        for object in of_family.into_iter().chain(of_images.map(|(_, record)| record)) {
-            let Some(request) = object["metadata"]["annotations"][labels::REQUEST].as_str() else {
+        for (key, object) in self.cluster.objects.all(Kind::Request) {
+            if object["spec"]["family"] != family.key.name.as_str() {
                 continue;
-            };
-            let last = object["status"]["lastHandledRequest"].as_str().unwrap_or_default();
-            let id = serde_json::from_str::<serde_json::Value>(request)
-                .ok()
-                .and_then(|request| Some(request["id"].as_str()?.to_owned()));
-            let handled = object["status"]["requests"].as_array().into_iter().flatten();
-            let mut handled = handled.filter_map(|request| request["id"].as_str());
-            let is_handled = id.is_none_or(|id| handled.any(|known| known == id));
-            if !is_handled {
-                return Err(format!("{request} is not handled; the last one was {last:?}"));
+            }
+            let state = requests::state(object);
+            if state.is_none_or(|state| state == RequestState::Waiting) {
+                return Err(format!("{} is not carried out: {object}", key.name));
+            }
+            let is_hold = object["spec"]["action"] == "Hold";
+            let image =
+                object["spec"]["image"].as_str().filter(|name| family.image(name).is_some());
+            if let (Some(RequestState::Active), true, Some(image)) = (state, is_hold, image)
+                && family.record(image).hold.is_none_or(|hold| hold.request != key.name)
+            {
+                return Err(format!("{} does not hold {image}", key.name));
             }
         }
         Ok(())

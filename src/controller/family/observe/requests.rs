@@ -1,52 +1,65 @@
-//! The requests of users, from the annotations of the family and of its images. No client is
-//! needed.
+//! The requests of users, from their objects. Needs a client, to read a request whose status was
+//! written without an answer.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
-use jiff::Timestamp;
-use kube::ResourceExt;
+use kube::{Api, ResourceExt};
 
 use crate::{
-    api::{
-        HandledRequest, ImageFamily, ManagedImage, Request, RequestError,
-        handled_request::{is_handled, unreadable_id},
-        labels,
+    api::{FamilyRequest, Request},
+    controller::{
+        error::{ReconcileError, call},
+        family::observe::Observer,
+        object_cache::Key,
+        stores::Stores,
     },
-    engine::{ObservedRequest, RequestObject},
-    lineage::ImageIndex,
+    engine::ObservedRequest,
 };
 
-/// Returns the requests on the family and on its images that are not handled yet.
-#[must_use]
-pub(in crate::controller::family) fn pending(
-    family: &ImageFamily,
-    records: &HashMap<String, Arc<ManagedImage>>,
-    now: Timestamp,
-) -> Vec<ObservedRequest> {
-    let observed = |target: RequestObject,
-                    value: &str,
-                    known: Option<&[HandledRequest]>,
-                    request: Result<Request, RequestError>| {
-        let id =
-            request.as_ref().map_or_else(|_| unreadable_id(value), |request| request.id.clone());
-        let request = request.map_err(|error| HandledRequest::unreadable(value, &error, now));
-        let handled = known.is_some_and(|known| is_handled(known, &id));
-        (!handled).then_some(ObservedRequest { target, request })
-    };
-    let of_family = family.annotations().get(labels::REQUEST).and_then(|value| {
-        let known = family.status.as_ref().map(|status| status.requests.as_slice());
-        observed(RequestObject::Family, value, known, Request::parse(value))
-    });
-    let of_images = ImageIndex::enumerate(&family.spec.images).filter_map(|(index, image)| {
-        let record = records.get(&image.name)?;
-        let value = record.annotations().get(labels::REQUEST)?;
-        let known = record.status.as_ref().map(|status| status.requests.as_slice());
-        observed(
-            RequestObject::Image(index),
-            value,
-            known,
-            Request::parse_on_image(value, &image.name),
-        )
-    });
-    of_family.into_iter().chain(of_images).collect()
+impl Observer<'_> {
+    /// Returns the requests that have not ended, the earliest first.
+    pub(super) async fn requests(&mut self) -> Result<Vec<ObservedRequest>, ReconcileError> {
+        self.read_unanswered_requests().await?;
+        let open = open_requests(&self.context.stores, &self.key);
+        Ok(open.iter().map(|request| observed(request)).collect())
+    }
+
+    /// Reads the requests whose statuses were written without an answer. Until then the store may
+    /// be outdated, if the watch is behind, and a request that is done would be carried out again.
+    async fn read_unanswered_requests(&mut self) -> Result<(), ReconcileError> {
+        let api: Api<FamilyRequest> =
+            Api::namespaced(self.context.client.clone(), &self.key.namespace);
+        let requests = &self.context.stores.requests;
+        while let Some(name) = self.cache.unanswered_requests.first().cloned() {
+            let read = call(|| format!("read FamilyRequest {name}"), api.get_opt(&name));
+            match read.await? {
+                Some(request) => requests.record_write(request),
+                None => requests.record_missing(&Key::new(&self.key.namespace, &name)),
+            }
+            self.cache.unanswered_requests.remove(&name);
+        }
+        Ok(())
+    }
+}
+
+/// Returns the requests of a family that have not ended, the earliest first.
+pub(in crate::controller::family) fn open_requests(
+    stores: &Stores,
+    family: &Key,
+) -> Vec<Arc<FamilyRequest>> {
+    let mut requests = stores.requests.group(family);
+    requests
+        .retain(|request| !request.has_ended() && request.metadata.deletion_timestamp.is_none());
+    // The sort is stable, and the store sorts by name.
+    requests.sort_by_key(|request| request.creation_timestamp());
+    requests
+}
+
+fn observed(request: &FamilyRequest) -> ObservedRequest {
+    ObservedRequest {
+        name: request.name_any(),
+        request: Request::of(request),
+        state: request.state(),
+        digest: request.status.as_ref().and_then(|status| status.digest.clone()),
+    }
 }

@@ -22,7 +22,7 @@ use crate::{
             imports,
             jobs::{ObservedJobs, RejectedPods},
             platform::DefaultPlatform,
-            records, requests,
+            records,
             sources::ObservedSource,
             strategies::ImageStrategies,
             tags::PolledTags,
@@ -100,7 +100,7 @@ pub struct Snapshot {
     verified: Vec<Option<Arc<VerifiedBuild>>>,
     /// The tags of other families in the repositories of images whose tags name labels.
     foreign_tags: Vec<Arc<BTreeMap<String, String>>>,
-    /// The pending requests of users.
+    /// The requests of users that have not ended.
     requests: Vec<ObservedRequest>,
     /// What Dockerfiles say of the spec.
     pub dockerfiles: DockerfileEffects,
@@ -179,7 +179,7 @@ impl Observer<'_> {
         }
         let checks = take_in_order(spec, &mut jobs.checks);
         let cascades = self.cascades().await?;
-        let requests = requests::pending(&family, &records, self.now);
+        let requests = self.requests().await?;
         let upstreams = self.upstreams(&keychain, &upstream_platforms);
         let polled_tags = spec
             .images

@@ -7,7 +7,6 @@
 //! cascades is kept, which no decision depends on.
 
 use futures::{StreamExt, TryStreamExt, stream};
-use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{
     Api, Resource, ResourceExt,
@@ -39,9 +38,6 @@ use crate::{
     engine::Problem,
 };
 
-/// The most images that an Event about adopted records names.
-const MAX_NAMED_HOLDS: usize = 8;
-
 impl Observer<'_> {
     /// Makes the family the owner of its records that have none.
     ///
@@ -57,7 +53,7 @@ impl Observer<'_> {
             return Ok(());
         }
         let (ended, running): (Vec<_>, Vec<_>) = cascades.into_iter().partition(has_ended);
-        let notice = adoption_note(&images, ended.len(), self.now);
+        let notice = adoption_note(&images, ended.len());
         for image in &images {
             // The cached answers lack what the record had when the registry was asked.
             self.cache.lookups.forget(&image.spec.image);
@@ -146,29 +142,14 @@ fn has_ended(cascade: &Cascade) -> bool {
     cascade.status.as_ref().is_some_and(|status| status.phase != CascadePhase::Running)
 }
 
-/// Returns what users read about adopted records. Holds that a request has set are lost with the
-/// status, so they are named.
-fn adoption_note(images: &[ManagedImage], cascades: usize, now: Timestamp) -> Notice<'static> {
-    let is_held = |image: &&ManagedImage| {
-        let hold = image.status.as_ref().and_then(|status| status.hold.as_ref());
-        hold.is_some_and(|hold| hold.until.is_none_or(|until| now < until))
-    };
-    let held: Vec<&str> = images
-        .iter()
-        .filter(is_held)
-        .map(|image| image.spec.image.as_str())
-        .take(MAX_NAMED_HOLDS)
-        .collect();
-    let held_names = match held.join(", ") {
-        names if names.is_empty() => String::new(),
-        names => format!("; these were held and are not any more: {names}"),
-    };
+/// Returns what users read about adopted records.
+fn adoption_note(images: &[ManagedImage], cascades: usize) -> Notice<'static> {
     let note = format!(
         "adopted {} ManagedImages and {cascades} Cascades that had no owner; the state of the \
-         images is read from the registry{held_names}",
+         images is read from the registry",
         images.len()
     );
-    let type_ = if held.is_empty() { EventType::Normal } else { EventType::Warning };
+    let type_ = EventType::Normal;
     Notice { type_, reason: reason::RECORDS_ADOPTED, action: "Adopt", note }
 }
 
@@ -229,10 +210,8 @@ where
         }
         // Server-side apply would keep the reference to a deleted family, and an object must not
         // have two controllers.
-        // A request may have been handled before, and the status that says so is not believed.
         let mut patch = json!({"metadata": {
             "resourceVersion": record.resource_version(),
-            "annotations": {(labels::REQUEST): null},
             "ownerReferences": owners(record.owner_references(), self.owner),
         }});
         if let Some(body) = patch.as_object_mut()

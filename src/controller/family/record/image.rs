@@ -30,15 +30,14 @@ use crate::{
                 counting::RecordChange,
                 events::Notice,
                 history::{HistoryUpdate, KnownBuilds},
-                requests,
             },
         },
         object_cache::Key,
         writes::apply_status,
     },
     engine::{
-        Effect, ImageDecision, ObservedBuild, ObservedTag, PlannedBuild, RequestObject,
-        cascade::limits, tags, upstream_memory,
+        Effect, ImageDecision, ObservedBuild, ObservedTag, PlannedBuild, cascade::limits, tags,
+        upstream_memory,
     },
     lineage::ImageIndex,
 };
@@ -199,12 +198,9 @@ impl Reconcile<'_> {
 
     /// Returns the status of an image's record.
     fn image_status(&self, change: ImageChange<'_>) -> ManagedImageStatus {
-        let ImageChange { index, decided, old, .. } = change;
+        let ImageChange { decided, old, .. } = change;
         let observed_generation = self.snapshot.family.metadata.generation;
         let verified = decided.verified.as_deref();
-        let target = RequestObject::Image(index);
-        let requests = requests::handled_requests(&self.decision, target, &old.requests);
-        let last_handled = requests.first().map(|request| request.id.clone());
         let (reason, message) =
             (decided.reason, shorten(&decided.message.to_string(), MAX_IMAGE_MESSAGE));
         let numbered = NumberedBuild::of(old, decided);
@@ -238,8 +234,6 @@ impl Reconcile<'_> {
             promoted: decided.promoted_digest().map(String::from),
             hold: decided.hold.as_deref().cloned(),
             nonce: decided.nonce.clone(),
-            last_handled_request: last_handled.or_else(|| old.last_handled_request.clone()),
-            requests,
             rollouts: Vec::new(),
             starts: self.starts_to_record(change),
             history: self.history_to_record(change),

@@ -7,7 +7,7 @@
 //!   metrics count when it changes
 //! - [`cascade`]: the records of cascades
 //! - [`adoption`]: the family as the owner of records that have none
-//! - [`requests`]: the outcome of requests
+//! - [`requests`]: what became of requests
 //! - [`events`]: Events about families and images
 
 pub mod adoption;
@@ -37,7 +37,8 @@ impl Reconcile<'_> {
     ///
     /// The images are written first, so that a user who waits for the family to be `Ready` finds
     /// that all of them are. They are not written when a cascade opens, because their state changes
-    /// a moment later.
+    /// a moment later. The requests are written last: a request that is done has been recorded with
+    /// everything that it has changed.
     pub async fn record(&mut self) -> Result<Option<Timestamp>, ReconcileError> {
         let mut polls = None;
         if !matches!(self.decision.cascade, CascadeDecision::Start { .. }) {
@@ -46,7 +47,7 @@ impl Reconcile<'_> {
         }
         let family = self.record_family().await?;
         let cascades = self.record_cascades().await?;
-        self.publish_request_events().await;
-        Ok([polls, family, cascades].into_iter().flatten().min())
+        let requests = self.record_requests().await?;
+        Ok([polls, family, cascades, requests].into_iter().flatten().min())
     }
 }

@@ -1,49 +1,237 @@
-//! The outcome of requests: recorded, and published as Events. Publishing needs a client.
+//! What became of requests: recorded in their statuses, and published as Events. Ended requests are
+//! deleted after a while. Needs a client.
 
-use kube::runtime::events::EventType;
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::{
+    Api, Resource, ResourceExt,
+    api::{DeleteParams, Patch, PatchParams, Preconditions},
+    runtime::events::EventType,
+};
+use serde_json::json;
 
 use crate::{
-    api::{HandledRequest, RequestOutcome, condition::reason, handled_request::record},
-    controller::family::{reconcile::Reconcile, record::events::Notice},
-    engine::{Decision, RequestObject},
+    api::{
+        FamilyRequest, FamilyRequestStatus, ImageFamily, RequestState, condition::reason, labels,
+    },
+    controller::{
+        context::Context,
+        error::{ReconcileError, call},
+        family::{
+            observe::{Observer, requests::open_requests},
+            reconcile::Reconcile,
+            record::events::Notice,
+        },
+        object_cache::Key,
+        reconcile_cache::ReconcileCache,
+        writes::{apply_status, delete},
+    },
+    engine::{Problem, RequestDecision},
 };
 
-/// Returns the handled requests of an object, newest first, with those that this reconcile has
-/// handled.
-#[must_use]
-pub fn handled_requests(
-    decision: &Decision,
-    target: RequestObject,
-    old: &[HandledRequest],
-) -> Vec<HandledRequest> {
-    let mut requests = old.to_vec();
-    for (_, handled) in decision.handled.iter().filter(|(of, _)| *of == target) {
-        record(&mut requests, handled.clone());
-    }
-    requests
-}
+/// How long ended requests are kept.
+const ENDED_TTL: SignedDuration = SignedDuration::from_hours(24);
+/// Maximum number of ended requests that are kept per family.
+const MAX_ENDED: usize = 50;
+/// Maximum number of requests that one reconcile records, and that it deletes.
+const MAX_WRITES: usize = 64;
 
 impl Reconcile<'_> {
-    /// Publishes the outcome of the requests that this reconcile has handled.
-    pub(super) async fn publish_request_events(&self) {
-        for (target, handled) in &self.decision.handled {
-            let (type_, reason) = match handled.outcome {
-                RequestOutcome::Done => (EventType::Normal, reason::REQUEST_DONE),
-                RequestOutcome::Refused => (EventType::Warning, reason::REQUEST_REFUSED),
-            };
-            let note = format!("request {}: {}", handled.id, handled.message);
-            let notice = Notice { type_, reason, action: "Request", note };
-            let image = match target {
-                RequestObject::Family => None,
-                RequestObject::Image(index) => self.image(*index),
-            };
-            match image {
-                Some(image) => {
-                    let note = format!("{}: {}", image.name, notice.note);
-                    self.publish_about_image(&image.name, &Notice { note, ..notice }).await;
-                }
-                None => self.publish_about_family(&notice).await,
+    /// Records what became of the requests, and deletes those that have ended a while ago. Returns
+    /// when the rest is to be recorded.
+    ///
+    /// They are recorded one after the other, the earliest first: a request that replaces another
+    /// one is never done before the other one has ended.
+    pub(super) async fn record_requests(&mut self) -> Result<Option<Timestamp>, ReconcileError> {
+        let mut due = None;
+        let mut left = MAX_WRITES;
+        let deferred = self.cache.write_deferred_until("requests", self.now);
+        for decided in &self.decision.requests {
+            let key = Key::new(&self.snapshot.key.namespace, &decided.name);
+            let Some(request) = self.context.stores.requests.get(&key) else { continue };
+            if request.has_ended() {
+                continue;
             }
+            let old = request.status.clone().unwrap_or_default();
+            let new = status_of(decided, &old, self.now);
+            if new == old {
+                continue;
+            }
+            if let Some(at) = deferred.filter(|_| new.state == old.state) {
+                due = Some(at);
+                continue;
+            }
+            if left == 0 {
+                return Ok(Some(self.now));
+            }
+            left -= 1;
+            if new.state == old.state {
+                self.cache.note_write("requests", self.now);
+            }
+            let family = Arc::clone(&self.snapshot.family);
+            let writer = RequestWriter { context: self.context, family: &family };
+            writer.write(&request, &new, self.cache).await?;
+            if new.state != old.state {
+                self.publish_request_event(&request, &new).await;
+            }
+        }
+        self.delete_ended_requests().await?;
+        Ok(due)
+    }
+
+    /// Publishes that a request was carried out, or that it is refused.
+    async fn publish_request_event(&self, request: &FamilyRequest, status: &FamilyRequestStatus) {
+        let (type_, reason) = match status.state {
+            Some(RequestState::Done | RequestState::Active) => {
+                (EventType::Normal, reason::REQUEST_DONE)
+            }
+            Some(RequestState::Refused) => (EventType::Warning, reason::REQUEST_REFUSED),
+            Some(RequestState::Waiting | RequestState::Superseded) | None => return,
+        };
+        let note = format!("request {}: {}", request.name_any(), status.message);
+        let notice = Notice { type_, reason, action: "Request", note };
+        let images = &self.snapshot.family.spec.images;
+        let image = request.spec.image.as_ref();
+        match image.filter(|image| images.iter().any(|known| known.name == **image)) {
+            Some(image) => {
+                let note = format!("{image}: {}", notice.note);
+                self.publish_about_image(image, &Notice { note, ..notice }).await;
+            }
+            None => self.publish_about_family(&notice).await,
+        }
+    }
+
+    /// Deletes the requests that have ended a while ago, and the oldest of those that are too many.
+    async fn delete_ended_requests(&self) -> Result<(), ReconcileError> {
+        let mut ended = self.context.stores.requests.group(&self.snapshot.key);
+        ended
+            .retain(|request| request.has_ended() && request.metadata.deletion_timestamp.is_none());
+        ended.sort_by_key(|request| ended_at(request));
+        let surplus = ended.len().saturating_sub(MAX_ENDED);
+        let is_expired = |request: &FamilyRequest| {
+            ended_at(request)
+                .is_none_or(|at| at.saturating_add(ENDED_TTL).is_ok_and(|at| at <= self.now))
+        };
+        let expired = ended.into_iter().enumerate();
+        let expired = expired.filter(|(place, request)| *place < surplus || is_expired(request));
+        let api: Api<FamilyRequest> = self.api();
+        for (_, request) in expired.take(MAX_WRITES) {
+            let how = DeleteParams::default()
+                .preconditions(Preconditions { uid: request.uid(), resource_version: None });
+            delete(&api, &request.name_any(), &how).await?;
+            self.context.stores.requests.record_missing(&Key::of(&*request));
+        }
+        Ok(())
+    }
+}
+
+impl Observer<'_> {
+    /// Records that the requests of a family whose spec is rejected wait. Holds and approvals that
+    /// have effect stay as they are.
+    pub(super) async fn record_waiting_requests(
+        &mut self,
+        problem: &Problem,
+    ) -> Result<(), ReconcileError> {
+        let message = format!("waits until the spec of the family is valid: {}", problem.message);
+        let open = open_requests(&self.context.stores, &self.key);
+        let waiting = open.iter().filter(|request| request.state() != Some(RequestState::Active));
+        let family = Arc::clone(&self.family);
+        let writer = RequestWriter { context: self.context, family: &family };
+        for request in waiting.take(MAX_WRITES) {
+            let old = request.status.clone().unwrap_or_default();
+            let new = old.next(RequestState::Waiting, &message, self.now);
+            if new != old {
+                writer.write(request, &new, self.cache).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn ended_at(request: &FamilyRequest) -> Option<Timestamp> {
+    request.status.as_ref()?.since
+}
+
+/// Returns the status of a request after a decision.
+fn status_of(
+    decided: &RequestDecision,
+    old: &FamilyRequestStatus,
+    now: Timestamp,
+) -> FamilyRequestStatus {
+    let images = decided.images.map(|images| i32::try_from(images).unwrap_or(i32::MAX));
+    let digest = decided.digest.clone();
+    FamilyRequestStatus { images, digest, ..old.next(decided.state, &decided.message, now) }
+}
+
+/// Writes the statuses of the requests of a family.
+struct RequestWriter<'a> {
+    context: &'a Context,
+    family: &'a ImageFamily,
+}
+
+impl RequestWriter<'_> {
+    /// Writes a status, and makes the family an owner of the request, so that the request is
+    /// deleted with it. A request that was deleted since is forgotten.
+    async fn write(
+        &self,
+        request: &FamilyRequest,
+        status: &FamilyRequestStatus,
+        cache: &mut ReconcileCache,
+    ) -> Result<(), ReconcileError> {
+        let (key, requests) = (Key::of(request), &self.context.stores.requests);
+        let api: Api<FamilyRequest> = Api::namespaced(self.context.client.clone(), &key.namespace);
+        let name = &key.name;
+        self.own(&api, request).await?;
+        let patch = apply_status::<FamilyRequest>(name, status);
+        let parameters = PatchParams::apply(labels::FIELD_OWNER).force();
+        // Noted before the call, and until it is answered: this reconcile may end in between.
+        cache.unanswered_requests.insert(name.clone());
+        let what = || format!("write the status of FamilyRequest {name}");
+        match call(what, api.patch_status(name, &parameters, &patch)).await {
+            Ok(written) => requests.record_write(written),
+            Err(error) if error.is_not_found() => requests.record_missing(&key),
+            Err(error) => return Err(error),
+        }
+        cache.unanswered_requests.remove(name);
+        Ok(())
+    }
+
+    /// Makes the family an owner of a request.
+    async fn own(
+        &self,
+        api: &Api<FamilyRequest>,
+        request: &FamilyRequest,
+    ) -> Result<(), ReconcileError> {
+        let Some(owner) = self.family.owner_ref(&()) else { return Ok(()) };
+        let known = request.owner_references();
+        if known.iter().any(|known| known.uid == owner.uid) {
+            return Ok(());
+        }
+        // A reference to a deleted family of this name would have the request deleted.
+        let is_other =
+            |known: &&OwnerReference| known.kind != owner.kind || known.name != owner.name;
+        let owners: Vec<&OwnerReference> =
+            [&owner].into_iter().chain(known.iter().filter(is_other)).collect();
+        let patch = json!({"metadata": {
+            "resourceVersion": request.resource_version(),
+            "ownerReferences": owners,
+        }});
+        let parameters = PatchParams {
+            field_manager: Some(labels::FIELD_OWNER.into()),
+            ..PatchParams::default()
+        };
+        let name = request.name_any();
+        let what = || format!("make the family an owner of FamilyRequest {name}");
+        match call(what, api.patch(&name, &parameters, &Patch::Merge(patch))).await {
+            Ok(written) => {
+                self.context.stores.requests.record_write(written);
+                Ok(())
+            }
+            // The write of the status finds out.
+            Err(error) if error.is_not_found() => Ok(()),
+            Err(error) => Err(error),
         }
     }
 }

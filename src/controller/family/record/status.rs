@@ -28,7 +28,6 @@ use crate::{
                 conditions::{self, FamilyConditions, UPSTREAM_END_OF_LIFE},
                 events::{self, Notice},
                 image::needs_user,
-                requests,
                 staleness::{self, StaleFailure},
             },
         },
@@ -36,7 +35,7 @@ use crate::{
         reconcile_cache::ReconcileCache,
         writes::{apply_status, delete},
     },
-    engine::{CascadeDecision, Problem, RequestObject, cascade::status, causes, end_of_life},
+    engine::{CascadeDecision, Problem, cascade::status, causes, end_of_life},
     lineage::ImageIndex,
     server::metrics::FamilyMetrics,
 };
@@ -72,6 +71,7 @@ impl Observer<'_> {
             };
             events::about_family(self.context, &self.family, &notice).await;
         }
+        self.record_waiting_requests(problem).await?;
         Ok(Action::requeue(RESYNC))
     }
 }
@@ -104,8 +104,6 @@ impl Reconcile<'_> {
     /// Returns the status of the family, with its old conditions.
     fn family_status(&self, old: &ImageFamilyStatus) -> ImageFamilyStatus {
         let decision = &self.decision;
-        let requests = requests::handled_requests(decision, RequestObject::Family, &old.requests);
-        let last_handled = requests.first().map(|request| request.id.clone());
         ImageFamilyStatus {
             observed_generation: self.snapshot.family.metadata.generation,
             conditions: old.conditions.clone(),
@@ -116,8 +114,6 @@ impl Reconcile<'_> {
             cascades: self.cascades_to_record(old),
             window: decision.window.clone(),
             breaker: decision.breaker.clone(),
-            last_handled_request: last_handled.or_else(|| old.last_handled_request.clone()),
-            requests,
             attention: self.attention(),
             installation: old.installation.clone(),
         }

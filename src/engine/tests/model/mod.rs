@@ -15,9 +15,9 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     api::{
-        CascadeStatus, Edge, EdgeUse, FailureClass, Follow, HandledRequest, Image, ImageFamilySpec,
-        ImageFamilyStatus, ImageState, ManagedImageStatus, PlatformDigest, RememberedUpstream,
-        Request, Upstream, condition::reason,
+        CascadeStatus, Edge, EdgeUse, FailureClass, FamilyRequestSpec, Follow, Image,
+        ImageFamilySpec, ImageFamilyStatus, ImageState, ManagedImageStatus, PlatformDigest,
+        RememberedUpstream, Request, RequestState, RequestedAction, Upstream, condition::reason,
     },
     engine::*,
     identity::{CascadeName, Fingerprint, FolderRevision, ImageDigest},
@@ -48,6 +48,8 @@ pub(in crate::engine) struct FamilyModel {
     pub(in crate::engine) cascades: Vec<CascadeStatus>,
     pub(in crate::engine) imports: Vec<ObservedImport>,
     pub(in crate::engine) requests: Vec<ObservedRequest>,
+    /// What became of requests, by name.
+    pub(in crate::engine) answers: HashMap<String, RequestDecision>,
     pub(in crate::engine) allowance: BuildAllowance,
     /// Checks that were started, per image.
     pub(in crate::engine) checks: Vec<(usize, ObservedCheck)>,
@@ -161,6 +163,7 @@ impl FamilyModel {
             cascades: Vec::new(),
             imports: Vec::new(),
             requests: Vec::new(),
+            answers: HashMap::new(),
             allowance: BuildAllowance::default(),
             checks: Vec::new(),
             failing_checks: HashMap::new(),
@@ -383,20 +386,36 @@ impl FamilyModel {
         decision
     }
 
-    /// Puts a request on the family.
+    /// Creates a request: the fields of its spec, and its name as `id`.
     pub(in crate::engine) fn ask(&mut self, value: &str) {
-        let request = Request::parse(value)
-            .map_err(|error| HandledRequest::unreadable(value, &error, self.now));
-        self.requests.push(ObservedRequest { target: RequestObject::Family, request });
+        let mut fields: serde_json::Value = serde_json::from_str(value).expect("JSON");
+        fields["family"] = "family".into();
+        let name = fields["id"].as_str().expect("an id").to_owned();
+        let spec: FamilyRequestSpec = serde_json::from_value(fields).expect("a request");
+        let request = RequestedAction::of(&spec).map(|action| Request {
+            name: name.clone(),
+            created: self.now,
+            by: spec.by,
+            reason: spec.reason,
+            action,
+        });
+        self.requests.push(ObservedRequest { name, request, state: None, digest: None });
+        self.requests.sort_by_key(|observed| {
+            (observed.request.as_ref().ok().map(|known| known.created), observed.name.clone())
+        });
     }
 
-    /// Returns the message of the request with this id.
-    pub(in crate::engine) fn answer(&self, id: &str) -> &str {
-        self.status
-            .requests
-            .iter()
-            .find(|handled| handled.id == id)
-            .map_or("not handled", |handled| &handled.message)
+    /// Returns the message of the request with this name, once it is done or has effect.
+    pub(in crate::engine) fn answer(&self, name: &str) -> &str {
+        match self.answers.get(name) {
+            Some(known) if known.state != RequestState::Waiting => &known.message,
+            _ => "not handled",
+        }
+    }
+
+    /// Returns the state of the request with this name.
+    pub(in crate::engine) fn request_state(&self, name: &str) -> Option<RequestState> {
+        self.answers.get(name).map(|known| known.state)
     }
 
     /// Builds that were ended before their end.

@@ -5,10 +5,7 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 
 use crate::{
-    api::{
-        BuildRecord, CascadeStatus, ManagedImageStatus, RunningCascade, TagRecord,
-        handled_request::record,
-    },
+    api::{BuildRecord, CascadeStatus, ManagedImageStatus, RunningCascade, TagRecord},
     engine::{
         tests::model::{FamilyModel, RunningModelCascade},
         *,
@@ -43,9 +40,12 @@ impl FamilyModel {
         self.status.pending.clone_from(&decision.pending);
         self.status.window.clone_from(&decision.window);
         self.status.breaker.clone_from(&decision.breaker);
-        for (target, handled) in &decision.handled {
-            self.requests.retain(|request| request.target != *target);
-            record(&mut self.status.requests, handled.clone());
+        for decided in &decision.requests {
+            self.answers.insert(decided.name.clone(), decided.clone());
+            self.requests.retain(|known| known.name != decided.name || !decided.state.has_ended());
+            for known in self.requests.iter_mut().filter(|known| known.name == decided.name) {
+                (known.state, known.digest) = (Some(decided.state), decided.digest.clone());
+            }
         }
         if !matches!(decision.cascade, CascadeDecision::Start { .. }) {
             for (index, image) in decision.images.iter().enumerate() {
