@@ -9,8 +9,13 @@
 - apiGroups: [groundswell.dev]
   resources: [managedimages, cascades]
   verbs: [get, list, watch, create, patch, delete]
+# Users create requests. The controller makes the family their owner, and deletes those that have
+# ended a while ago.
 - apiGroups: [groundswell.dev]
-  resources: [imagefamilies/status, managedimages/status, cascades/status]
+  resources: [familyrequests]
+  verbs: [get, list, watch, patch, delete]
+- apiGroups: [groundswell.dev]
+  resources: [imagefamilies/status, managedimages/status, cascades/status, familyrequests/status]
   verbs: [patch]
 # Families own the objects created for them. With OwnerReferencesPermissionEnforcement, as in
 # OpenShift, this needs a permission.
