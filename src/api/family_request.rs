@@ -1,4 +1,4 @@
-//! `FamilyRequest`: what a user asks the controller to do once, or for as long as the object exists.
+//! `FamilyRequest`: what a user asks the controller to do, once or while the object exists.
 //!
 //! This file has the type and what its schema can check. [`crate::api::request`] reads the action
 //! from it.

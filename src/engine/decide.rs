@@ -69,11 +69,11 @@ pub fn decide(input: &DecideInput<'_>, now: Timestamp) -> Decision {
         promotion.add_moves(now, &mut effects, &mut plan.wake_at);
     }
     unset_tags.report(&mut evaluation.images);
+    let gate = step.gated.then(|| gates::closed_gate_message(input, window));
     let view = requests::DecisionView {
         cascade: &step.cascade,
         members: &members,
-        gated: step.gated,
-        window,
+        gate: gate.as_deref(),
         upstreams: &upstreams,
         images: &evaluation.images,
     };

@@ -11,8 +11,8 @@ use crate::{
     },
     engine::{
         Problem,
-        cascade::members::CascadeMembers,
         input::{EndedCascade, VerifiedBuild},
+        members::CascadeMembers,
     },
     identity::{BuildIdentity, CascadeName, Fingerprint, ImageDigest, JobName, PinnedParent},
     lineage::{CheckIndex, ImageIndex},

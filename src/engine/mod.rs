@@ -31,6 +31,7 @@
 //!
 //! - [`fingerprint`]: the hash of everything that determines a build
 //! - [`causes`]: why an image is stale
+//! - [`members`]: which of the running cascades each image belongs to
 //! - [`imports`]: whether images of other families are about to change
 //! - [`templates`]: the language of tags and other fields of a spec
 //! - [`states`]: the transitions between states, for the documentation
@@ -48,6 +49,7 @@ pub mod imports;
 pub mod input;
 mod label_tags;
 mod maturing;
+pub mod members;
 pub mod requests;
 pub mod states;
 mod tag_labels;

@@ -92,7 +92,11 @@ const INNER: [Inner; 2] = [
         exceptions: &[
             ("blueprint", "cascade::windows::Windows", "the windows of a spec are parsed once"),
             ("validate", "cascade::windows::Windows", "a spec's windows are checked by parsing"),
-            ("requests", "image::failure", "a request to retry depends on what has failed"),
+            (
+                "requests::outcome",
+                "image::failure",
+                "a request to cancel is done if builds are cancelled",
+            ),
         ],
     },
     Inner {

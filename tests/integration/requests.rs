@@ -316,7 +316,10 @@ async fn only_the_candidate_is_approved() {
             upstream["reason"] == reason::AWAITING_APPROVAL
         })
         .await;
-    let approve = |digest: &str| json!({"action": "Approve", "upstream": "alpine", "digest": digest, "by": "ann"});
+    let approve = |digest: &str| {
+        let by = "ann";
+        json!({"action": "Approve", "upstream": "alpine", "digest": digest, "by": by})
+    };
     let said = scene.refused("a1", &approve(&second)).await;
     assert!(said.contains(&third), "{said}");
     assert_eq!(scene.builds().await, [Some(1); 4]);

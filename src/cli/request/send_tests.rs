@@ -63,14 +63,23 @@ impl FakeServer {
         ClusterConnection { client: Client::new(service, "team"), namespace: "team".into() }
     }
 
-    async fn send(&self, wait: bool) -> anyhow::Result<()> {
+    /// Sends a request, and waits for the answer only.
+    async fn send(&self) -> anyhow::Result<()> {
+        self.send_with(SendFlags { wait: false, timeout: Duration::from_secs(20) }).await
+    }
+
+    /// Sends a request, and waits until it is carried out.
+    async fn send_and_wait(&self) -> anyhow::Result<()> {
+        self.send_with(SendFlags { wait: true, timeout: Duration::from_secs(20) }).await
+    }
+
+    async fn send_with(&self, flags: SendFlags) -> anyhow::Result<()> {
         let family: ImageFamily = serde_json::from_value(json!({
             "metadata": {"name": "flask"},
             "spec": {"repository": "r.example.com/team", "upstreams": [], "images": []},
             "status": {"installation": "groundswell-system"}
         }))
         .expect("a family");
-        let flags = SendFlags { wait, timeout: Duration::from_secs(20) };
         send(&self.cluster(), &family, spec(), &flags).await
     }
 }
@@ -83,7 +92,7 @@ fn spec() -> FamilyRequestSpec {
 #[tokio::test(start_paused = true)]
 async fn a_request_is_created_and_its_answer_awaited() {
     let server = FakeServer::new(json!({"state": "Done", "message": "app is rebuilt"}));
-    server.send(false).await.expect("done");
+    server.send().await.expect("done");
     let created = server.0.lock().expect("the state").created.clone();
     assert_eq!(created.len(), 1);
     assert!(created[0].0.contains("fieldManager=kubectl-family"), "{}", created[0].0);
@@ -95,8 +104,8 @@ async fn a_request_is_created_and_its_answer_awaited() {
 #[tokio::test(start_paused = true)]
 async fn what_waits_is_no_error_unless_it_is_to_be_carried_out() {
     let server = FakeServer::new(json!({"state": "Waiting", "message": "no window is open"}));
-    server.send(false).await.expect("it says what it waits for");
-    let error = server.send(true).await.expect_err("it is still waiting").to_string();
+    server.send().await.expect("it says what it waits for");
+    let error = server.send_and_wait().await.expect_err("it is still waiting").to_string();
     assert_eq!(error, "not carried out within 20s: waiting: no window is open");
 }
 
@@ -104,7 +113,7 @@ async fn what_waits_is_no_error_unless_it_is_to_be_carried_out() {
 async fn a_request_that_is_refused_is_an_error() {
     for state in ["Refused", "Superseded"] {
         let server = FakeServer::new(json!({"state": state, "message": "why"}));
-        let error = server.send(false).await.expect_err("not carried out").to_string();
+        let error = server.send().await.expect_err("not carried out").to_string();
         assert!(error.ends_with(": why"), "{error}");
     }
 }
@@ -112,8 +121,8 @@ async fn a_request_that_is_refused_is_an_error() {
 #[tokio::test(start_paused = true)]
 async fn without_an_answer_the_request_stays() {
     let server = FakeServer::new(Value::Null);
-    server.send(false).await.expect("it is created");
-    let error = server.send(true).await.expect_err("nobody answers").to_string();
+    server.send().await.expect("it is created");
+    let error = server.send_and_wait().await.expect_err("nobody answers").to_string();
     assert_eq!(error, "not carried out within 20s: not read by a controller yet");
 }
 

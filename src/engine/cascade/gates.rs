@@ -183,3 +183,15 @@ pub fn window_closed_message(opens: Option<Timestamp>) -> String {
     );
     format!("no window of spec.policy.windows is open; {next}")
 }
+
+/// Returns the message of requests that start builds while a gate prevents all of them.
+#[must_use]
+pub fn closed_gate_message(input: &DecideInput<'_>, window: WindowState) -> String {
+    match window {
+        _ if input.spec.suspend => "waits until spec.suspend is cleared".into(),
+        WindowState::Closed { opens } => window_closed_message(opens),
+        WindowState::Open { .. } | WindowState::Unrestricted => {
+            "the cascade starts in a moment".into()
+        }
+    }
+}

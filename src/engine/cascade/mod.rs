@@ -2,7 +2,6 @@
 //! record says.
 //!
 //! - [`advance`]: what happens to the cascades: one starts, some end, or all continue
-//! - [`members`]: which of the running cascades each image belongs to
 //! - [`changes`]: what may start a cascade, and what waits for a running one
 //! - [`gates`]: whether a cascade may start: quiet time, suspension, windows
 //! - [`admission`]: which ready builds and checks start
@@ -19,7 +18,6 @@ pub mod breaker_gates;
 pub mod changes;
 pub mod gates;
 pub mod limits;
-pub mod members;
 pub mod outages;
 pub mod promotion;
 pub(in crate::engine) mod start_gates;
@@ -31,9 +29,10 @@ use jiff::Timestamp;
 
 use crate::{
     engine::{
-        cascade::{breaker::OpenBreaker, members::CascadeMembers, windows::WindowState},
+        cascade::{breaker::OpenBreaker, windows::WindowState},
         decision::ImageDecision,
         input::{DecideInput, ObservedImage},
+        members::CascadeMembers,
         requests::RequestEffects,
     },
     identity::CascadeName,

@@ -8,7 +8,6 @@ use crate::{
     api::{ImageState, condition::reason},
     engine::{
         Problem,
-        cascade::members::CascadeMembers,
         decision::{Effect, ImageDecision, Message, WaitProgress},
         image::evaluation::{EvalContext, Evaluation, ImageEval, Plan},
         image::{
@@ -16,6 +15,7 @@ use crate::{
             inputs::{NotReady, ResolvedParents},
         },
         input::{BuildOutcome, DecideInput, VerifiedBuild},
+        members::CascadeMembers,
         requests::RequestEffects,
         upstreams::FollowedUpstreams,
     },

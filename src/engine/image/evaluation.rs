@@ -6,10 +6,10 @@ use crate::{
     api::Image,
     engine::{
         blueprint::ImageBlueprint,
-        cascade::members::CascadeMembers,
         decision::{Effect, ImageDecision, PlannedBuild},
         image::environment::Recovery,
         input::{DecideInput, ObservedCascade, ObservedImage},
+        members::CascadeMembers,
         requests::RequestEffects,
         upstreams::FollowedUpstreams,
     },

@@ -6,10 +6,10 @@ use crate::{
         condition::{ReasonTrait, reason, shorten},
     },
     engine::{
-        cascade::{gates, members::CascadeMembers, windows::WindowState},
         decision::{CascadeDecision, ImageDecision, RequestDecision},
         image::failure,
         input::DecideInput,
+        members::CascadeMembers,
         requests::{AppliedRequest, RequestAnswer, RequestEffect, RequestEffects},
     },
     lineage::{ImageIndex, UpstreamIndex},
@@ -25,10 +25,8 @@ pub struct DecisionView<'a> {
     pub cascade: &'a CascadeDecision,
     /// The running cascade of each image.
     pub members: &'a CascadeMembers,
-    /// Whether builds would start except for windows, `suspend`, or another cascade of this second.
-    pub gated: bool,
-    /// Whether a window is open.
-    pub window: WindowState,
+    /// The gate because of which no build starts, if there is one, as a message for users.
+    pub gate: Option<&'a str>,
     /// The upstreams to record.
     pub upstreams: &'a [UpstreamStatus],
     /// The images, parallel to `spec.images`.
@@ -121,8 +119,8 @@ impl DecisionView<'_> {
                 super::MAX_STARTS
             ));
         }
-        if self.gated {
-            return Some(self.closed_gate(input));
+        if let Some(gate) = self.gate {
+            return Some(gate.to_owned());
         }
         let pending =
             |wait: &dyn Fn() -> Option<String>| effect.starts_pending.then(wait).flatten();
@@ -140,17 +138,6 @@ impl DecisionView<'_> {
             | CascadeDecision::Finish { .. } => self
                 .wait_for_start(effect)
                 .or_else(|| pending(&|| self.wait_for_cascade(input, effect))),
-        }
-    }
-
-    /// Describes the gate that prevents builds from starting.
-    fn closed_gate(&self, input: &DecideInput<'_>) -> String {
-        match self.window {
-            _ if input.spec.suspend => "waits until spec.suspend is cleared".into(),
-            WindowState::Closed { opens } => gates::window_closed_message(opens),
-            WindowState::Open { .. } | WindowState::Unrestricted => {
-                "the cascade starts in a moment".into()
-            }
         }
     }
 

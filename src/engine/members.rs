@@ -7,10 +7,7 @@
 use std::collections::HashMap;
 
 use crate::{
-    engine::{
-        decision::ImageDecision,
-        input::{DecideInput, ObservedCascade, ObservedImage},
-    },
+    engine::input::{DecideInput, ObservedCascade, ObservedImage},
     identity::CascadeName,
     lineage::{ImageIndex, Parent},
 };
@@ -112,12 +109,13 @@ impl CascadeMembers {
         &self.names
     }
 
-    /// Returns the images that belong to the cascade at this position, with their decisions.
-    pub(in crate::engine) fn of_cascade<'d>(
+    /// Returns the entries of a list parallel to `spec.images` that are of images of the cascade at
+    /// this position.
+    pub(in crate::engine) fn of_cascade<'d, T>(
         &self,
         cascade: usize,
-        images: &'d [ImageDecision],
-    ) -> impl Iterator<Item = (ImageIndex, &'d ImageDecision)> {
+        images: &'d [T],
+    ) -> impl Iterator<Item = (ImageIndex, &'d T)> {
         ImageIndex::enumerate(images)
             .filter(move |(image, _)| self.position_of(*image) == Some(cascade))
     }
