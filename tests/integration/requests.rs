@@ -518,7 +518,7 @@ async fn an_admission_policy_tells_actions_apart() {
         serde_yaml::from_str(binding).expect("a binding");
     (policy.metadata.name, binding.metadata.name) =
         (Some(namespace.clone()), Some(namespace.clone()));
-    binding.spec.policy_name = Some(namespace.clone());
+    binding.spec.policy_name = namespace.clone();
     let (policies, bindings) = (Api::all(client.clone()), Api::all(client.clone()));
     policies.create(&PostParams::default(), &policy).await.expect("a policy");
     bindings.create(&PostParams::default(), &binding).await.expect("a binding");
