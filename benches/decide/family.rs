@@ -277,7 +277,7 @@ impl BenchFamily {
             remembered: &[],
             labels: None,
             rebuild_mark: None,
-            foreign_tags: Default::default(),
+            foreign_tags: Arc::default(),
         }
     }
 }

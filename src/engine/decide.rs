@@ -6,13 +6,14 @@ use crate::{
     api::{BreakerStatus, WindowStatus},
     engine::{
         cascade::{
-            CascadeContext, admission, advance, breaker::OpenBreaker, breaker_gates,
-            members::CascadeMembers, promotion, windows::WindowState,
+            CascadeContext, admission, advance, breaker::OpenBreaker, breaker_gates, promotion,
+            windows::WindowState,
         },
         decision::{Decision, Effect, ImageDecision},
         image::{evaluate, failure},
         input::{BuildOutcome, DecideInput, LookupResult, ObservedBuild, ObservedImage},
         label_tags::LabelTagProblems,
+        members::CascadeMembers,
         requests, tags, upstreams,
     },
     identity::{BuildIdentity, JobName},

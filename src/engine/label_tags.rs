@@ -162,7 +162,7 @@ struct Claimants<'a> {
     repositories: HashMap<&'a str, TagsOfRepository>,
 }
 
-impl<'a> Claimants<'a> {
+impl Claimants<'_> {
     /// Returns the problems of all images that claim a tag, if there is more than one: none of them
     /// gets it, as with tags that collide before a build.
     fn collisions(&mut self, index: ImageIndex, tag: &Tag) -> Vec<UnsetTag> {

@@ -49,7 +49,7 @@ pub(in crate::engine) fn known_upstream<'a>(
         let hold = hold.or_else(|| moved_hold(input.spec, twin).cloned());
         let approval = current.and_then(|current| current.approval.clone());
         let approval = approval.or_else(|| twin.approval.clone());
-        let status = UpstreamStatus { hold, approval, ..twin.clone() };
+        let status = UpstreamStatus { approval, hold, ..twin.clone() };
         return KnownUpstream::with_history(Cow::Owned(status));
     }
     let remembered = remembered(input, &reference);

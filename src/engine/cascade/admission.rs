@@ -14,12 +14,12 @@ use crate::{
         Problem,
         cascade::{
             CascadeContext, limits,
-            members::CascadeMembers,
             start_gates::{ClosedGate, ReadyStart, StartGates},
         },
         decision::{Effect, PlannedBuild},
         image::evaluation::{Evaluation, Plan, ReadyCheck},
         input::{DecideInput, ObservedBuild},
+        members::CascadeMembers,
     },
     identity::BuildIdentity,
     lineage::ImageIndex,

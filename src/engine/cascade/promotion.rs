@@ -10,10 +10,11 @@ use std::collections::HashSet;
 use crate::{
     api::{ImageState, Promotion},
     engine::{
-        cascade::{CascadeContext, admission, is_worked_on, members::CascadeMembers},
+        cascade::{CascadeContext, admission, is_worked_on},
         decision::{CascadeDecision, ImageDecision, PromotionTarget},
         image::evaluation::Evaluation,
         input::DecideInput,
+        members::CascadeMembers,
     },
     identity::CascadeName,
     lineage::ImageIndex,

@@ -35,7 +35,7 @@ impl ImageEval<'_> {
         match mark {
             Some(mark) if mark.retry_at.is_none() => return,
             Some(RebuildMark { retry_at: Some(at), .. }) if *at > self.context.now => {
-                plan.wake(*at)
+                plan.wake(*at);
             }
             _ => plan.effects.push(Effect::MarkRebuild {
                 image: self.index,
