@@ -36,7 +36,7 @@ const ONE_LINE: &str = r"^[^\x00-\x1f\x7f]*$";
     status = "FamilyRequestStatus",
     derive = "PartialEq",
     doc = "FamilyRequest asks the controller to act on a family, one of its images or one of its \
-           upstreams. Its status says what became of it.",
+           upstreams. Its status says what happens to it.",
     selectable = ".spec.family",
     selectable = ".spec.action",
     printcolumn(name = "Family", type_ = "string", json_path = ".spec.family"),
@@ -121,7 +121,7 @@ pub struct FamilyRequestSpec {
     pub by: Option<String>,
 }
 
-/// What became of a request, written by the controller.
+/// What happens to a request, written by the controller.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct FamilyRequestStatus {

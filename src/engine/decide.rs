@@ -6,8 +6,8 @@ use crate::{
     api::{BreakerStatus, WindowStatus},
     engine::{
         cascade::{
-            CascadeContext, admission, advance, breaker::OpenBreaker, breaker_gates, promotion,
-            windows::WindowState,
+            CascadeContext, admission, advance, breaker::OpenBreaker, breaker_gates, gates,
+            promotion, windows::WindowState,
         },
         decision::{Decision, Effect, ImageDecision},
         image::{evaluate, failure},

@@ -37,7 +37,7 @@ pub struct Decision {
     pub images: Vec<ImageDecision>,
     /// The effects, in the order in which they are carried out.
     pub effects: Vec<Effect>,
-    /// What becomes of the requests, in their order. It is recorded after everything that the
+    /// What happens to the requests, in their order. It is recorded after everything that the
     /// requests have changed.
     pub requests: Vec<RequestDecision>,
     /// When to reconcile again even if nothing changes.
@@ -64,7 +64,7 @@ impl Decision {
     }
 }
 
-/// What becomes of a request.
+/// What happens to a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestDecision {
     /// The name of its object.

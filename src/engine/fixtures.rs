@@ -1,6 +1,6 @@
 //! Observed builds for the unit tests of more than one module.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use crate::{
     engine::{BuildOutcome, Observed, ObservedBuild, ObservedImage},
@@ -31,6 +31,7 @@ pub fn job(fingerprint: &str, attempt: i32, outcome: BuildOutcome) -> ObservedBu
 pub fn observed(builds: Vec<ObservedBuild>) -> ObservedImage<'static> {
     ObservedImage {
         record: None,
+        remembered: &[],
         verified: None,
         source: Observed::Pending,
         folder: None,
@@ -42,6 +43,9 @@ pub fn observed(builds: Vec<ObservedBuild>) -> ObservedImage<'static> {
         job_version: String::new(),
         pod_version: String::new(),
         lookups: Vec::new(),
+        rebuild_mark: None,
+        labels: None,
+        foreign_tags: Arc::default(),
         tags: HashMap::new(),
     }
 }

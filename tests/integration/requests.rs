@@ -1,4 +1,4 @@
-//! Requests of users: each is carried out once, its status says what became of it, requests do not
+//! Requests of users: each is carried out once, its status says what happens to it, requests do not
 //! block one another, and an object and the plugin have the same effect.
 
 use std::{path::PathBuf, process::Stdio};
@@ -407,6 +407,7 @@ async fn an_invalid_request_is_rejected_or_refused_with_a_message() {
     assert!(said.contains("has no ImageFamily `nobody`"), "{said}");
     spec["images"][0]["tags"] = json!(["{{ nothing }}"]);
     scene.place.apply_family("app", &spec).await.expect("a family");
+    scene.place.wait_family("app", "Stalled", 30).await;
     scene.ask("r4", &json!({"action": "Trigger"})).await;
     let said = scene.wait_state("r4", RequestState::Waiting).await;
     assert!(said.starts_with("waits until the spec of the family is valid: "), "{said}");

@@ -1,4 +1,4 @@
-//! Texts for requests and what becomes of them. Pure: the time is an argument.
+//! Texts for requests and what happens to them. Pure: the time is an argument.
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::coordination::v1::Lease;
@@ -17,7 +17,7 @@ pub fn requested(request: &FamilyRequest) -> String {
     format!("requested: {}; famreq/{}", describe(&request.spec), request.name_any())
 }
 
-/// Describes what became of a request.
+/// Describes what happens to a request.
 pub fn answer(request: &FamilyRequest) -> String {
     let state = match request.state() {
         Some(RequestState::Done | RequestState::Active) => "done",

@@ -1,4 +1,4 @@
-//! Creates the object of a request, and waits for what becomes of it.
+//! Creates the object of a request, and waits for what happens to it.
 
 use std::{
     hash::{BuildHasher as _, Hasher as _, RandomState},
@@ -107,7 +107,7 @@ fn is_carried_out(request: &FamilyRequest) -> bool {
     request.has_ended() || request.state() == Some(RequestState::Active)
 }
 
-/// Prints what became of a request. Fails if it is not carried out.
+/// Prints what happens to a request. Fails if it is not carried out.
 fn print(request: &FamilyRequest) -> anyhow::Result<()> {
     match request.state() {
         Some(RequestState::Refused | RequestState::Superseded) => bail!(render::answer(request)),

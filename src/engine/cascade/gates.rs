@@ -9,6 +9,7 @@ use crate::{
     engine::{
         cascade::{CascadeContext, changes::Changes, windows::WindowState},
         image::evaluation::{Evaluation, ReadyBuild},
+        input::DecideInput,
     },
     lineage::ImageIndex,
 };

@@ -1,4 +1,4 @@
-//! Requests of users: what they change, and what becomes of them. `apply` carries them out,
+//! Requests of users: what they change, and what happens to them. `apply` carries them out,
 //! `conflicts` decides between those that contradict each other, and `outcome` says whether one is
 //! done or what it waits for.
 //!
@@ -73,7 +73,7 @@ struct RequestEffect {
     lasts: bool,
     /// The digest that an upstream is held at.
     digest: Option<String>,
-    /// What a later request has made of this one.
+    /// What a later request has changed about this one.
     replaced: Option<RequestAnswer>,
 }
 

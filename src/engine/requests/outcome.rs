@@ -1,4 +1,4 @@
-//! What becomes of a request: whether it is done, or what it waits for and what would free it.
+//! What happens to a request: whether it is done, or what it waits for and what would free it.
 
 use crate::{
     api::{
@@ -18,7 +18,7 @@ use crate::{
 /// Maximum length in characters of the message of an image that a waiting request quotes.
 const MAX_QUOTE: usize = 200;
 
-/// The parts of a decision that say what becomes of a request.
+/// The parts of a decision that say what happens to a request.
 #[derive(Clone, Copy, Debug)]
 pub struct DecisionView<'a> {
     /// What happens to the cascades.
@@ -34,7 +34,7 @@ pub struct DecisionView<'a> {
 }
 
 impl RequestEffects {
-    /// Returns what becomes of the requests.
+    /// Returns what happens to the requests.
     ///
     /// A request that starts something is done when that is ready, runs, or is current. The
     /// reconcile that starts a cascade decides about no request: it records no image, and so

@@ -7,7 +7,7 @@
 //!   metrics count when it changes
 //! - [`cascade`]: the records of cascades
 //! - [`adoption`]: the family as the owner of records that have none
-//! - [`requests`]: what became of requests
+//! - [`requests`]: what happens to requests
 //! - [`events`]: Events about families and images
 
 pub mod adoption;

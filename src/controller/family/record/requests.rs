@@ -1,4 +1,4 @@
-//! What became of requests: recorded in their statuses, and published as Events. Ended requests are
+//! What happens to requests: recorded in their statuses, and published as Events. Ended requests are
 //! deleted after a while. Needs a client.
 
 use std::sync::Arc;
@@ -39,7 +39,7 @@ const MAX_ENDED: usize = 50;
 const MAX_WRITES: usize = 64;
 
 impl Reconcile<'_> {
-    /// Records what became of the requests, and deletes those that have ended a while ago. Returns
+    /// Records what happens to the requests, and deletes those that have ended a while ago. Returns
     /// when the rest is to be recorded.
     ///
     /// They are recorded one after the other, the earliest first: a request that replaces another

@@ -48,7 +48,7 @@ pub(in crate::engine) struct FamilyModel {
     pub(in crate::engine) cascades: Vec<CascadeStatus>,
     pub(in crate::engine) imports: Vec<ObservedImport>,
     pub(in crate::engine) requests: Vec<ObservedRequest>,
-    /// What became of requests, by name.
+    /// What happens to requests, by name.
     pub(in crate::engine) answers: HashMap<String, RequestDecision>,
     pub(in crate::engine) allowance: BuildAllowance,
     /// Checks that were started, per image.
