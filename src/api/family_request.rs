@@ -151,6 +151,11 @@ pub struct FamilyRequestStatus {
     /// status.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
+
+    /// Image and tag of the upstream that is held, so that the hold follows the upstream if the
+    /// family gives it another name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
 }
 
 /// State of a request.
@@ -216,6 +221,7 @@ impl FamilyRequestStatus {
             since: self.since.filter(|_| is_same).or(Some(now)),
             images: self.images,
             digest: self.digest.clone(),
+            reference: self.reference.clone(),
         }
     }
 }

@@ -72,8 +72,8 @@ pub const OCI_FINGERPRINT: &str = "dev.groundswell.fingerprint";
 pub const OCI_BUILD: &str = "dev.groundswell.build";
 /// OCI annotation on images that a request has rebuilt: id of the request.
 pub const OCI_REQUEST: &str = "dev.groundswell.request";
-/// Upper bound on the length of an id in [`OCI_REQUEST`].
-const MAX_OCI_REQUEST: usize = 253;
+/// Upper bound on the length of an id in [`OCI_REQUEST`]: a time, and the name of an object.
+const MAX_OCI_REQUEST: usize = 280;
 
 /// Field owner of what the controller applies.
 pub const FIELD_OWNER: &str = "groundswell";
@@ -84,6 +84,6 @@ pub const ROLLOUT_FIELD_OWNER: &str = "groundswell/rollout";
 /// lists of their own syntax.
 #[must_use]
 pub fn is_annotated_request(id: &str) -> bool {
-    let is_valid = |byte: u8| byte.is_ascii_alphanumeric() || b"._:-".contains(&byte);
+    let is_valid = |byte: u8| byte.is_ascii_alphanumeric() || b"._:/-".contains(&byte);
     (1..=MAX_OCI_REQUEST).contains(&id.len()) && id.bytes().all(is_valid)
 }

@@ -31,7 +31,7 @@ pub async fn answer(context: Arc<Context>, stop: impl Future<Output = ()> + Send
         let pause = Box::pin(tokio::time::sleep(INTERVAL));
         match select(stop, pause).await {
             Either::Left(_) => return,
-            Either::Right((_, waiting)) => stop = waiting,
+            Either::Right(((), waiting)) => stop = waiting,
         }
         let is_served = |request: &Arc<FamilyRequest>| {
             let namespace = request.namespace().unwrap_or_default();

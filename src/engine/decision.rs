@@ -77,6 +77,8 @@ pub struct RequestDecision {
     pub images: Option<usize>,
     /// The digest that it holds an upstream at.
     pub digest: Option<String>,
+    /// The image and tag of the upstream that it holds.
+    pub reference: Option<String>,
 }
 
 /// What happens to the cascades of the family.
@@ -84,7 +86,7 @@ pub struct RequestDecision {
 pub enum CascadeDecision {
     /// No cascade runs.
     None,
-    /// A cascade starts, beside those that run. It must be recorded before any of its builds
+    /// A cascade starts, next to those that run. It must be recorded before any of its builds
     /// starts.
     Start {
         /// The name of the cascade.

@@ -576,4 +576,6 @@ pub struct ObservedRequest {
     pub state: Option<RequestState>,
     /// The recorded digest that it holds an upstream at.
     pub digest: Option<String>,
+    /// The recorded image and tag of the upstream that it holds.
+    pub reference: Option<String>,
 }

@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 
 use crate::{
-    api::{ImageFamilySpec, ManualHold, RememberedUpstream, Upstream, UpstreamStatus},
+    api::{ImageFamilySpec, RememberedUpstream, Upstream, UpstreamStatus},
     engine::input::{DecideInput, ObservedUpstream},
     lineage::{ImageIndex, Lineage, Parent, UpstreamIndex},
 };
@@ -46,7 +46,6 @@ pub(in crate::engine) fn known_upstream<'a>(
     let hold = named.and_then(|named| named.hold.clone());
     let twin = known.iter().find(|known| known.reference == reference && known.adopted.is_some());
     if let Some(twin) = twin {
-        let hold = hold.or_else(|| moved_hold(input.spec, twin).cloned());
         let approval = current.and_then(|current| current.approval.clone());
         let approval = approval.or_else(|| twin.approval.clone());
         let status = UpstreamStatus { approval, hold, ..twin.clone() };
@@ -71,12 +70,6 @@ pub(in crate::engine) fn known_upstream<'a>(
         status: named.map(Cow::Borrowed),
         has_history: remembered.is_some_and(|remembered| !is_newest(remembered)),
     }
-}
-
-/// Returns the hold that a request has set for an upstream that was renamed since.
-fn moved_hold<'a>(spec: &ImageFamilySpec, known: &'a UpstreamStatus) -> Option<&'a ManualHold> {
-    let is_gone = spec.upstreams.iter().all(|upstream| upstream.name != known.name);
-    known.hold.as_ref().filter(|_| is_gone)
 }
 
 /// Returns what images remember of an upstream: what was adopted last, and first of all what only

@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_that_never_opens_is_told_at_once() {
+    fn a_window_that_never_opens_is_rejected_at_once() {
         let mut spec = spec([image("a", None, "latest"), image("b", None, "1")]);
         let window = |schedule: &str| crate::api::Window {
             schedule: schedule.into(),

@@ -350,8 +350,8 @@ mod tests {
         assert_eq!(finding.verdict, Verdict::Problem);
         assert_eq!(
             finding.message,
-            "you, in namespace team, may not delete imagefamilies.groundswell.dev; ask for the \
-             role `edit` in namespace team"
+            "you, in namespace team, may not delete familyrequests.groundswell.dev; delete \
+             imagefamilies.groundswell.dev; ask for the role `edit` in namespace team"
         );
     }
 

@@ -60,7 +60,8 @@ fn apply(object: &mut Value, operation: &Value) {
 }
 
 fn as_yaml(objects: &[Value]) -> String {
-    objects.iter().map(|object| format!("---\n{object}\n")).collect()
+    let objects: Vec<String> = objects.iter().map(ToString::to_string).collect();
+    format!("---\n{}\n", objects.join("\n---\n"))
 }
 
 #[test]

@@ -360,7 +360,7 @@ fn placement_and_resources_rebuild_nothing() {
     assert_ne!(revision("{seLinuxOptions: {type: container_engine_t}}"), before);
 }
 
-/// OpenShift admits pods by their ServiceAccount, and SELinux forbids mounts to most containers.
+/// `OpenShift` admits pods by their `ServiceAccount`, and `SELinux` forbids mounts to most of them.
 #[test]
 fn a_strategy_may_have_an_account_and_a_label_of_selinux() {
     let settings = "{serviceAccountName: builder, seLinuxOptions: {type: container_engine_t}}";

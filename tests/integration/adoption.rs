@@ -138,7 +138,7 @@ async fn records_without_a_family_are_adopted_and_not_believed() {
     let events = place.list::<k8s_openapi::api::events::v1::Event>().await;
     let adopted = events.iter().find(|event| event.reason.as_deref() == Some("RecordsAdopted"));
     let note = adopted.and_then(|event| event.note.clone()).unwrap_or_default();
-    assert!(note.contains("4 ManagedImages") && note.ends_with("any more: base"), "{note}");
+    assert!(note.contains("4 ManagedImages") && note.ends_with("is read from the registry"), "{note}");
 
     place.api::<ImageFamily>().delete("app", &DeleteParams::background()).await.expect("deleted");
     wait_for("the adopted records to be deleted with the family", 90, async || {

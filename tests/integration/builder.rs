@@ -121,9 +121,12 @@ async fn pod_of(place: &Place, job: &Job) -> Option<Pod> {
 
 async fn end(place: &Place, pod: &Pod) {
     let status = json!({ "status": { "phase": "Succeeded" } });
-    place
-        .api::<Pod>()
-        .patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Merge(status))
-        .await
-        .expect("a pod's end");
+    let api = place.api::<Pod>();
+    let patch = Patch::Merge(status);
+    match api.patch_status(&pod.name_any(), &PatchParams::default(), &patch).await {
+        Ok(_) => {}
+        // Its build was cancelled meanwhile.
+        Err(kube::Error::Api(status)) if status.code == 404 => {}
+        Err(error) => panic!("a pod's end: {error}"),
+    }
 }

@@ -236,7 +236,7 @@ async fn a_preflight_checks_cluster_rights_registry_and_pod() {
 
     let checked = scene.check(&["-f", &manifest, "--timeout", "3s"]).await;
     checked.assert("API server", "ok", "Kubernetes v1.");
-    checked.assert("CustomResourceDefinitions", "ok", "the 4 kinds");
+    checked.assert("CustomResourceDefinitions", "ok", "the 5 kinds");
     checked.assert("controller", "ok", env!("CARGO_PKG_VERSION"));
     checked.assert("served namespaces", "ok", namespace);
     checked.assert("your rights", "ok", "may do all");
@@ -380,7 +380,7 @@ async fn a_preflight_with_few_rights_says_what_it_could_not_check() {
     checked.assert("build pod", "notChecked", "name it with --operator-image");
     let arguments = ["--timeout", "3s", "--operator-image", "operator:1"];
     let checked = scene.check_as(&kubeconfig, &arguments).await;
-    checked.assert("CustomResourceDefinitions", "ok", "the 4 kinds");
+    checked.assert("CustomResourceDefinitions", "ok", "the 5 kinds");
     checked.assert("controller", "notChecked", "cannot list resource \"deployments\"");
     checked.assert("your rights", "problem", "create secrets; ask for the role `edit`");
     checked.assert("strategy buildkit", "notChecked", "ships is tried in its place");

@@ -405,7 +405,7 @@ async fn an_invalid_request_is_rejected_or_refused_with_a_message() {
     scene.ask("r5", &json!({"family": "nobody", "action": "Trigger"})).await;
     let said = scene.wait_state("r5", RequestState::Waiting).await;
     assert!(said.contains("has no ImageFamily `nobody`"), "{said}");
-    spec["images"][0]["tags"] = json!(["{{ nothing }}"]);
+    spec["images"][0]["from"] = json!([{ "image": "join" }]);
     scene.place.apply_family("app", &spec).await.expect("a family");
     scene.place.wait_family("app", "Stalled", 30).await;
     scene.ask("r4", &json!({"action": "Trigger"})).await;
@@ -433,7 +433,7 @@ async fn plugin(scene: &Scene, line: &str) -> (bool, String) {
 }
 
 #[tokio::test]
-async fn the_plugin_requests_and_says_what_becomes_of_it() {
+async fn the_plugin_requests_and_says_what_happens() {
     let client = client().await;
     let scene = Scene::new(&client, "plugin").await;
     let mut operator = Operator::ready(&scene.settings()).await;

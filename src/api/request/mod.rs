@@ -265,7 +265,7 @@ impl RequestedAction {
         }
     }
 
-    /// Whether the action starts builds, so that a request for it may have to wait.
+    /// Whether the action starts builds, so that such a request may have to wait.
     #[must_use]
     pub const fn starts_builds(&self) -> bool {
         matches!(self, Self::Trigger(_) | Self::Retry(_) | Self::Force(_))

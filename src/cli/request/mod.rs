@@ -175,7 +175,7 @@ async fn send_to(
 ) -> anyhow::Result<()> {
     let RequestToSend { action, reason } = request;
     let by = cluster.user_name().await;
-    let spec = FamilyRequestSpec { by, reason, ..action.into_spec(&family.name_any()) };
+    let spec = FamilyRequestSpec { reason, by, ..action.into_spec(&family.name_any()) };
     send::send(cluster, family, spec, send_flags).await
 }
 

@@ -54,7 +54,7 @@ pub async fn send(
                 return Ok(());
             }
             println!("{message}; waiting");
-            FamilyRequest::clone(&created)
+            Box::new(created)
         }
     };
     if !flags.wait || is_carried_out(&answer) {
@@ -75,7 +75,7 @@ pub async fn send(
 
 /// What a wait has brought.
 enum Awaited {
-    Answered(FamilyRequest),
+    Answered(Box<FamilyRequest>),
     Nothing,
 }
 
@@ -92,7 +92,7 @@ async fn wait(
         return Ok(Awaited::Nothing);
     };
     match found.context("watch the request")? {
-        Some(found) => Ok(Awaited::Answered(found)),
+        Some(found) => Ok(Awaited::Answered(Box::new(found))),
         None => bail!("{name} was deleted before it was carried out"),
     }
 }

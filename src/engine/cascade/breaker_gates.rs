@@ -147,8 +147,9 @@ pub(super) fn build_cause(
     causes::key(name, &image.causes)
 }
 
-/// Whether the cascade at this position only waits for trial builds: of causes for which the breaker
-/// is open, and of outages. What is built on their images waits, too. None of these builds runs.
+/// Whether the cascade at this position only waits for trial builds: of causes for which the
+/// breaker is open, and of outages. What is built on their images waits, too. None of these builds
+/// runs.
 #[must_use]
 pub(in crate::engine) fn waits_only_for_trials(
     context: &CascadeContext<'_>,

@@ -11,7 +11,7 @@ use crate::{
     engine::{
         causes::short,
         input::{DecideInput, ObservedDigest, ObservedRequest},
-        requests::{ImageOverrides, RequestAnswer, RequestEffect, RequestEffects},
+        requests::{ImageOverrides, RequestAnswer, RequestEffect, RequestEffects, StartKind},
     },
     lineage::ImageIndex,
 };
@@ -71,14 +71,14 @@ impl RequestEffects {
 
     /// Returns the effect of a request that starts builds once earlier ones are done. Later
     /// requests may cancel it.
-    pub(super) fn queue(&self, input: &DecideInput<'_>, request: &Request) -> Applied {
+    pub(super) fn queue(input: &DecideInput<'_>, request: &Request) -> Applied {
         let (RequestedAction::Trigger(scope)
         | RequestedAction::Retry(scope)
         | RequestedAction::Force(scope)) = &request.action
         else {
             return Ok(RequestEffect::default());
         };
-        Ok(RequestEffect { is_queued: true, ..started(images_of(input, scope)?) })
+        Ok(RequestEffect { start: StartKind::Queued, ..started(images_of(input, scope)?) })
     }
 
     fn retry(
@@ -209,8 +209,9 @@ impl RequestEffects {
             .map_or_else(|| "its current digest".to_owned(), |digest| short(digest).to_owned());
         let message = format!("{upstream} is held at {at}{}", describe_end(hold.until));
         let digest = hold.digest.clone().or(adopted);
+        let reference = Some(status.reference.clone());
         status.hold = Some(hold);
-        Ok(RequestEffect { digest, ..RequestEffect::lasting(message) })
+        Ok(RequestEffect { digest, reference, ..RequestEffect::lasting(message) })
     }
 
     fn unhold_upstream(
@@ -344,7 +345,7 @@ fn trigger(input: &DecideInput<'_>, scope: &RequestScope) -> Applied {
         "pending changes of {} start without the quiet time",
         describe_scope(scope, images.len())
     );
-    Ok(RequestEffect { message, starts_pending: true, ..started(images) })
+    Ok(RequestEffect { message, start: StartKind::Pending, ..started(images) })
 }
 
 /// Whether the request has had effect before.

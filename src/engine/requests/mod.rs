@@ -17,7 +17,10 @@ mod outcome;
 use jiff::Timestamp;
 
 use crate::{
-    api::{ApprovalRecord, ManualHold, Request, RequestState, UpstreamStatus},
+    api::{
+        ApprovalRecord, HoldTarget, ManualHold, Request, RequestState, RequestedAction,
+        UpstreamStatus,
+    },
     engine::input::{DecideInput, ObservedRequest},
     lineage::ImageIndex,
 };
@@ -61,10 +64,8 @@ struct RequestEffect {
     images: Option<usize>,
     /// The images that start without the quiet time.
     starts: Vec<ImageIndex>,
-    /// Whether the request starts pending changes, rather than changing the images itself.
-    starts_pending: bool,
-    /// Whether as many requests as may wait do so already.
-    is_queued: bool,
+    /// What the request starts of these images.
+    start: StartKind,
     /// The images whose builds are cancelled.
     cancels: Vec<ImageIndex>,
     /// Whether earlier requests that waited to start builds are replaced.
@@ -73,8 +74,22 @@ struct RequestEffect {
     lasts: bool,
     /// The digest that an upstream is held at.
     digest: Option<String>,
+    /// The image and tag of the upstream that is held.
+    reference: Option<String>,
     /// What a later request has changed about this one.
     replaced: Option<RequestAnswer>,
+}
+
+/// What a request starts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum StartKind {
+    /// The images, on the parents as they are.
+    #[default]
+    Images,
+    /// All pending changes.
+    Pending,
+    /// Nothing yet: as many requests as may wait do so already.
+    Queued,
 }
 
 /// State and message of a request that is known before the images are evaluated.
@@ -121,21 +136,37 @@ pub fn read(input: &DecideInput<'_>, now: Timestamp) -> RequestEffects {
     effects.images = vec![ImageOverrides::default(); input.spec.images.len()];
     let mut places = Places { starts: MAX_STARTS, new: MAX_NEW };
     for observed in &input.requests {
+        let observed = with_current_name(input, observed.clone());
         let effect = match &observed.request {
             Err(error) => Err(error.to_string().into()),
-            Ok(request) => match places.take(observed, request) {
-                RequestPlace::Free => effects.apply(input, observed, request, now),
-                RequestPlace::Queued => effects.queue(input, request),
+            Ok(request) => match places.take(&observed, request) {
+                RequestPlace::Free => effects.apply(input, &observed, request, now),
+                RequestPlace::Queued => RequestEffects::queue(input, request),
                 RequestPlace::NextReconcile => Err(RequestAnswer::new(
                     RequestState::Waiting,
                     "waits for earlier requests of the family".into(),
                 )),
             },
         };
-        effects.applied.push(AppliedRequest { observed: observed.clone(), effect });
+        effects.applied.push(AppliedRequest { observed, effect });
     }
     effects.collect_starts();
     effects
+}
+
+/// Returns the request with the present name of the upstream that it holds, if the family has given
+/// it another one since. The image and the tag tell which it is.
+fn with_current_name(input: &DecideInput<'_>, mut observed: ObservedRequest) -> ObservedRequest {
+    let upstreams = &input.spec.upstreams;
+    if let (Ok(request), Some(reference)) = (&mut observed.request, &observed.reference)
+        && let RequestedAction::Hold { target: HoldTarget::Upstream(name), .. } =
+            &mut request.action
+        && upstreams.iter().all(|upstream| upstream.name != *name)
+        && let Some(renamed) = upstreams.iter().find(|known| known.reference() == *reference)
+    {
+        name.clone_from(&renamed.name);
+    }
+    observed
 }
 
 /// Returns the recorded upstream without what requests say of it. The approval of the adopted
@@ -195,10 +226,12 @@ impl RequestEffects {
     /// cancel.
     fn collect_starts(&mut self) {
         let effects = self.applied.iter().filter_map(|applied| applied.effect.as_ref().ok());
-        for effect in effects.filter(|effect| !effect.is_queued) {
-            let starts =
-                if effect.starts_pending { &mut self.start_pending } else { &mut self.start };
-            starts.extend(&effect.starts);
+        for effect in effects {
+            match effect.start {
+                StartKind::Images => self.start.extend(&effect.starts),
+                StartKind::Pending => self.start_pending.extend(&effect.starts),
+                StartKind::Queued => {}
+            }
         }
     }
 }

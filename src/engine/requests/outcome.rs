@@ -10,7 +10,7 @@ use crate::{
         image::failure,
         input::DecideInput,
         members::CascadeMembers,
-        requests::{AppliedRequest, RequestAnswer, RequestEffect, RequestEffects},
+        requests::{AppliedRequest, RequestAnswer, RequestEffect, RequestEffects, StartKind},
     },
     lineage::{ImageIndex, UpstreamIndex},
 };
@@ -68,6 +68,10 @@ impl AppliedRequest {
                 Some(effect) => effect.digest.clone(),
                 None => self.observed.digest.clone(),
             },
+            reference: match effect {
+                Some(effect) => effect.reference.clone(),
+                None => self.observed.reference.clone(),
+            },
         }
     }
 }
@@ -113,7 +117,7 @@ impl DecisionView<'_> {
         if effect.starts.is_empty() {
             return None;
         }
-        if effect.is_queued {
+        if effect.start == StartKind::Queued {
             return Some(format!(
                 "waits for {} earlier requests of the family that start builds",
                 super::MAX_STARTS
@@ -122,8 +126,8 @@ impl DecisionView<'_> {
         if let Some(gate) = self.gate {
             return Some(gate.to_owned());
         }
-        let pending =
-            |wait: &dyn Fn() -> Option<String>| effect.starts_pending.then(wait).flatten();
+        let starts_pending = effect.start == StartKind::Pending;
+        let pending = |wait: &dyn Fn() -> Option<String>| starts_pending.then(wait).flatten();
         match self.cascade {
             CascadeDecision::None => self
                 .wait_for_lookup(effect)

@@ -34,7 +34,7 @@ fn run(model: &mut FamilyModel, minutes: i64) {
         let decision = model.reconcile();
         let soon = model.now + SignedDuration::from_secs(1);
         let starts_or_ends =
-            !matches!(decision.cascade, CascadeDecision::None | CascadeDecision::Continue { .. });
+            !matches!(decision.cascade, CascadeDecision::None | CascadeDecision::Continue);
         let is_moving = starts_or_ends || !decision.effects.is_empty();
         model.finish_builds();
         let next = decision.wake_at.filter(|_| !is_moving).unwrap_or(soon);

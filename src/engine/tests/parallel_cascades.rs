@@ -61,7 +61,7 @@ fn a_slow_image_keeps_no_other_tree_from_its_patches() {
 }
 
 #[test]
-fn an_upstream_moves_again_and_again_beside_a_slow_image() {
+fn an_upstream_moves_again_and_again_while_a_slow_image_builds() {
     let mut model = two_trees();
     for round in 1..10 {
         model.upstream_digests[1] = format!("sha256:up2-{round}");
@@ -97,7 +97,7 @@ fn a_diamond_stays_single() {
 }
 
 #[test]
-fn what_a_cascade_has_finished_is_free_for_the_next_one() {
+fn what_a_cascade_has_finished_is_built_by_the_next() {
     let mut model =
         FamilyModel::new(&["up", "up2"], &[("slow", "up"), ("quick", "up up2*"), ("app", "quick")]);
     model.settle();

@@ -11,7 +11,7 @@ use crate::{
     engine::tests::{CURRENT, model::FamilyModel, requests::chain},
 };
 
-/// A family in which a cascade runs and a candidate waits for the next one.
+/// A family in which a cascade runs and a candidate waits for its end.
 fn busy() -> FamilyModel {
     let mut model = chain();
     model.upstream_digests[0] = "sha256:up-1".into();

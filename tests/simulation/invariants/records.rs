@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, time::Duration};
 use groundswell::{
     api::{
         Approval, CascadeSpec, CauseType, Image, ImageFamilySpec, Upstream,
-        family_status::MAX_ATTENTION, managed_image::MAX_HISTORY,
+        family_status::MAX_ATTENTION, labels, managed_image::MAX_HISTORY,
     },
     controller::object_cache::Key,
 };

@@ -56,10 +56,12 @@ pub(in crate::controller::family) fn open_requests(
 }
 
 fn observed(request: &FamilyRequest) -> ObservedRequest {
+    let status = request.status.as_ref();
     ObservedRequest {
         name: request.name_any(),
         request: Request::of(request),
         state: request.state(),
-        digest: request.status.as_ref().and_then(|status| status.digest.clone()),
+        digest: status.and_then(|status| status.digest.clone()),
+        reference: status.and_then(|status| status.reference.clone()),
     }
 }

@@ -1,5 +1,5 @@
-//! What happens to requests: recorded in their statuses, and published as Events. Ended requests are
-//! deleted after a while. Needs a client.
+//! What happens to requests: recorded in their statuses, and published as Events. Ended requests
+//! are deleted after a while. Needs a client.
 
 use std::sync::Arc;
 
@@ -161,8 +161,13 @@ fn status_of(
     now: Timestamp,
 ) -> FamilyRequestStatus {
     let images = decided.images.map(|images| i32::try_from(images).unwrap_or(i32::MAX));
-    let digest = decided.digest.clone();
-    FamilyRequestStatus { images, digest, ..old.next(decided.state, &decided.message, now) }
+    let (digest, reference) = (decided.digest.clone(), decided.reference.clone());
+    FamilyRequestStatus {
+        images,
+        digest,
+        reference,
+        ..old.next(decided.state, &decided.message, now)
+    }
 }
 
 /// Writes the statuses of the requests of a family.

@@ -89,8 +89,8 @@ mod tests {
         FailureRecord { last, ..FailureRecord::default() }
     }
 
-    fn problem(reason: &'static str, message: &str) -> Option<Problem> {
-        Some(Problem { reason, message: format!("builds do not start: a: {message}") })
+    fn problem(reason: &'static str, message: &str) -> Problem {
+        Problem { reason, message: format!("builds do not start: a: {message}") }
     }
 
     fn said(decided: &ImageDecision, builds: &[ObservedBuild]) -> Option<Problem> {
@@ -106,17 +106,17 @@ mod tests {
         job.waits_for = Some("the image is not found".into());
         job.wait_reason = Some(reason::IMAGE_PULL_FAILED);
         let waits = said(&building, &[job.clone()]);
-        assert_eq!(waits, problem(reason::IMAGE_PULL_FAILED, WAITS));
+        assert_eq!(waits, Some(problem(reason::IMAGE_PULL_FAILED, WAITS)));
         // The first try has failed, and the second has just begun. The reason stays.
         (job.waits_for, job.wait_reason) = (None, None);
-        let not_found = problem(reason::IMAGE_PULL_FAILED, "the pod cannot start: not found");
+        let not_found = Some(problem(reason::IMAGE_PULL_FAILED, "the pod cannot start: not found"));
         building.failure = Some(failed(reason::IMAGE_PULL_FAILED).into());
         assert_eq!(said(&building, &[job.clone()]), not_found);
         job.has_started = true;
         assert_eq!(said(&building, &[job.clone()]), None, "it runs");
         let mut retried = decided(ImageState::Queued, reason::RETRYING, RETRIED);
         retried.failure = Some(failed(reason::IMAGE_PULL_FAILED).into());
-        assert_eq!(said(&retried, &[]), problem(reason::IMAGE_PULL_FAILED, RETRIED));
+        assert_eq!(said(&retried, &[]), Some(problem(reason::IMAGE_PULL_FAILED, RETRIED)));
         retried.failure = Some(failed(reason::EVICTED).into());
         assert_eq!(said(&retried, &[]), None, "it has started");
     }
@@ -130,7 +130,7 @@ mod tests {
             .map(|(name, decided)| DecidedImage { name, decided, builds: &[] });
         assert_eq!(
             unstarted_builds(images),
-            problem(reason::QUOTA_EXCEEDED, "exceeded quota (and 1 more)")
+            Some(problem(reason::QUOTA_EXCEEDED, "exceeded quota (and 1 more)"))
         );
         assert_eq!(unstarted_builds(images.into_iter().take(2)), None);
     }

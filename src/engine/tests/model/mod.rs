@@ -399,7 +399,9 @@ impl FamilyModel {
             reason: spec.reason,
             action,
         });
-        self.requests.push(ObservedRequest { name, request, state: None, digest: None });
+        let observed =
+            ObservedRequest { name, request, state: None, digest: None, reference: None };
+        self.requests.push(observed);
         self.requests.sort_by_key(|observed| {
             (observed.request.as_ref().ok().map(|known| known.created), observed.name.clone())
         });

@@ -45,6 +45,7 @@ impl FamilyModel {
             self.requests.retain(|known| known.name != decided.name || !decided.state.has_ended());
             for known in self.requests.iter_mut().filter(|known| known.name == decided.name) {
                 (known.state, known.digest) = (Some(decided.state), decided.digest.clone());
+                known.reference.clone_from(&decided.reference);
             }
         }
         if !matches!(decision.cascade, CascadeDecision::Start { .. }) {
