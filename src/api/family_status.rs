@@ -380,6 +380,11 @@ pub struct Pending {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub last_change: Option<Timestamp>,
+
+    /// Whether the changes wait until running cascades have built what they have in common with
+    /// them.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub waits_for_cascade: bool,
 }
 
 /// Cascade that is running.

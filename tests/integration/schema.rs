@@ -262,7 +262,10 @@ async fn kubectl_explains_every_level() {
         ("imagefamily.spec.upstreams", "Interval at which the controller queries the registry"),
         ("imagefamily.spec.images.from", "Reference as the Dockerfile writes it"),
         ("imagefamily.spec.images.source.git", "The Secret is sent only to the hosts"),
-        ("imagefamily.spec.policy", "Maximum number of builds and checks of this family that run at once"),
+        (
+            "imagefamily.spec.policy",
+            "Maximum number of builds and checks of this family that run at once",
+        ),
         ("managedimage.status", "Digest of the last verified build"),
         ("cascade.status", "Names of the images on the chain of builds that took longest"),
         ("familyrequest.spec", "What to do. `Trigger` starts stale builds now"),

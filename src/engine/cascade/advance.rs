@@ -298,10 +298,7 @@ fn start_cascade(
     start: Start,
 ) -> CascadeStep {
     let Start { mut changes, settling, name } = start;
-    let still_waits = !changes.awaited.is_empty();
-    let pending = settling
-        .clone()
-        .or_else(|| still_waits.then(|| gates::quiet_time(context, &changes).pending));
+    let pending = settling.clone().or_else(|| gates::newly_waiting(&changes, context.now));
     if settling.is_some() {
         changes.upstreams.clear();
         changes.left.clear();

@@ -45,9 +45,17 @@ pub struct Changes {
     /// Whether what waits may only wait until results are recorded.
     pub awaits_records: bool,
     /// The digests that builds would use of all candidates that may be adopted.
-    pub candidates: Vec<String>,
+    candidates: Vec<Change>,
     /// The fingerprints that are wanted and belong to no running cascade.
-    wanted: Vec<String>,
+    wanted: Vec<Change>,
+}
+
+/// A digest or a fingerprint that images are to be built from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Change {
+    text: String,
+    /// Whether it waits for a running cascade.
+    waits: bool,
 }
 
 impl Changes {
@@ -78,11 +86,12 @@ impl Changes {
     ) {
         let eligible = UpstreamIndex::enumerate(upstreams).filter(|(_, status)| eligible(status));
         for (upstream, status) in eligible {
-            let candidate = status.candidate.iter();
-            let digests = candidate.flat_map(|candidate| candidate.content().built());
-            self.candidates.extend(digests.map(str::to_owned));
             let children = context.input.lineage().upstream_children(upstream).iter().copied();
             let touched = busy.touched(children);
+            let waits = !touched.is_empty();
+            let candidate = status.candidate.iter();
+            let digests = candidate.flat_map(|candidate| candidate.content().built());
+            self.candidates.extend(digests.map(|digest| Change { text: digest.to_owned(), waits }));
             if touched.is_empty() {
                 self.upstreams.push(upstream);
             } else {
@@ -95,8 +104,8 @@ impl Changes {
     fn add_left(&mut self, evaluation: &Evaluation, busy: &BusyImages) {
         let images = ImageIndex::enumerate(&evaluation.images);
         for (image, decided) in images.filter(|(_, image)| image.reason == reason::NEXT_CASCADE) {
-            self.wanted.extend(decided.fingerprint.as_ref().map(ToString::to_string));
             let touched = busy.touched([image]);
+            self.want(decided, !touched.is_empty());
             if touched.is_empty() {
                 self.left.push(image);
             } else {
@@ -124,11 +133,16 @@ impl Changes {
                 evaluation.plan.ready_builds.push(build);
                 continue;
             }
-            let decided = evaluation.images.get(image.position());
-            let wanted = decided.and_then(|decided| decided.fingerprint.as_ref());
-            self.wanted.extend(wanted.map(ToString::to_string));
+            if let Some(decided) = evaluation.images.get(image.position()) {
+                self.want(decided, false);
+            }
             self.ready.push(build);
         }
+    }
+
+    fn want(&mut self, image: &ImageDecision, waits: bool) {
+        let wanted = image.fingerprint.as_ref();
+        self.wanted.extend(wanted.map(|wanted| Change { text: wanted.to_string(), waits }));
     }
 
     /// Every cascade retries what has failed, unless a user has cancelled it, and goes on with what
@@ -169,30 +183,52 @@ impl Changes {
         moved.chain(ready).chain(self.left.iter().copied())
     }
 
-    /// Returns a hash of the changes. A new value restarts the quiet time. With
-    /// `policy.supersede: Cancel` only candidates end a running cascade, so that nothing else
-    /// delays that.
+    /// Whether any candidate may be adopted, now or once a running cascade allows it.
+    #[must_use]
+    pub const fn has_candidate(&self) -> bool {
+        !self.candidates.is_empty()
+    }
+
+    /// Returns a hash of what may start now, or else of what waits. A new value restarts the quiet
+    /// time. With `policy.supersede: Cancel` it is that of all candidates while a cascade runs:
+    /// they may end it, and nothing else delays that.
     #[must_use]
     pub fn hash(&self, context: &CascadeContext<'_>) -> String {
-        let input = context.input;
-        let only_candidates = !input.cascades.is_empty()
-            && input.spec.policy.supersede == Supersede::Cancel
-            && !self.candidates.is_empty();
-        let wanted = if only_candidates { &[][..] } else { &self.wanted };
-        hash(&self.candidates, wanted)
+        if ends_cascades(context) && self.has_candidate() {
+            return self.hash_of_candidates();
+        }
+        let waits = self.none_may_start();
+        hash(&self.candidates, &self.wanted, |change| change.waits == waits)
+    }
+
+    /// Returns a hash of what waits for running cascades.
+    #[must_use]
+    pub fn hash_of_waiting(&self) -> String {
+        hash(&self.candidates, &self.wanted, |change| change.waits)
     }
 
     /// Returns the hash that was recorded if exactly these candidates superseded a cascade.
     #[must_use]
     pub fn hash_of_candidates(&self) -> String {
-        hash(&self.candidates, &[])
+        hash(&self.candidates, &[], |_| true)
     }
 }
 
-/// Hashes a change: the candidates' digests and the fingerprints that are wanted.
-fn hash(candidates: &[String], wanted: &[String]) -> String {
-    let texts = |hasher: Hasher, texts: &[String]| hasher.texts(texts.iter().map(String::as_str));
-    texts(texts(Hasher::new("change"), candidates), wanted).hex()
+/// Whether candidates may end the running cascades.
+#[must_use]
+pub fn ends_cascades(context: &CascadeContext<'_>) -> bool {
+    let input = context.input;
+    !input.cascades.is_empty() && input.spec.policy.supersede == Supersede::Cancel
+}
+
+/// Hashes changes: the candidates' digests and the fingerprints that are wanted.
+fn hash(candidates: &[Change], wanted: &[Change], is_part: impl Fn(&Change) -> bool) -> String {
+    let add = |hasher: Hasher, changes: &[Change]| {
+        let changes = changes.iter().filter(|change| is_part(change));
+        let texts: Vec<&str> = changes.map(|change| change.text.as_str()).collect();
+        hasher.texts(texts)
+    };
+    add(add(Hasher::new("change"), candidates), wanted).hex()
 }
 
 /// For each image, the cascades that still work on it or on what is built on it.

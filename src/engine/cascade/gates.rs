@@ -7,7 +7,11 @@ use jiff::Timestamp;
 use crate::{
     api::Pending,
     engine::{
-        cascade::{CascadeContext, changes::Changes, windows::WindowState},
+        cascade::{
+            CascadeContext,
+            changes::{Changes, ends_cascades},
+            windows::WindowState,
+        },
         image::evaluation::{Evaluation, ReadyBuild},
         input::DecideInput,
     },
@@ -101,7 +105,7 @@ pub fn cascade_readiness(
 fn replaces_superseded(context: &CascadeContext<'_>, changes: &Changes) -> bool {
     let settled = context.input.status.pending.as_ref().map(|pending| pending.change.as_str());
     context.input.superseded().is_some()
-        && !changes.candidates.is_empty()
+        && changes.has_candidate()
         && settled == Some(changes.hash_of_candidates().as_str())
 }
 
@@ -114,11 +118,18 @@ pub fn quiet_time(context: &CascadeContext<'_>, changes: &Changes) -> QuietTime 
     // and the wait starts over.
     let is_plausible =
         |pending: &&Pending| pending.since.max(pending.last_change).is_none_or(|at| at <= now);
+    let waits = changes.none_may_start();
+    // What waits for a cascade says nothing about how long other changes have waited.
+    let is_same_wait =
+        |pending: &Pending| pending.waits_for_cascade == waits || ends_cascades(context);
     let pending = match input.status.pending.as_ref().filter(is_plausible) {
         Some(pending) if pending.change == change => pending.clone(),
-        Some(pending) => Pending { change, since: pending.since, last_change: Some(now) },
-        None => Pending { change, since: Some(now), last_change: Some(now) },
+        Some(pending) if is_same_wait(pending) => {
+            Pending { change, since: pending.since, ..new_pending(now) }
+        }
+        _ => Pending { change, ..new_pending(now) },
     };
+    let pending = Pending { waits_for_cascade: waits, ..pending };
     let policy = &input.spec.policy;
     let after = |start: Option<Timestamp>, wait: crate::api::Duration| {
         start.unwrap_or(now).saturating_add(wait.signed()).unwrap_or(Timestamp::MAX)
@@ -126,6 +137,20 @@ pub fn quiet_time(context: &CascadeContext<'_>, changes: &Changes) -> QuietTime 
     let until =
         after(pending.last_change, policy.settle).min(after(pending.since, policy.max_settle));
     QuietTime { pending, until }
+}
+
+/// Returns the changes that have come now and wait for running cascades, or `None` if none do.
+#[must_use]
+pub fn newly_waiting(changes: &Changes, now: Timestamp) -> Option<Pending> {
+    (!changes.awaited.is_empty()).then(|| Pending {
+        change: changes.hash_of_waiting(),
+        waits_for_cascade: true,
+        ..new_pending(now)
+    })
+}
+
+fn new_pending(now: Timestamp) -> Pending {
+    Pending { since: Some(now), last_change: Some(now), ..Pending::default() }
 }
 
 /// Returns whether a user requested the start of pending changes that need a build.

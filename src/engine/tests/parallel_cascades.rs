@@ -212,3 +212,26 @@ fn at_most_sixteen_cascades_run_and_the_others_wait() {
     model.settle();
     assert_eq!((model.builds(), model.states()), (vec![2; 20], vec![CURRENT; 20]));
 }
+
+#[test]
+fn what_waits_for_a_cascade_shortens_nobodys_quiet_time() {
+    let mut model = FamilyModel::new(
+        &["up", "up2", "up3"],
+        &[("slow", "up"), ("quick", "up2"), ("both", "slow quick*"), ("alone", "up3")],
+    );
+    model.settle();
+    model.upstream_digests[0] = "sha256:up-1".into();
+    model.begin();
+    move_second(&mut model);
+    model.now += SignedDuration::from_hours(24);
+    model.upstream_digests[2] = "sha256:up3-1".into();
+    model.reconcile();
+    model.reconcile();
+    assert_eq!(names(&model).len(), 1, "its quiet time has just begun");
+    model.now += SignedDuration::from_secs(30);
+    model.reconcile();
+    model.reconcile();
+    assert_eq!(model.builds(), [2, 1, 1, 2]);
+    model.settle();
+    assert_eq!((model.builds(), model.states()), (vec![2, 2, 3, 2], vec![CURRENT; 4]));
+}
