@@ -70,9 +70,10 @@ impl<'a> DecideInput<'a> {
     /// one replaces it already.
     #[must_use]
     pub fn superseded(&self) -> Option<&CascadeName> {
-        let last = self.ended.last().filter(|cascade| cascade.superseded)?;
-        let mut running = self.cascades.iter();
-        let is_replaced = running.any(|cascade| cascade.supersedes == Some(&last.name));
+        let last = self.ended.iter().rfind(|cascade| cascade.superseded)?;
+        let running = self.cascades.iter().map(|cascade| cascade.supersedes);
+        let ended = self.ended.iter().map(|cascade| cascade.supersedes.as_ref());
+        let is_replaced = running.chain(ended).any(|replaced| replaced == Some(&last.name));
         (!is_replaced).then_some(&last.name)
     }
 }
@@ -97,6 +98,8 @@ pub struct EndedCascade {
     pub name: CascadeName,
     /// Whether it ended early so that another one replaces it.
     pub superseded: bool,
+    /// The name of the cascade that it has replaced.
+    pub supersedes: Option<CascadeName>,
 }
 
 /// How many builds the operator's limits allow this family to start now. `None` means no limit.

@@ -1,10 +1,13 @@
 //! Which of the running cascades each image belongs to.
 //!
 //! Several cascades of one family may run if they share no image. An image belongs to the newest
-//! cascade that has planned, listed or built it. One that none of them knows belongs to the
-//! cascade of its parents: the spec has changed meanwhile.
+//! cascade that has planned, listed or built it, unless another one, which has ended, has built it
+//! since. One that none of them knows belongs to the cascade of its parents: the spec has changed
+//! meanwhile.
 
 use std::collections::HashMap;
+
+use jiff::Timestamp;
 
 use crate::{
     engine::input::{DecideInput, ObservedCascade, ObservedImage},
@@ -31,10 +34,52 @@ impl CascadeMembers {
         }
         let names = input.cascades.iter().map(|cascade| cascade.name.clone()).collect();
         let mut members = Self { names, of: vec![None; input.spec.images.len()] };
+        let taken = members.taken_over(input);
         members.add_listed(input);
         members.add_worked_on(input);
-        members.add_below(input);
+        for (of, is_taken) in members.of.iter_mut().zip(&taken) {
+            *of = of.filter(|cascade| *is_taken < Some(*cascade));
+        }
+        members.add_below(input, &taken);
         members
+    }
+
+    /// Returns for each image the newest running cascade after which another one, which has ended,
+    /// has worked on it. The result of the image is none of that cascade.
+    fn taken_over(&self, input: &DecideInput<'_>) -> Vec<Option<usize>> {
+        let finished: Vec<HashMap<&str, Timestamp>> = input
+            .cascades
+            .iter()
+            .map(|cascade| {
+                let results = cascade.status.images.iter();
+                results.filter_map(|of| Some((of.name.as_str(), of.finished_at?))).collect()
+            })
+            .collect();
+        let images = input.spec.images.iter().zip(&input.images);
+        let taken = images.map(|(image, observed)| {
+            let works_on = |cascade: &CascadeName| self.names.contains(cascade);
+            let mut builds = observed.builds.iter().filter(|build| build.live);
+            if builds.any(|build| works_on(&build.identity.cascade)) {
+                return None;
+            }
+            let last = self.last_ended(observed)?;
+            finished.iter().rposition(|finished| {
+                finished.get(image.name.as_str()).is_some_and(|finished_at| last > *finished_at)
+            })
+        });
+        taken.collect()
+    }
+
+    /// Returns when a cascade that has ended worked on an image last.
+    fn last_ended(&self, observed: &ObservedImage<'_>) -> Option<Timestamp> {
+        let record = observed.record?;
+        let failed = record.failure.as_ref().map(|failure| (failure.cascade.as_str(), failure.at));
+        let built = record.history.first().map(|build| (build.cascade.as_str(), build.finished_at));
+        let ended = failed
+            .into_iter()
+            .chain(built)
+            .filter(|(cascade, _)| self.names.iter().all(|running| *running != *cascade));
+        ended.filter_map(|(_, at)| at).max()
     }
 
     /// Adds the images that a cascade has planned or lists in its record.
@@ -63,9 +108,10 @@ impl CascadeMembers {
     }
 
     /// Adds the images below that no cascade knows.
-    fn add_below(&mut self, input: &DecideInput<'_>) {
+    fn add_below(&mut self, input: &DecideInput<'_>, taken: &[Option<usize>]) {
         for &image in input.lineage().order() {
-            if self.position_of(image).is_some() {
+            let is_taken = taken.get(image.position()).is_some_and(Option::is_some);
+            if is_taken || self.position_of(image).is_some() {
                 continue;
             }
             let parents = input.lineage().parents(image).iter();

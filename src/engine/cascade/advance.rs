@@ -17,7 +17,7 @@ use crate::{
         causes::short,
         decision::{CascadeDecision, Effect},
         image::evaluation::{Evaluation, Plan},
-        input::{BuildOutcome, EndedCascade},
+        input::{BuildOutcome, EndedCascade, ObservedCascade},
         upstreams,
     },
     identity::CascadeName,
@@ -155,11 +155,17 @@ fn explain_waiting(
     for (upstream, touched) in &changes.waiting {
         let newest = touched.last().and_then(|newest| context.input.cascades.get(*newest));
         let Some(status) = upstreams.get_mut(upstream.position()) else { continue };
-        let Some((cascade, candidate)) = newest.zip(status.candidate.as_ref()) else { continue };
-        status.message = Some(format!(
-            "{} waits for the cascade {}, which still builds images that are built on it",
-            short(&candidate.digest),
-            cascade.name.as_str()
+        let Some(candidate) = &status.candidate else { continue };
+        let digest = short(&candidate.digest);
+        status.message = Some(newest.map_or_else(
+            || format!("{digest} waits until one of the running cascades has ended"),
+            |cascade| {
+                format!(
+                    "{digest} waits for the cascade {}, which still builds images that are built \
+                     on it",
+                    cascade.name.as_str()
+                )
+            },
         ));
     }
 }
@@ -179,8 +185,7 @@ fn ending_cascades(
     };
     let running = context.input.cascades.iter().enumerate();
     let over = running.filter(|(position, _)| is_over(*position));
-    over.map(|(_, cascade)| EndedCascade { name: cascade.name.clone(), superseded: false })
-        .collect()
+    over.map(|(_, cascade)| ended(cascade, false)).collect()
 }
 
 /// Returns the running cascades that end early with `policy.supersede: Cancel`, so that another one
@@ -214,7 +219,7 @@ fn superseded_cascades(
     superseded.sort_unstable();
     superseded.dedup();
     let cascades = superseded.into_iter().filter_map(|position| input.cascades.get(position));
-    cascades.map(|cascade| EndedCascade { name: cascade.name.clone(), superseded: true }).collect()
+    cascades.map(|cascade| ended(cascade, true)).collect()
 }
 
 /// Starts builds of the running cascades, and stops those that superseded ones have left. A cascade
@@ -246,7 +251,7 @@ fn continue_cascades(
             !builds_for(cascade.name)
                 && breaker_gates::waits_only_for_trials(context, evaluation, *position)
         })
-        .map(|(_, cascade)| EndedCascade { name: cascade.name.clone(), superseded: false })
+        .map(|(_, cascade)| ended(cascade, false))
         .collect();
     if ending.is_empty() {
         step.effects.extend(stop_superseded_builds(context, evaluation));
@@ -277,6 +282,11 @@ fn stop_superseded_builds(context: &CascadeContext<'_>, evaluation: &Evaluation)
         })
         .map(|build| Effect::Stop { job: build.job.clone() })
         .collect()
+}
+
+fn ended(cascade: &ObservedCascade<'_>, superseded: bool) -> EndedCascade {
+    let supersedes = cascade.supersedes.cloned();
+    EndedCascade { name: cascade.name.clone(), superseded, supersedes }
 }
 
 /// A cascade that starts.

@@ -38,7 +38,8 @@ pub struct Changes {
     pub left: Vec<ImageIndex>,
     /// The images that have failed, and that a cascade which starts now tries again.
     pub failed: Vec<ImageIndex>,
-    /// The upstreams whose candidates wait for running cascades, each with the positions of those.
+    /// The upstreams whose candidates wait for running cascades, each with the positions of those
+    /// whose images it touches.
     pub waiting: Vec<(UpstreamIndex, Vec<usize>)>,
     /// The positions of the running cascades for which any change waits.
     pub awaited: Vec<usize>,
@@ -66,9 +67,11 @@ impl Changes {
         upstreams: &[UpstreamStatus],
         evaluation: &mut Evaluation,
     ) -> Self {
-        let busy = BusyImages::of(context, evaluation);
+        let mut busy = BusyImages::of(context, evaluation);
+        let candidates = candidates(context, upstreams, &busy);
+        busy.reserve(context, &candidates);
         let mut changes = Self::default();
-        changes.add_upstreams(context, upstreams, &busy);
+        changes.add_candidates(context, candidates, &busy);
         changes.add_left(evaluation, &busy);
         changes.take_ready(context, evaluation, &busy);
         changes.add_failed(evaluation, &busy);
@@ -78,25 +81,23 @@ impl Changes {
         changes
     }
 
-    fn add_upstreams(
+    fn add_candidates(
         &mut self,
         context: &CascadeContext<'_>,
-        upstreams: &[UpstreamStatus],
+        candidates: Vec<Candidate<'_>>,
         busy: &BusyImages,
     ) {
-        let eligible = UpstreamIndex::enumerate(upstreams).filter(|(_, status)| eligible(status));
-        for (upstream, status) in eligible {
+        for Candidate { upstream, status, touched } in candidates {
             let children = context.input.lineage().upstream_children(upstream).iter().copied();
-            let touched = busy.touched(children);
-            let waits = !touched.is_empty();
+            let waits = !touched.is_empty() || busy.keeps_waiting(children);
             let candidate = status.candidate.iter();
             let digests = candidate.flat_map(|candidate| candidate.content().built());
             self.candidates.extend(digests.map(|digest| Change { text: digest.to_owned(), waits }));
-            if touched.is_empty() {
-                self.upstreams.push(upstream);
-            } else {
-                self.awaited.extend(&touched);
+            if waits {
+                self.await_any(&touched, busy);
                 self.waiting.push((upstream, touched));
+            } else {
+                self.upstreams.push(upstream);
             }
         }
     }
@@ -105,12 +106,21 @@ impl Changes {
         let images = ImageIndex::enumerate(&evaluation.images);
         for (image, decided) in images.filter(|(_, image)| image.reason == reason::NEXT_CASCADE) {
             let touched = busy.touched([image]);
-            self.want(decided, !touched.is_empty());
-            if touched.is_empty() {
-                self.left.push(image);
+            let waits = !touched.is_empty() || busy.keeps_waiting([image]);
+            self.want(decided, waits);
+            if waits {
+                self.await_any(&touched, busy);
             } else {
-                self.awaited.extend(touched);
+                self.left.push(image);
             }
+        }
+    }
+
+    /// Notes that something waits for these cascades, and for all of them if no other may start.
+    fn await_any(&mut self, touched: &[usize], busy: &BusyImages) {
+        self.awaited.extend(touched);
+        if busy.is_full() {
+            self.awaited.extend(0..busy.running);
         }
     }
 
@@ -120,6 +130,9 @@ impl Changes {
         evaluation: &mut Evaluation,
         busy: &BusyImages,
     ) {
+        let requests = context.request_effects;
+        let is_requested =
+            |image| requests.start.contains(&image) || requests.start_pending.contains(&image);
         let ready = std::mem::take(&mut evaluation.plan.ready_builds);
         for mut build in ready {
             let image = build.build.image;
@@ -133,10 +146,16 @@ impl Changes {
                 evaluation.plan.ready_builds.push(build);
                 continue;
             }
-            if let Some(decided) = evaluation.images.get(image.position()) {
-                self.want(decided, false);
+            let waits = busy.is_full() || busy.keeps_waiting([image]) && !is_requested(image);
+            let Some(decided) = evaluation.images.get_mut(image.position()) else { continue };
+            self.want(decided, waits);
+            if waits {
+                self.await_any(&[], busy);
+                decided.reason = reason::CASCADING;
+                decided.message = "waits until a running cascade has ended".into();
+            } else {
+                self.ready.push(build);
             }
-            self.ready.push(build);
         }
     }
 
@@ -156,7 +175,9 @@ impl Changes {
         let failed = ImageIndex::enumerate(&evaluation.images)
             .filter(|(_, image)| has_failed(image))
             .map(|(index, _)| index);
-        self.failed = failed.filter(|image| busy.touched([*image]).is_empty()).collect();
+        let may_start =
+            |image: ImageIndex| busy.touched([image]).is_empty() && !busy.keeps_waiting([image]);
+        self.failed = failed.filter(|image| may_start(*image)).collect();
     }
 
     /// Whether nothing may start a cascade now.
@@ -231,12 +252,36 @@ fn hash(candidates: &[Change], wanted: &[Change], is_part: impl Fn(&Change) -> b
     add(add(Hasher::new("change"), candidates), wanted).hex()
 }
 
+/// A candidate that may be adopted as far as its upstream says.
+struct Candidate<'a> {
+    upstream: UpstreamIndex,
+    status: &'a UpstreamStatus,
+    /// The positions of the cascades that still work on its images or below.
+    touched: Vec<usize>,
+}
+
+fn candidates<'a>(
+    context: &CascadeContext<'_>,
+    upstreams: &'a [UpstreamStatus],
+    busy: &BusyImages,
+) -> Vec<Candidate<'a>> {
+    let eligible = UpstreamIndex::enumerate(upstreams).filter(|(_, status)| eligible(status));
+    let found = eligible.map(|(upstream, status)| {
+        let children = context.input.lineage().upstream_children(upstream).iter().copied();
+        Candidate { upstream, status, touched: busy.touched(children) }
+    });
+    found.collect()
+}
+
 /// For each image, the cascades that still work on it or on what is built on it.
 struct BusyImages {
     /// One bit per running cascade, parallel to `spec.images`. Empty if no cascade runs.
     below: Vec<u64>,
-    /// The cascades that run. If there may be no further one, every change waits for all of them.
+    /// How many cascades run.
     running: usize,
+    /// Whether each image, or one below it, is touched by a candidate that has waited for too long,
+    /// parallel to `spec.images`. Empty if there is none.
+    reserved: Vec<bool>,
     /// Whether any image has a result that is not recorded yet.
     awaits_records: bool,
 }
@@ -246,7 +291,8 @@ impl BusyImages {
     fn of(context: &CascadeContext<'_>, evaluation: &Evaluation) -> Self {
         let running = context.input.cascades.len();
         if running == 0 {
-            return Self { below: Vec::new(), running, awaits_records: false };
+            let (below, reserved) = (Vec::new(), Vec::new());
+            return Self { below, running, reserved, awaits_records: false };
         }
         let lineage = context.input.lineage();
         let (mut worked_on, mut awaits_records) = (Vec::new(), false);
@@ -276,14 +322,52 @@ impl BusyImages {
                 *place = bits;
             }
         }
-        Self { below, running, awaits_records }
+        Self { below, running, reserved: Vec::new(), awaits_records }
+    }
+
+    /// Keeps the images of candidates that have waited for as long as `maxSettle` from cascades that
+    /// start later. Otherwise a candidate of many images could wait for ever, while a cascade of one
+    /// of them follows another.
+    fn reserve(&mut self, context: &CascadeContext<'_>, candidates: &[Candidate<'_>]) {
+        let lineage = context.input.lineage();
+        let max_settle = context.input.spec.policy.max_settle.signed();
+        let is_overdue = |candidate: &&Candidate<'_>| {
+            let observed = candidate.status.candidate.as_ref().and_then(|of| of.first_observed);
+            !candidate.touched.is_empty()
+                && observed.is_none_or(|at| {
+                    at.saturating_add(max_settle).is_ok_and(|due| due <= context.now)
+                })
+        };
+        let overdue: Vec<&Candidate<'_>> = candidates.iter().filter(is_overdue).collect();
+        if overdue.is_empty() {
+            return;
+        }
+        let children = overdue.iter().flat_map(|of| lineage.upstream_children(of.upstream));
+        let mut reserved = lineage.with_descendants(children.copied());
+        for &image in lineage.order().iter().rev() {
+            let mut children = lineage.children(image).iter();
+            let any = children.any(|child| reserved.get(child.position()) == Some(&true));
+            if let Some(is_reserved) = reserved.get_mut(image.position()) {
+                *is_reserved |= any;
+            }
+        }
+        self.reserved = reserved;
+    }
+
+    /// Whether no further cascade may start.
+    const fn is_full(&self) -> bool {
+        self.running >= MAX_RUNNING
+    }
+
+    /// Whether a change that begins with these images waits, although it touches no running
+    /// cascade.
+    fn keeps_waiting(&self, roots: impl IntoIterator<Item = ImageIndex>) -> bool {
+        let is_reserved = |root: ImageIndex| self.reserved.get(root.position()) == Some(&true);
+        self.is_full() || roots.into_iter().any(is_reserved)
     }
 
     /// Returns the positions of the cascades that work on these images or below, the newest last.
     fn touched(&self, roots: impl IntoIterator<Item = ImageIndex>) -> Vec<usize> {
-        if self.running >= MAX_RUNNING {
-            return (0..self.running).collect();
-        }
         let roots = roots.into_iter().filter_map(|root| self.below.get(root.position()));
         let bits = roots.fold(0, |a, b| a | b);
         (0..self.running).filter(|position| bits & bit(*position) != 0).collect()

@@ -35,7 +35,7 @@ pub fn set_targets(
     let complete: Vec<usize> = match cascade {
         // Covers images that became current without a cascade, or before the policy was `Cascade`.
         CascadeDecision::None => {
-            if is_family_complete(context.input, &evaluation.images) {
+            if is_complete(context.input, &evaluation.images, |_| true) {
                 promote(&mut evaluation.images, |_| true);
             }
             return;
@@ -58,8 +58,11 @@ pub fn set_targets(
     for position in complete {
         let (input, members) = (context.input, context.members);
         if missing_images(input, members, &evaluation.images, position).is_empty() {
+            // What an earlier cascade has left incomplete does not move with another one.
+            let is_free = |image| members.position_of(image).is_none();
+            let others_are_complete = is_complete(input, &evaluation.images, is_free);
             promote(&mut evaluation.images, |image| {
-                members.position_of(image).is_none_or(|of| of == position)
+                members.position_of(image).map_or(others_are_complete, |of| of == position)
             });
         }
     }
@@ -74,11 +77,17 @@ fn promote(images: &mut [ImageDecision], is_part: impl Fn(ImageIndex) -> bool) {
     }
 }
 
-/// Whether every required image of the family may be promoted.
-fn is_family_complete(input: &DecideInput<'_>, images: &[ImageDecision]) -> bool {
+/// Whether every required image of these may be promoted.
+fn is_complete(
+    input: &DecideInput<'_>,
+    images: &[ImageDecision],
+    is_part: impl Fn(ImageIndex) -> bool,
+) -> bool {
     let held = held_before_first_build(input, images);
-    let mut images = input.spec.images.iter().zip(images).zip(&held);
-    images.all(|((spec, image), held)| !spec.required || *held || is_promotable(image))
+    let images = ImageIndex::enumerate(input.spec.images.iter().zip(images).zip(&held));
+    images
+        .filter(|(index, _)| is_part(*index))
+        .all(|(_, ((spec, image), held))| !spec.required || *held || is_promotable(image))
 }
 
 /// Returns the required images without which the running cascade at this position is incomplete:

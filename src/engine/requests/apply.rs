@@ -195,8 +195,11 @@ impl RequestEffects {
         };
         let adopted = status.adopted.as_ref().map(|adopted| adopted.digest.clone());
         if adopted.is_none() && hold.digest.is_none() {
-            // With the family's status, the digest in use was lost.
-            hold.digest.clone_from(&observed.digest);
+            // With the family's status, the digest in use was lost. That of another image or tag
+            // says nothing.
+            if observed.reference.as_ref() == Some(&status.reference) {
+                hold.digest.clone_from(&observed.digest);
+            }
             if hold.digest.is_none() && !is_active(observed) {
                 return Err(RequestAnswer::from(format!(
                     "{upstream} has no adopted digest yet; set `digest` to the digest to hold it at"

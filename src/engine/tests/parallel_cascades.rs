@@ -3,7 +3,7 @@
 use jiff::SignedDuration;
 
 use crate::{
-    api::{CascadePhase, ImageState, Promotion, Supersede, condition::reason},
+    api::{CascadePhase, FailureClass, ImageState, Promotion, Supersede, condition::reason},
     engine::{
         CascadeDecision,
         tests::{CURRENT, model::FamilyModel},
@@ -118,6 +118,17 @@ fn what_a_cascade_has_finished_is_built_by_the_next() {
         assert_eq!(result(&image.name), Some(image), "its record keeps what it has done");
     }
     assert_eq!(second.planned.concat(), ["quick", "app"]);
+    for image in ["quick", "app"] {
+        model.finish_only(image);
+        for _ in 0..3 {
+            model.reconcile();
+        }
+    }
+    assert_eq!(names(&model).len(), 1);
+    for image in first.images.iter().filter(|image| image.name != "slow") {
+        let listed = &model.running[0].status.images;
+        assert!(listed.contains(image), "also after the second has ended: {listed:#?}");
+    }
     model.settle();
     assert_eq!((model.builds(), model.states()), (vec![2, 3, 3], vec![CURRENT; 3]));
     let phases: Vec<CascadePhase> = model.cascades.iter().map(|cascade| cascade.phase).collect();
@@ -234,4 +245,67 @@ fn what_waits_for_a_cascade_shortens_nobodys_quiet_time() {
     assert_eq!(model.builds(), [2, 1, 1, 2]);
     model.settle();
     assert_eq!((model.builds(), model.states()), (vec![2, 2, 3, 2], vec![CURRENT; 4]));
+}
+
+/// A base with leaves that have a second upstream each.
+fn base_with_leaves() -> FamilyModel {
+    let mut model = FamilyModel::new(
+        &["up", "up1", "up2"],
+        &[("base", "up"), ("one", "base up1*"), ("two", "base up2*")],
+    );
+    model.settle();
+    model
+}
+
+#[test]
+fn a_candidate_of_many_images_does_not_wait_for_ever() {
+    let mut model = base_with_leaves();
+    let max_settle = model.spec.policy.max_settle.signed();
+    model.upstream_digests[1] = "sha256:up1-1".into();
+    model.begin();
+    model.upstream_digests[0] = "sha256:up-1".into();
+    model.reconcile();
+    model.now += max_settle;
+    // One of its leaves is always being built.
+    for round in 1..10 {
+        let (leaf, other) = if round % 2 == 1 { ("one", 2) } else { ("two", 1) };
+        model.upstream_digests[other] = format!("sha256:other-{round}");
+        model.begin();
+        model.finish_only(leaf);
+        for _ in 0..4 {
+            model.reconcile();
+        }
+        if model.builds()[0] == 2 {
+            return;
+        }
+    }
+    panic!("the base is not built: {:?}", model.builds());
+}
+
+#[test]
+fn tags_of_an_incomplete_cascade_do_not_move_with_another_one() {
+    let mut model =
+        FamilyModel::new(&["up", "up2"], &[("good", "up"), ("bad", "up"), ("alone", "up2")]);
+    model.spec.policy.promotion = Promotion::Cascade;
+    model.spec.policy.retries.build = 0;
+    model.settle();
+    let before = latest(&model, "good");
+    model.upstream_digests[0] = "sha256:up-1".into();
+    model.begin();
+    move_second(&mut model);
+    model.failing.insert(1, FailureClass::Build);
+    model.finish_only("good");
+    model.reconcile();
+    model.finish_only("bad");
+    for _ in 0..3 {
+        model.reconcile();
+    }
+    assert_eq!(model.record("bad").state, ImageState::Failed);
+    assert_eq!(names(&model).len(), 1, "the first has ended incomplete");
+    model.finish_only("alone");
+    for _ in 0..3 {
+        model.reconcile();
+    }
+    assert_eq!(Some(latest(&model, "alone")), model.record("alone").digest);
+    assert_eq!(latest(&model, "good"), before, "not without bad");
 }

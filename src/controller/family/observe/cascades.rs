@@ -78,5 +78,6 @@ pub(super) fn ended(cascade: &Arc<Cascade>) -> EndedCascade {
             .status
             .as_ref()
             .is_some_and(|status| status.phase == CascadePhase::Superseded),
+        supersedes: cascade.spec.supersedes.as_ref().map(Into::into),
     }
 }

@@ -45,6 +45,8 @@ pub(in crate::engine) struct FamilyModel {
     pub(in crate::engine) running: Vec<RunningModelCascade>,
     /// The cascades that have ended, and whether each was superseded.
     pub(in crate::engine) ended: Vec<(CascadeName, bool)>,
+    /// The cascades that others have replaced, by the name of the later one.
+    pub(in crate::engine) superseded_by: HashMap<CascadeName, CascadeName>,
     pub(in crate::engine) cascades: Vec<CascadeStatus>,
     pub(in crate::engine) imports: Vec<ObservedImport>,
     pub(in crate::engine) requests: Vec<ObservedRequest>,
@@ -160,6 +162,7 @@ impl FamilyModel {
             remembered: Vec::new(),
             running: Vec::new(),
             ended: Vec::new(),
+            superseded_by: HashMap::new(),
             cascades: Vec::new(),
             imports: Vec::new(),
             requests: Vec::new(),
@@ -296,6 +299,7 @@ impl FamilyModel {
                 .map(|(name, superseded)| EndedCascade {
                     name: name.clone(),
                     superseded: *superseded,
+                    supersedes: self.superseded_by.get(name).cloned(),
                 })
                 .collect(),
             requests: self.requests.clone(),

@@ -80,7 +80,10 @@ impl FamilyModel {
             CascadeDecision::None => {}
         }
         if let CascadeDecision::Finish { ending } = &decision.cascade {
-            for EndedCascade { name, superseded } in ending {
+            for EndedCascade { name, superseded, supersedes } in ending {
+                if let Some(replaced) = supersedes {
+                    self.superseded_by.insert(name.clone(), replaced.clone());
+                }
                 self.ended.push((name.clone(), *superseded));
                 let ended = self.running.extract_if(.., |cascade| cascade.name == *name);
                 self.cascades.extend(ended.map(|cascade| cascade.status));
