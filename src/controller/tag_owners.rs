@@ -2,7 +2,7 @@
 //! set it, or else the oldest that claims it. No client is needed.
 
 use std::{
-    collections::{BTreeMap, HashMap, hash_map::DefaultHasher},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, hash_map::DefaultHasher},
     hash::{Hash, Hasher},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -24,9 +24,22 @@ use crate::{
 /// What the message of a conflict says before the namespace and the name of the owner.
 const CLAIMED_BY: &str = " already claimed by the family ";
 
+/// A repository and a tag of it.
+type RepositoryTag = (String, String);
+
+/// The tags of other families, each with its family, by repository.
+pub type ForeignTags = HashMap<String, BTreeMap<String, String>>;
+
 /// The families that claim a tag of another one.
 #[derive(Debug, Default)]
-pub struct TagOwners(Mutex<Conflicts>);
+pub struct TagOwners {
+    conflicts: Mutex<Conflicts>,
+    claimed: Mutex<ClaimedTags>,
+}
+
+/// The tags that the specs of families claim, rendered once per generation, by the family's uid.
+#[derive(Debug, Default)]
+struct ClaimedTags(HashMap<String, (Option<i64>, Arc<Vec<RepositoryTag>>)>);
 
 /// The conflicts of a set of families. They are worked out again only when a family's spec has
 /// changed, or when a family was created or deleted.
@@ -42,19 +55,86 @@ impl TagOwners {
     /// Returns a problem with the first tag of this family that belongs to another family.
     pub fn conflict(&self, family: &ImageFamily, stores: &Stores) -> Option<Problem> {
         let mut all = stores.families.all();
-        // Names decide between two of the same second.
-        all.sort_by_key(|family| (family.creation_timestamp(), Key::of(&**family)));
+        all.sort_by_key(|family| age(family));
         let mut hasher = DefaultHasher::new();
         for family in &all {
             (family.uid(), family.metadata.generation).hash(&mut hasher);
         }
         let version = hasher.finish();
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.conflicts.lock().unwrap_or_else(PoisonError::into_inner);
         if known.version != version {
             *known = Conflicts { version, of: conflicts(&all, stores) };
         }
         known.of.get(&Key::of(family)).cloned()
     }
+
+    /// Returns the tags of these repositories that belong to other families: those that they have
+    /// set, and those that an older one claims, unless this family has set them. Tags that depend
+    /// on labels are checked against them before they are set.
+    pub fn foreign_tags(
+        &self,
+        family: &ImageFamily,
+        repositories: &BTreeSet<&str>,
+        stores: &Stores,
+    ) -> ForeignTags {
+        let mut found = ForeignTags::new();
+        if repositories.is_empty() {
+            return found;
+        }
+        let own = set_tags(family, stores);
+        let all = stores.families.all();
+        // Most families are elsewhere, and no tag of theirs is rendered.
+        let is_other = |other: &&Arc<ImageFamily>| {
+            other.uid() != family.uid() && has_any_below(repositories, &other.spec.repository)
+        };
+        let mut others: Vec<&Arc<ImageFamily>> = all.iter().filter(is_other).collect();
+        others.sort_by_key(|other| age(other));
+        let mut known = self.claimed.lock().unwrap_or_else(PoisonError::into_inner);
+        known.forget_deleted(all.len());
+        for other in others {
+            let is_older = age(other) < age(family);
+            let claimed = if is_older { known.of(other) } else { Arc::default() };
+            let unset = claimed.iter().filter(|tag| !own.contains(*tag));
+            let owner = Key::of(&**other);
+            for (repository, tag) in set_tags(other, stores).iter().chain(unset) {
+                if repositories.contains(repository.as_str()) {
+                    let tags = found.entry(repository.clone()).or_default();
+                    let owner = || format!("{}/{}", owner.namespace, owner.name);
+                    tags.entry(tag.clone()).or_insert_with(owner);
+                }
+            }
+        }
+        found
+    }
+}
+
+impl ClaimedTags {
+    fn of(&mut self, family: &ImageFamily) -> Arc<Vec<RepositoryTag>> {
+        let uid = family.uid().unwrap_or_default();
+        let generation = family.metadata.generation;
+        if let Some((known, tags)) = self.0.get(&uid)
+            && *known == generation
+        {
+            return Arc::clone(tags);
+        }
+        let claims = claims(&family.spec).unwrap_or_default().into_iter();
+        let tags = Arc::new(claims.map(|claim| (claim.repository, claim.tag.name)).collect());
+        self.0.insert(uid, (generation, Arc::clone(&tags)));
+        tags
+    }
+
+    /// Begins anew if there are more entries than families.
+    fn forget_deleted(&mut self, families: usize) {
+        if self.0.len() > families {
+            self.0.clear();
+        }
+    }
+}
+
+/// The order in which families own what several of them claim. Names decide between two of the
+/// same second.
+fn age(family: &ImageFamily) -> impl Ord + use<> {
+    (family.creation_timestamp(), Key::of(family))
 }
 
 /// Returns the conflict that a family has had with one in a namespace that cannot be watched now.
@@ -74,40 +154,31 @@ pub fn unresolved_conflict<'a>(
         .then(|| Problem { reason: reason::TAG_COLLISION, message: message.clone() })
 }
 
-/// Returns the tags of a repository that other families claim or have set, each with its family.
-/// Tags that depend on labels are checked against them before they are set.
-#[must_use]
-pub fn foreign_tags(
-    family: &ImageFamily,
-    repository: &str,
-    stores: &Stores,
-) -> BTreeMap<String, String> {
-    let mut tags = BTreeMap::new();
-    let others = stores.families.all().into_iter().filter(|other| other.uid() != family.uid());
-    // Most families are elsewhere, and no tag of theirs is rendered.
-    for other in others.filter(|other| is_below(repository, &other.spec.repository)) {
-        let owner = Key::of(&*other);
-        let claims = claims(&other.spec).unwrap_or_default().into_iter();
-        let claimed = claims.filter(|claim| claim.repository == repository);
-        let records = stores.images.group(&owner);
-        let is_set = |record: &&Arc<ManagedImage>| {
-            let mut owners = record.owner_references().iter();
-            record.spec.repository == repository
-                && owners.any(|owner| Some(&owner.uid) == other.metadata.uid.as_ref())
-        };
-        let records = records.iter().filter(is_set);
-        let set = records.flat_map(|record| record.status.iter().flat_map(|status| &status.tags));
-        let names = claimed.map(|claim| claim.tag.name).chain(set.map(|known| known.tag.clone()));
-        for name in names {
-            tags.entry(name).or_insert_with(|| format!("{}/{}", owner.namespace, owner.name));
-        }
-    }
-    tags
+/// Returns the tags below the repository of a family that its records say it has set.
+fn set_tags(family: &ImageFamily, stores: &Stores) -> HashSet<RepositoryTag> {
+    let uid = family.metadata.uid.as_ref();
+    let is_owned = |record: &&Arc<ManagedImage>| {
+        record.owner_references().iter().any(|owner| Some(&owner.uid) == uid)
+            && is_below(&record.spec.repository, &family.spec.repository)
+    };
+    let records = stores.images.group(&Key::of(family));
+    let of = |record: &Arc<ManagedImage>| {
+        let tags = record.status.iter().flat_map(|status| &status.tags);
+        tags.map(|known| (record.spec.repository.clone(), known.tag.clone())).collect::<Vec<_>>()
+    };
+    records.iter().filter(is_owned).flat_map(of).collect()
 }
 
 /// Whether a repository is below the repository of a family.
 fn is_below(repository: &str, of_family: &str) -> bool {
     repository.strip_prefix(of_family).is_some_and(|path| path.starts_with('/'))
+}
+
+/// Whether any of these is below the repository of a family.
+fn has_any_below(repositories: &BTreeSet<&str>, of_family: &str) -> bool {
+    let folder = format!("{of_family}/");
+    let next = repositories.range(folder.as_str()..).next();
+    next.is_some_and(|repository| is_below(repository, of_family))
 }
 
 /// A family that claims a tag.
@@ -188,6 +259,8 @@ mod tests {
 
     use super::*;
 
+    const BASE: &str = "registry.example.com/base";
+
     /// Adds a family that claims `registry.example.com/base:latest`, created in this second.
     fn add_family(stores: &Stores, name: &str, second: u32) {
         let family: Value = json!({
@@ -223,19 +296,61 @@ mod tests {
         TagOwners::default().conflict(&family, stores).map(|problem| problem.message)
     }
 
+    /// Returns the tags of `registry.example.com/base` that are foreign to a family.
+    fn foreign(owners: &TagOwners, stores: &Stores, name: &str) -> Vec<(String, String)> {
+        let family = stores.families.get(&Key::new("team", name)).expect("a family");
+        // One that no family has, and one that only looks like one of theirs.
+        let repositories = [BASE, "registry.example.com/other", "registry.example.community/base"];
+        let mut found = owners.foreign_tags(&family, &repositories.into(), stores);
+        let tags = found.remove(BASE).unwrap_or_default();
+        assert!(found.is_empty(), "{found:?}");
+        tags.into_iter().collect()
+    }
+
     #[test]
-    fn the_tags_of_other_families_are_those_that_they_claim_or_have_set() {
+    fn what_others_have_set_is_foreign_and_what_only_an_older_one_claims() {
         let stores = Stores::default();
+        let owners = TagOwners::default();
+        let of = |tag: &str, owner: &str| (tag.to_owned(), format!("team/{owner}"));
         add_family(&stores, "old", 1);
         add_family(&stores, "new", 2);
-        add_record(&stores, "new", "registry.example.com/base", "1.2", 1);
-        let family = stores.families.get(&Key::new("team", "old")).expect("a family");
-        let foreign = |repository: &str| foreign_tags(&family, repository, &stores);
-        let new = || "team/new".to_owned();
-        let expected = [("1.2".to_owned(), new()), ("latest".to_owned(), new())];
-        assert_eq!(foreign("registry.example.com/base"), BTreeMap::from(expected));
-        assert_eq!(foreign("registry.example.com/other"), BTreeMap::new());
-        assert_eq!(foreign("registry.example.community/base"), BTreeMap::new());
+        assert_eq!(foreign(&owners, &stores, "old"), [], "a bare claim of a newer family");
+        assert_eq!(foreign(&owners, &stores, "new"), [of("latest", "old")]);
+
+        add_record(&stores, "new", BASE, "1.2", 1);
+        assert_eq!(foreign(&owners, &stores, "old"), [of("1.2", "new")]);
+
+        // A label has given the tag to the newer family before the older one claimed it.
+        add_record(&stores, "new", BASE, "latest", 2);
+        assert_eq!(foreign(&owners, &stores, "new"), []);
+        assert_eq!(foreign(&owners, &stores, "old"), [of("latest", "new")]);
+
+        // Both have set it.
+        add_record(&stores, "old", BASE, "latest", 1);
+        assert_eq!(foreign(&owners, &stores, "new"), [of("latest", "old")]);
+        assert_eq!(foreign(&owners, &stores, "old"), [of("latest", "new")]);
+    }
+
+    #[test]
+    fn claims_are_rendered_once_per_generation() {
+        let stores = Stores::default();
+        let owners = TagOwners::default();
+        add_family(&stores, "old", 1);
+        add_family(&stores, "new", 2);
+        let known = |of: &str| {
+            let family = stores.families.get(&Key::new("team", of)).expect("a family");
+            let mut family = ImageFamily::clone(&family);
+            move |generation: i64, tag: &str| {
+                family.metadata.generation = Some(generation);
+                family.spec.images[0].tags = vec![tag.into()];
+                let claimed = owners.claimed.lock().expect("no panic").of(&family);
+                claimed.iter().map(|(_, tag)| tag.clone()).collect::<Vec<_>>()
+            }
+        };
+        let mut of_old = known("old");
+        assert_eq!(of_old(1, "a"), ["a"]);
+        assert_eq!(of_old(1, "b"), ["a"], "the same generation");
+        assert_eq!(of_old(2, "b"), ["b"]);
     }
 
     #[test]

@@ -241,8 +241,8 @@ pub struct ObservedImage<'a> {
     pub rebuild_mark: Option<RebuildMark>,
     /// The registry's last answer about labels of a digest.
     pub labels: Option<LabelAnswer>,
-    /// The tags of the image's repository that other families claim or have set, each with its
-    /// family. Known only for an image whose tags name labels.
+    /// The tags of the image's repository that belong to other families, each with its family.
+    /// Known only for an image whose tags name labels.
     pub foreign_tags: Arc<BTreeMap<String, String>>,
 }
 

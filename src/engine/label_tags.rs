@@ -2,12 +2,12 @@
 //! build, and so is what is wrong with them: such a tag is not set, and its image says why. Its
 //! other tags are set, and the other images of the family are not affected.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::{
     api::condition::reason,
     engine::{
-        Problem,
+        Blueprint, Problem,
         decision::ImageDecision,
         input::{DecideInput, LabelAnswer},
         tags::{self, BuildTags, Tag, TagError},
@@ -21,49 +21,64 @@ const MAX_CLAIMANTS: usize = 3;
 /// Why a tag is not set.
 #[derive(Debug)]
 struct UnsetTag {
-    image: ImageIndex,
     /// The tag; `None` if the labels give none.
     tag: Option<String>,
     problem: Problem,
 }
 
-/// The tags that are not set because of labels.
+/// What is wrong with the tags of an image.
+#[derive(Debug)]
+struct UnsetTags {
+    /// The first problem.
+    problem: Problem,
+    /// The tags that must not be set.
+    tags: HashSet<String>,
+}
+
+/// The tags that are not set because of labels, by image.
 #[derive(Debug, Default)]
-pub(in crate::engine) struct LabelTagProblems(Vec<UnsetTag>);
+pub(in crate::engine) struct LabelTagProblems(HashMap<ImageIndex, UnsetTags>);
 
 impl LabelTagProblems {
     /// Returns the tags that must not be set, or cannot be, because of the labels of the verified
     /// builds.
     pub(in crate::engine) fn of(input: &DecideInput<'_>, images: &[ImageDecision]) -> Self {
         let mut found = Self::default();
-        let labelled: Vec<ImageIndex> = ImageIndex::enumerate(&input.blueprint.images)
-            .filter(|(_, known)| !known.labels.is_empty())
-            .map(|(index, _)| index)
-            .collect();
-        let mut claimants = Claimants { input, images, repositories: HashMap::new() };
-        for index in labelled {
-            let Some(build) = build_tags(input, images, index) else { continue };
+        let tags = tags_of_images(input, images);
+        let claimants = Claimants::of(&tags);
+        for ImageTags { image, repository, build } in &tags {
+            let image = *image;
             if build.is_unread {
-                found.0.extend(unread(input, images, index));
+                found.add(image, unread(input, images, image));
             }
-            for tag in build.tags.iter().filter(|tag| tag.names_label) {
-                found.0.extend(foreign(input, index, tag));
-                found.0.extend(followed(input, index, tag));
-                found.0.extend(claimants.collisions(index, tag));
+            for tag in &build.tags {
+                if tag.names_label {
+                    found.add(image, foreign(input, image, tag));
+                    found.add(image, followed(input, image, tag));
+                }
+                found.add(image, claimants.collision(input, image, (repository, &tag.name)));
             }
-            found.0.extend(build.errors.iter().map(|error| invalid(input, index, error)));
+            for error in &build.errors {
+                found.add(image, Some(invalid(input, image, error)));
+            }
         }
         found
     }
 
+    fn add(&mut self, image: ImageIndex, unset: Option<UnsetTag>) {
+        let Some(UnsetTag { tag, problem }) = unset else { return };
+        let first = || UnsetTags { problem, tags: HashSet::new() };
+        self.0.entry(image).or_insert_with(first).tags.extend(tag);
+    }
+
     /// Whether a tag of an image must not be set.
     pub(in crate::engine) fn withholds(&self, image: ImageIndex, tag: &str) -> bool {
-        self.0.iter().any(|unset| unset.image == image && unset.tag.as_deref() == Some(tag))
+        self.0.get(&image).is_some_and(|unset| unset.tags.contains(tag))
     }
 
     /// Adds the first problem of each current image to the decision about it.
     pub(in crate::engine) fn report(self, images: &mut [ImageDecision]) {
-        for UnsetTag { image, problem, .. } in self.0 {
+        for (image, UnsetTags { problem, .. }) in self.0 {
             if let Some(decision) = images.get_mut(image.position())
                 && decision.reason == reason::CURRENT
             {
@@ -98,7 +113,7 @@ fn reference(input: &DecideInput<'_>, index: ImageIndex, tag: &str) -> String {
 /// Returns the problem of a tag that the labels do not give.
 fn invalid(input: &DecideInput<'_>, image: ImageIndex, error: &TagError) -> UnsetTag {
     let message = format!("spec.images[{}].tags: {error}", image_name(input, image));
-    UnsetTag { image, tag: None, problem: Problem { reason: reason::INVALID_TAG_LABEL, message } }
+    UnsetTag { tag: None, problem: Problem { reason: reason::INVALID_TAG_LABEL, message } }
 }
 
 /// Returns why the labels of an image are not known, if the registry could not answer.
@@ -115,7 +130,7 @@ fn unread(
     };
     let message = format!("the labels that its tags name could not be read: {}", problem.message);
     let problem = Problem { reason: problem.reason, message };
-    (*digest == verified.digest).then_some(UnsetTag { image, tag: None, problem })
+    (*digest == verified.digest).then_some(UnsetTag { tag: None, problem })
 }
 
 /// Returns the problem of a tag that belongs to another family.
@@ -128,7 +143,7 @@ fn foreign(input: &DecideInput<'_>, image: ImageIndex, tag: &Tag) -> Option<Unse
         reference(input, image, &tag.name)
     );
     let problem = Problem { reason: reason::TAG_COLLISION, message };
-    Some(UnsetTag { image, tag: Some(tag.name.clone()), problem })
+    Some(UnsetTag { tag: Some(tag.name.clone()), problem })
 }
 
 /// Returns the problem of a tag that an upstream of the image follows: each build would cause the
@@ -149,75 +164,93 @@ fn followed(input: &DecideInput<'_>, image: ImageIndex, tag: &Tag) -> Option<Uns
         upstream.name
     );
     let problem = Problem { reason: reason::INVALID_TAG_LABEL, message };
-    Some(UnsetTag { image, tag: Some(tag.name.clone()), problem })
+    Some(UnsetTag { tag: Some(tag.name.clone()), problem })
 }
 
-/// The images that claim each tag of a repository.
-type TagsOfRepository = HashMap<String, Vec<ImageIndex>>;
-
-/// Which images of the family claim the tags of a repository.
-struct Claimants<'a> {
-    input: &'a DecideInput<'a>,
-    images: &'a [ImageDecision],
-    repositories: HashMap<&'a str, TagsOfRepository>,
+/// The tags of an image in a repository where labels give tags.
+struct ImageTags<'a> {
+    image: ImageIndex,
+    repository: &'a str,
+    /// The tags of its verified build; without one, those that its spec says.
+    build: BuildTags,
 }
 
-impl Claimants<'_> {
-    /// Returns the problems of all images that claim a tag, if there is more than one: none of them
-    /// gets it, as with tags that collide before a build.
-    fn collisions(&mut self, index: ImageIndex, tag: &Tag) -> Vec<UnsetTag> {
-        let Some(known) = self.input.blueprint.images.get(index.position()) else {
-            return Vec::new();
-        };
-        let (input, images) = (self.input, self.images);
-        let repository = known.repository.as_str();
-        let tags = self
-            .repositories
-            .entry(repository)
-            .or_insert_with(|| tags_of_repository(input, images, repository));
-        let claimants = tags.get(&tag.name).map_or(&[][..], Vec::as_slice);
-        if claimants.len() < 2 {
-            return Vec::new();
-        }
-        let problem = |image: &ImageIndex| {
-            let others = claimants.iter().filter(|other| *other != image).take(MAX_CLAIMANTS);
-            let others: Vec<String> =
-                others.map(|other| format!("`{}`", image_name(input, *other))).collect();
-            let message = format!(
-                "spec.images[{}].tags: by a label of a built image, {} is also a tag of {}; none \
-                 of them gets it: give each image its own tag or `path`",
-                image_name(input, *image),
-                reference(input, *image, &tag.name),
-                others.join(", ")
-            );
-            let problem = Problem { reason: reason::TAG_COLLISION, message };
-            UnsetTag { image: *image, tag: Some(tag.name.clone()), problem }
-        };
-        claimants.iter().map(problem).collect()
-    }
+/// Returns the tags of the images in the repositories where labels give tags.
+fn tags_of_images<'a>(input: &DecideInput<'a>, images: &[ImageDecision]) -> Vec<ImageTags<'a>> {
+    let blueprint: &'a Blueprint = input.blueprint;
+    let labelled = blueprint.images.iter().filter(|known| !known.labels.is_empty());
+    let repositories: HashSet<&str> = labelled.map(|known| known.repository.as_str()).collect();
+    let claimed = |index: ImageIndex| {
+        let image = input.spec.images.get(index.position())?;
+        let tags = tags::claimed(input.spec, image).ok()?;
+        Some(BuildTags { tags, ..BuildTags::default() })
+    };
+    ImageIndex::enumerate(&blueprint.images)
+        .filter(|(_, known)| repositories.contains(known.repository.as_str()))
+        .filter_map(|(image, known)| {
+            let build = build_tags(input, images, image).or_else(|| claimed(image))?;
+            Some(ImageTags { image, repository: &known.repository, build })
+        })
+        .collect()
 }
 
-/// Returns the tags that the images of a repository claim: those of their verified builds, and for
-/// an image without a build those that its spec says.
-fn tags_of_repository(
-    input: &DecideInput<'_>,
-    images: &[ImageDecision],
-    repository: &str,
-) -> TagsOfRepository {
-    let mut tags = TagsOfRepository::new();
-    let known = ImageIndex::enumerate(&input.blueprint.images);
-    for (index, _) in known.filter(|(_, known)| known.repository == repository) {
-        let of_build = build_tags(input, images, index).map(|build| build.tags);
-        let claimed = || {
-            let image = input.spec.images.get(index.position())?;
-            tags::claimed(input.spec, image).ok()
-        };
-        for tag in of_build.or_else(claimed).unwrap_or_default() {
-            let claimants = tags.entry(tag.name).or_default();
-            if !claimants.contains(&index) {
-                claimants.push(index);
+/// The images that claim a tag.
+#[derive(Default)]
+struct Claimed {
+    /// The first of them: as many as the message about another one names.
+    first: Vec<ImageIndex>,
+    last: Option<ImageIndex>,
+    count: usize,
+    /// Whether a label gives the tag.
+    by_label: bool,
+}
+
+/// Which images of the family claim the tags of each repository.
+struct Claimants<'a>(HashMap<(&'a str, &'a str), Claimed>);
+
+impl<'a> Claimants<'a> {
+    fn of(tags: &'a [ImageTags<'_>]) -> Self {
+        let mut known: HashMap<_, Claimed> = HashMap::new();
+        for ImageTags { image, repository, build } in tags {
+            for tag in &build.tags {
+                let claimed = known.entry((*repository, tag.name.as_str())).or_default();
+                claimed.by_label |= tag.names_label;
+                if claimed.last.replace(*image) == Some(*image) {
+                    continue;
+                }
+                claimed.count += 1;
+                if claimed.first.len() <= MAX_CLAIMANTS {
+                    claimed.first.push(*image);
+                }
             }
         }
+        Self(known)
     }
-    tags
+
+    /// Returns the problem of a tag that other images claim, too, if a label gives it: none of them
+    /// gets it, as with tags that collide before a build.
+    fn collision(
+        &self,
+        input: &DecideInput<'_>,
+        image: ImageIndex,
+        tag: (&str, &str),
+    ) -> Option<UnsetTag> {
+        let claimed = self.0.get(&tag).filter(|known| known.by_label && known.count > 1)?;
+        let others = claimed.first.iter().filter(|other| **other != image).take(MAX_CLAIMANTS);
+        let others: Vec<String> =
+            others.map(|other| format!("`{}`", image_name(input, *other))).collect();
+        let more = match claimed.count.saturating_sub(others.len() + 1) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let (repository, tag) = tag;
+        let message = format!(
+            "spec.images[{}].tags: by a label of a built image, {repository}:{tag} is also a tag \
+             of {}{more}; none of them gets it: give each image its own tag or `path`",
+            image_name(input, image),
+            others.join(", ")
+        );
+        let problem = Problem { reason: reason::TAG_COLLISION, message };
+        Some(UnsetTag { tag: Some(tag.to_owned()), problem })
+    }
 }

@@ -34,6 +34,9 @@ const VARIABLES: [&str; 7] =
     ["args", "build", "fingerprint", LABEL_VARIABLE, "matrix", "name", "upstream"];
 /// Prefix of the operator's own tags.
 const RESERVED_PREFIX: &str = "gs-";
+/// Prefixes of the tags under which registries keep signatures and referrers. Whoever builds an
+/// image sets its labels, which must not replace those.
+const ARTEFACT_PREFIXES: [&str; 2] = ["sha256-", "sha512-"];
 
 /// Why a tag's template can't be used.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -52,7 +55,8 @@ pub enum TagError {
     /// Its result is not a tag.
     #[error(
         "`{template}` gives `{tag}`, which is not a tag: write at most 128 letters, digits, `_`, \
-         `.` and `-`, not beginning with `.`, `-` or `gs-`"
+         `.` and `-`, not beginning with `.`, `-` or `gs-`, nor, with a label, with `sha256-` or \
+         `sha512-`"
     )]
     NotATag {
         /// The template.
@@ -242,10 +246,12 @@ impl TagRenderer {
             }
             None => wrong(error.to_string()),
         })?;
-        let tag = tag_of(rendered).map_err(|text| {
-            wrong(format!("`{text}` is not one of at most 128 letters, digits, `_`, `.` and `-`"))
-        })?;
-        Ok(Tag { names_label: true, ..tag })
+        label_tag_of(rendered).map_err(|text| {
+            wrong(format!(
+                "`{text}` is not one of at most 128 letters, digits, `_`, `.` and `-`, or begins \
+                 with `gs-`, `sha256-` or `sha512-`"
+            ))
+        })
     }
 
     /// Checks a template that names labels before any of them is known.
@@ -263,7 +269,7 @@ impl TagRenderer {
                     let why = format!("`{unknown}` is unknown");
                     return Err(TagError::Template { template: template.into(), why });
                 }
-                tag_of(rendered).map(|_| ()).map_err(|text| not_a_tag(template, &text))
+                label_tag_of(rendered).map(|_| ()).map_err(|text| not_a_tag(template, &text))
             }
             // A label may have another value.
             Err(error) if error.depends_on_values => Ok(()),
@@ -313,6 +319,15 @@ fn tag_of(rendered: RenderedTemplate) -> Result<Tag, String> {
     } else {
         Err(name.chars().take(130).collect())
     }
+}
+
+/// Like [`tag_of`], of a template that names labels.
+fn label_tag_of(rendered: RenderedTemplate) -> Result<Tag, String> {
+    let tag = tag_of(rendered)?;
+    if ARTEFACT_PREFIXES.iter().any(|prefix| tag.name.starts_with(prefix)) {
+        return Err(tag.name);
+    }
+    Ok(Tag { names_label: true, ..tag })
 }
 
 /// Whether a text is a tag as the OCI distribution spec defines it.
@@ -545,6 +560,7 @@ mod tests {
         for (template, name, immutable) in [
             ("latest", "latest", false),
             ("1.2.14", "1.2.14", false),
+            ("sha256-1", "sha256-1", false),
             ("{{ upstream.alpine.tag }}", "3.20", false),
             ("{{ upstream['my-base'].tag }}-r{{ build }}", "12-r7", true),
             ("x-{{ fingerprint }}", "x-0123456789ab", true),
@@ -577,6 +593,7 @@ mod tests {
             ("{{ label.a", "known are build"),
             ("gs-{{ label.a }}", "not a tag"),
             ("-{{ label.a }}", "not a tag"),
+            ("sha256-{{ label.a }}", "not a tag"),
         ] {
             let error = claim(template).expect_err(template).to_string();
             assert!(error.contains(part), "{template}: {error}");

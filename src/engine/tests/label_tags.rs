@@ -81,6 +81,8 @@ fn a_label_that_gives_no_tag_affects_one_tag_of_one_image() {
         (None, ["does not have", "LABEL in the Dockerfile"]),
         (Some("1.2+b3"), ["`1.2+b3`", "correct the label or the template"]),
         (Some("gs-1"), ["`gs-1`", "correct the label or the template"]),
+        (Some("sha256-0a.sig"), ["`sha256-0a.sig`", "begins with"]),
+        (Some("sha512-0a"), ["`sha512-0a`", "begins with"]),
         (Some(""), ["= ``", "correct the label or the template"]),
     ] {
         let mut model = FamilyModel::new(&["up"], &[("base", "up"), ("app", "base")]);
@@ -180,6 +182,31 @@ fn two_images_whose_labels_give_one_tag_get_none_of_it() {
     assert_eq!(tag(&model, 1, "1.2"), before.as_deref());
     assert_eq!(tag(&model, 2, "1.2"), None);
     assert_eq!(model.record("right").reason, reason::TAG_COLLISION);
+}
+
+#[test]
+fn a_collision_of_many_images_names_a_few() {
+    let names: Vec<String> = (0..6).map(|image| format!("image-{image}")).collect();
+    let images: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "up")).collect();
+    let mut model = FamilyModel::new(&["up"], &images);
+    for image in 0..names.len() {
+        model.spec.images[image].path = Some("shared".into());
+        // The same tag twice is no collision with another image.
+        let own = format!("{{{{ label['{NAME}'] }}}}-{image}");
+        model.spec.images[image].tags = vec![VERSION.into(), own.clone(), own];
+        set_version(&mut model, image, Some("1.2"));
+    }
+    model.settle();
+    for (image, name) in names.iter().enumerate() {
+        let record = model.record(name);
+        assert_eq!(record.reason, reason::TAG_COLLISION, "{name}");
+        let others: Vec<String> =
+            names.iter().filter(|other| *other != name).map(|other| format!("`{other}`")).collect();
+        let named = format!("also a tag of {} and 2 more;", others[..3].join(", "));
+        assert!(record.message.contains(&named), "{}", record.message);
+        assert_eq!(tag(&model, image, "1.2"), None, "{name}");
+        assert!(tag(&model, image, &format!("1.2-{image}")).is_some(), "{name}");
+    }
 }
 
 #[test]

@@ -29,7 +29,6 @@ use crate::{
         },
         object_cache::Key,
         reconcile_cache::ReconcileCache,
-        tag_owners,
     },
     engine::{
         Blueprint, BuildAllowance, DecideInput, EndedCascade, Observed, ObservedBuild,
@@ -245,12 +244,18 @@ impl Observer<'_> {
 impl Observer<'_> {
     /// Returns the tags of other families in the repository of each image whose tags name labels.
     fn foreign_tags(&self, blueprint: &Blueprint) -> Vec<Arc<BTreeMap<String, String>>> {
-        let stores = &self.context.stores;
-        let of = |image: &ImageBlueprint| match &image.labels[..] {
-            [] => BTreeMap::new(),
-            _ => tag_owners::foreign_tags(&self.family, &image.repository, stores),
+        let labelled = |image: &&ImageBlueprint| !image.labels.is_empty();
+        let images = blueprint.images.iter().filter(labelled);
+        let repositories = images.map(|image| image.repository.as_str()).collect();
+        let (owners, stores) = (&self.context.tag_owners, &self.context.stores);
+        let found = owners.foreign_tags(&self.family, &repositories, stores).into_iter();
+        let found: HashMap<String, Arc<_>> =
+            found.map(|(repository, tags)| (repository, Arc::new(tags))).collect();
+        let of = |image: &ImageBlueprint| {
+            let tags = found.get(&image.repository).filter(|_| labelled(&image));
+            tags.cloned().unwrap_or_default()
         };
-        blueprint.images.iter().map(|image| Arc::new(of(image))).collect()
+        blueprint.images.iter().map(of).collect()
     }
 
     /// Defers the Jobs whose pods were rejected, and forgets the rejections of those whose pods
