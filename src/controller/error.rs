@@ -67,6 +67,12 @@ impl ReconcileError {
         self.status().is_some_and(Status::is_already_exists)
     }
 
+    /// Returns whether the API server answered that the object has changed since it was read.
+    #[must_use]
+    pub fn is_conflict(&self) -> bool {
+        self.status().is_some_and(Status::is_conflict)
+    }
+
     /// Returns whether the API server forbids the call, for lack of a permission.
     #[must_use]
     pub fn is_forbidden(&self) -> bool {

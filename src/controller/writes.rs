@@ -22,6 +22,23 @@ pub fn apply_status<K: Resource<DynamicType = ()>>(
     }))
 }
 
+/// Returns the body of a server-side apply of a status that the API server refuses with a conflict
+/// if the object has changed since it was read.
+pub fn apply_status_unchanged<K: Resource<DynamicType = ()>>(
+    object: &K,
+    status: &impl Serialize,
+) -> Patch<serde_json::Value> {
+    Patch::Apply(json!({
+        "apiVersion": K::api_version(&()),
+        "kind": K::kind(&()),
+        "metadata": {
+            "name": object.meta().name,
+            "resourceVersion": object.meta().resource_version,
+        },
+        "status": status,
+    }))
+}
+
 /// Deletes an object. Succeeds if it is already gone.
 pub async fn delete<K>(api: &Api<K>, name: &str, how: &DeleteParams) -> Result<(), ReconcileError>
 where

@@ -78,7 +78,14 @@ impl RequestEffects {
         else {
             return Ok(RequestEffect::default());
         };
-        Ok(RequestEffect { start: StartKind::Queued, ..started(images_of(input, scope)?) })
+        let images = Some(images_of(input, scope)?.len());
+        let first = match scope {
+            RequestScope::Family => None,
+            RequestScope::Image(image) | RequestScope::Subtree(image) => {
+                Some(find_image(input, image)?)
+            }
+        };
+        Ok(RequestEffect { start: StartKind::Queued(first), images, ..RequestEffect::default() })
     }
 
     fn retry(

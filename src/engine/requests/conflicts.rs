@@ -2,7 +2,7 @@
 
 use crate::{
     api::{HoldTarget, Request, RequestState, RequestedAction},
-    engine::requests::{AppliedRequest, RequestAnswer, RequestEffect, RequestEffects},
+    engine::requests::{AppliedRequest, RequestAnswer, RequestEffect, RequestEffects, StartKind},
     lineage::ImageIndex,
 };
 
@@ -12,7 +12,12 @@ impl RequestEffects {
     pub(super) fn withdraw_starts(&mut self, images: &[ImageIndex], later: &Request) -> bool {
         let mut any = false;
         for effect in self.earlier_effects() {
-            let withdrawn = withdraw(&mut effect.starts, images);
+            let withdrawn = match effect.start {
+                StartKind::Queued(first) if effect.replaced.is_none() => {
+                    withdraw_queued(first, effect.images, images)
+                }
+                _ => withdraw(&mut effect.starts, images),
+            };
             any |= withdrawn == Withdrawn::Everything;
             withdrawn.replaces(&mut effect.replaced, || {
                 format!("the request {} cancels what this one would have started", later.name)
@@ -97,6 +102,22 @@ impl Withdrawn {
         if self == Self::Everything {
             replaced.get_or_insert_with(|| RequestAnswer::new(RequestState::Superseded, message()));
         }
+    }
+}
+
+/// Whether a request cancels these images of one that is queued: all of them, or it stays as it
+/// is. What is cancelled is an image, an image with its descendants, or the family. So it contains
+/// the descendants of each of its images, unless it is a single one.
+fn withdraw_queued(
+    first: Option<ImageIndex>,
+    count: Option<usize>,
+    cancelled: &[ImageIndex],
+) -> Withdrawn {
+    let has_first = first.is_none_or(|first| cancelled.binary_search(&first).is_ok());
+    if has_first && count.is_some_and(|count| count <= cancelled.len()) {
+        Withdrawn::Everything
+    } else {
+        Withdrawn::AsBefore
     }
 }
 

@@ -32,6 +32,8 @@ pub use outcome::DecisionView;
 pub const MAX_STARTS: usize = 32;
 /// Maximum number of other new requests that one reconcile applies.
 pub const MAX_NEW: usize = 256;
+/// What the status of a request says that is not evaluated yet.
+pub const WAITS_FOR_EARLIER: &str = "waits for earlier requests of the family";
 
 /// What the requests of this reconcile change.
 #[derive(Clone, Debug, Default)]
@@ -88,8 +90,9 @@ enum StartKind {
     Images,
     /// All pending changes.
     Pending,
-    /// Nothing yet: as many requests as may wait do so already.
-    Queued,
+    /// Nothing yet: as many requests as may wait do so already. The image is the one that it would
+    /// start, alone or with its descendants; none if it would start the family.
+    Queued(Option<ImageIndex>),
 }
 
 /// State and message of a request that is known before the images are evaluated.
@@ -142,10 +145,9 @@ pub fn read(input: &DecideInput<'_>, now: Timestamp) -> RequestEffects {
             Ok(request) => match places.take(&observed, request) {
                 RequestPlace::Free => effects.apply(input, &observed, request, now),
                 RequestPlace::Queued => RequestEffects::queue(input, request),
-                RequestPlace::NextReconcile => Err(RequestAnswer::new(
-                    RequestState::Waiting,
-                    "waits for earlier requests of the family".into(),
-                )),
+                RequestPlace::NextReconcile => {
+                    Err(RequestAnswer::new(RequestState::Waiting, WAITS_FOR_EARLIER.into()))
+                }
             },
         };
         effects.applied.push(AppliedRequest { observed, effect });
@@ -230,7 +232,7 @@ impl RequestEffects {
             match effect.start {
                 StartKind::Images => self.start.extend(&effect.starts),
                 StartKind::Pending => self.start_pending.extend(&effect.starts),
-                StartKind::Queued => {}
+                StartKind::Queued(_) => {}
             }
         }
     }

@@ -114,14 +114,14 @@ impl DecisionView<'_> {
     /// - while the registry is asked what is to be built;
     /// - for pending changes, until the cascade starts that picks them up.
     fn wait(&self, input: &DecideInput<'_>, effect: &RequestEffect) -> Option<String> {
-        if effect.starts.is_empty() {
-            return None;
-        }
-        if effect.start == StartKind::Queued {
+        if matches!(effect.start, StartKind::Queued(_)) {
             return Some(format!(
                 "waits for {} earlier requests of the family that start builds",
                 super::MAX_STARTS
             ));
+        }
+        if effect.starts.is_empty() {
+            return None;
         }
         if let Some(gate) = self.gate {
             return Some(gate.to_owned());

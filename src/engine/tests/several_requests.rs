@@ -182,6 +182,22 @@ fn a_hold_ends_at_its_time() {
 }
 
 #[test]
+fn a_cancel_replaces_the_queued_requests_whose_images_it_contains() {
+    let mut model = chain();
+    model.spec.suspend = true;
+    for number in 0..32 {
+        model.ask(&format!(r#"{{"id":"r{number:02}","action":"Trigger"}}"#));
+    }
+    model.ask(r#"{"id":"s1","action":"Trigger"}"#);
+    model.ask(r#"{"id":"s2","action":"Force","image":"other"}"#);
+    model.ask(r#"{"id":"t","action":"Cancel","image":"other"}"#);
+    model.reconcile();
+    assert_eq!(model.request_state("s1"), Some(Waiting));
+    assert_eq!(model.request_state("s2"), Some(Superseded));
+    assert_eq!(model.request_state("t"), Some(Done));
+}
+
+#[test]
 fn many_requests_wait_for_one_another_and_none_of_them_blocks_a_cancel() {
     let mut model = chain();
     model.spec.suspend = true;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use kube::{Api, ResourceExt};
 
 use crate::{
-    api::{FamilyRequest, Request},
+    api::{FamilyRequest, Request, RequestState},
     controller::{
         error::{ReconcileError, call},
         family::observe::Observer,
@@ -16,12 +16,24 @@ use crate::{
     engine::ObservedRequest,
 };
 
+/// Maximum number of open requests of a family that one reconcile evaluates.
+const MAX_EVALUATED: usize = 1024;
+
+/// The requests of a family that have not ended, the earliest first.
+pub struct OpenRequests {
+    /// Those that this reconcile evaluates.
+    pub evaluated: Vec<ObservedRequest>,
+    /// Those that wait for these.
+    pub others: Vec<Arc<FamilyRequest>>,
+}
+
 impl Observer<'_> {
-    /// Returns the requests that have not ended, the earliest first.
-    pub(super) async fn requests(&mut self) -> Result<Vec<ObservedRequest>, ReconcileError> {
+    /// Returns the requests that have not ended.
+    pub(super) async fn requests(&mut self) -> Result<OpenRequests, ReconcileError> {
         self.read_unanswered_requests().await?;
-        let open = open_requests(&self.context.stores, &self.key);
-        Ok(open.iter().map(|request| observed(request)).collect())
+        let (evaluated, others) = split(open_requests(&self.context.stores, &self.key));
+        let evaluated = evaluated.iter().map(|request| observed(request)).collect();
+        Ok(OpenRequests { evaluated, others })
     }
 
     /// Reads the requests whose statuses were written without an answer. Until then the store may
@@ -55,6 +67,21 @@ pub(in crate::controller::family) fn open_requests(
     requests
 }
 
+/// Splits open requests into those that one reconcile evaluates and the others: those that have
+/// effect go first, then the earliest. The order stays.
+fn split(open: Vec<Arc<FamilyRequest>>) -> (Vec<Arc<FamilyRequest>>, Vec<Arc<FamilyRequest>>) {
+    let is_active = |request: &FamilyRequest| request.state() == Some(RequestState::Active);
+    let active = open.iter().filter(|request| is_active(request)).count();
+    let mut active_places = active.min(MAX_EVALUATED);
+    let mut other_places = MAX_EVALUATED - active_places;
+    open.into_iter().partition(|request| {
+        let places = if is_active(request) { &mut active_places } else { &mut other_places };
+        let is_free = *places > 0;
+        *places = places.saturating_sub(1);
+        is_free
+    })
+}
+
 fn observed(request: &FamilyRequest) -> ObservedRequest {
     let status = request.status.as_ref();
     ObservedRequest {
@@ -63,5 +90,36 @@ fn observed(request: &FamilyRequest) -> ObservedRequest {
         state: request.state(),
         digest: status.and_then(|status| status.digest.clone()),
         reference: status.and_then(|status| status.reference.clone()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_has_effect_is_evaluated_first_and_then_the_earliest() {
+        let request = |place: usize| -> Arc<FamilyRequest> {
+            let state = if place >= 2000 { "Active" } else { "Waiting" };
+            let request = json!({
+                "metadata": {"name": format!("r{place:04}"), "namespace": "shop"},
+                "spec": {"family": "web", "action": "Trigger"},
+                "status": {"state": state},
+            });
+            Arc::new(serde_json::from_value(request).expect("a request"))
+        };
+        let names = |requests: &[Arc<FamilyRequest>]| -> Vec<String> {
+            requests.iter().map(|request| request.name_any()).collect()
+        };
+        let expected = |places: &mut dyn Iterator<Item = usize>| -> Vec<String> {
+            places.map(|place| format!("r{place:04}")).collect()
+        };
+        let (evaluated, others) = split((0..2010).map(request).collect());
+        assert_eq!(names(&evaluated), expected(&mut (0..1014).chain(2000..2010)));
+        assert_eq!(names(&others), expected(&mut (1014..2000)));
+        let (evaluated, others) = split((0..MAX_EVALUATED).map(request).collect());
+        assert_eq!((evaluated.len(), others.len()), (MAX_EVALUATED, 0));
     }
 }

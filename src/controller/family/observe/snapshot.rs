@@ -23,6 +23,7 @@ use crate::{
             jobs::{ObservedJobs, RejectedPods},
             platform::DefaultPlatform,
             records,
+            requests::OpenRequests,
             sources::ObservedSource,
             strategies::ImageStrategies,
             tags::PolledTags,
@@ -32,8 +33,8 @@ use crate::{
     },
     engine::{
         Blueprint, BuildAllowance, DecideInput, EndedCascade, Observed, ObservedBuild,
-        ObservedCascade, ObservedCheck, ObservedImage, ObservedImport, ObservedRequest,
-        ObservedUpstream, VerifiedBuild, blueprint::ImageBlueprint,
+        ObservedCascade, ObservedCheck, ObservedImage, ObservedImport, ObservedUpstream,
+        VerifiedBuild, blueprint::ImageBlueprint,
     },
     identity::{CascadeName, FolderRevision, JobName},
     lineage::ImageIndex,
@@ -100,7 +101,7 @@ pub struct Snapshot {
     /// The tags of other families in the repositories of images whose tags name labels.
     foreign_tags: Vec<Arc<BTreeMap<String, String>>>,
     /// The requests of users that have not ended.
-    requests: Vec<ObservedRequest>,
+    pub requests: OpenRequests,
     /// What Dockerfiles say of the spec.
     pub dockerfiles: DockerfileEffects,
     /// What polls have found of our own tags, in the order of `spec.images`.
@@ -334,7 +335,7 @@ impl Snapshot {
                 })
                 .collect(),
             ended: self.ended.clone(),
-            requests: self.requests.clone(),
+            requests: self.requests.evaluated.clone(),
             allowance: self.allowance.clone(),
         }
     }

@@ -1,7 +1,7 @@
 //! What happens to requests: recorded in their statuses, and published as Events. Ended requests
 //! are deleted after a while. Needs a client.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -28,15 +28,17 @@ use crate::{
         reconcile_cache::ReconcileCache,
         writes::{apply_status, delete},
     },
-    engine::{Problem, RequestDecision},
+    engine::{Problem, RequestDecision, requests::WAITS_FOR_EARLIER},
 };
 
 /// How long ended requests are kept.
-const ENDED_TTL: SignedDuration = SignedDuration::from_hours(24);
+pub(in crate::controller) const ENDED_TTL: SignedDuration = SignedDuration::from_hours(24);
 /// Maximum number of ended requests that are kept per family.
 const MAX_ENDED: usize = 50;
 /// Maximum number of requests that one reconcile records, and that it deletes.
 const MAX_WRITES: usize = 64;
+/// When the next requests are deleted if one reconcile may not delete all that are due.
+pub(super) const REST_PAUSE: Duration = Duration::from_secs(1);
 
 impl Reconcile<'_> {
     /// Records what happens to the requests, and deletes those that have ended a while ago. Returns
@@ -45,8 +47,19 @@ impl Reconcile<'_> {
     /// They are recorded one after the other, the earliest first: a request that replaces another
     /// one is never done before the other one has ended.
     pub(super) async fn record_requests(&mut self) -> Result<Option<Timestamp>, ReconcileError> {
-        let mut due = None;
         let mut left = MAX_WRITES;
+        let decided = self.record_decided_requests(&mut left).await?;
+        let others = self.record_other_requests(left).await?;
+        let ended = self.delete_ended_requests().await?;
+        Ok([decided, others, ended].into_iter().flatten().min())
+    }
+
+    /// Records what is decided about requests, with at most `left` writes.
+    async fn record_decided_requests(
+        &mut self,
+        left: &mut usize,
+    ) -> Result<Option<Timestamp>, ReconcileError> {
+        let mut due = None;
         let deferred = self.cache.write_deferred_until("requests", self.now);
         for decided in &self.decision.requests {
             let key = Key::new(&self.snapshot.key.namespace, &decided.name);
@@ -63,10 +76,8 @@ impl Reconcile<'_> {
                 due = Some(at);
                 continue;
             }
-            if left == 0 {
-                return Ok(Some(self.now));
-            }
-            left -= 1;
+            let Some(rest) = left.checked_sub(1) else { return Ok(Some(self.now)) };
+            *left = rest;
             if new.state == old.state {
                 self.cache.note_write("requests", self.now);
             }
@@ -76,9 +87,27 @@ impl Reconcile<'_> {
             if new.state != old.state {
                 self.publish_request_event(&request, &new).await;
             }
+            if decided.state.has_ended() && !self.snapshot.requests.others.is_empty() {
+                // One of the others takes its place.
+                due = Some(self.now);
+            }
         }
-        self.delete_ended_requests().await?;
         Ok(due)
+    }
+
+    /// Records that the requests that are not evaluated wait, with at most `left` writes.
+    async fn record_other_requests(
+        &mut self,
+        left: usize,
+    ) -> Result<Option<Timestamp>, ReconcileError> {
+        let others = &self.snapshot.requests.others;
+        let (writes, is_rest) = waiting_writes(others, WAITS_FOR_EARLIER, self.now, left);
+        let family = Arc::clone(&self.snapshot.family);
+        let writer = RequestWriter { context: self.context, family: &family };
+        for (request, new) in writes {
+            writer.write(&request, &new, self.cache).await?;
+        }
+        Ok(is_rest.then_some(self.now))
     }
 
     /// Publishes that a request was carried out, or that it is refused.
@@ -104,7 +133,8 @@ impl Reconcile<'_> {
     }
 
     /// Deletes the requests that have ended a while ago, and the oldest of those that are too many.
-    async fn delete_ended_requests(&self) -> Result<(), ReconcileError> {
+    /// Returns when the rest is to be deleted.
+    async fn delete_ended_requests(&self) -> Result<Option<Timestamp>, ReconcileError> {
         let mut ended = self.context.stores.requests.group(&self.snapshot.key);
         ended
             .retain(|request| request.has_ended() && request.metadata.deletion_timestamp.is_none());
@@ -115,39 +145,55 @@ impl Reconcile<'_> {
                 .is_none_or(|at| at.saturating_add(ENDED_TTL).is_ok_and(|at| at <= self.now))
         };
         let expired = ended.into_iter().enumerate();
-        let expired = expired.filter(|(place, request)| *place < surplus || is_expired(request));
+        let mut expired =
+            expired.filter(|(place, request)| *place < surplus || is_expired(request));
         let api: Api<FamilyRequest> = self.api();
-        for (_, request) in expired.take(MAX_WRITES) {
+        for (_, request) in expired.by_ref().take(MAX_WRITES) {
             let how = DeleteParams::default()
                 .preconditions(Preconditions { uid: request.uid(), resource_version: None });
             delete(&api, &request.name_any(), &how).await?;
             self.context.stores.requests.record_missing(&Key::of(&*request));
         }
-        Ok(())
+        let is_rest = expired.next().is_some();
+        Ok(self.now.checked_add(REST_PAUSE).ok().filter(|_| is_rest))
     }
 }
 
 impl Observer<'_> {
     /// Records that the requests of a family whose spec is rejected wait. Holds and approvals that
-    /// have effect stay as they are.
+    /// have effect stay as they are. Returns whether there are more to record.
     pub(super) async fn record_waiting_requests(
         &mut self,
         problem: &Problem,
-    ) -> Result<(), ReconcileError> {
+    ) -> Result<bool, ReconcileError> {
         let message = format!("waits until the spec of the family is valid: {}", problem.message);
         let open = open_requests(&self.context.stores, &self.key);
-        let waiting = open.iter().filter(|request| request.state() != Some(RequestState::Active));
+        let (writes, is_rest) = waiting_writes(&open, &message, self.now, MAX_WRITES);
         let family = Arc::clone(&self.family);
         let writer = RequestWriter { context: self.context, family: &family };
-        for request in waiting.take(MAX_WRITES) {
-            let old = request.status.clone().unwrap_or_default();
-            let new = old.next(RequestState::Waiting, &message, self.now);
-            if new != old {
-                writer.write(request, &new, self.cache).await?;
-            }
+        for (request, new) in writes {
+            writer.write(&request, &new, self.cache).await?;
         }
-        Ok(())
+        Ok(is_rest)
     }
+}
+
+/// Returns at most `limit` requests whose statuses do not say yet that they wait, each with its
+/// new status, and whether there are more. Those that have effect are left out.
+fn waiting_writes(
+    requests: &[Arc<FamilyRequest>],
+    message: &str,
+    now: Timestamp,
+    limit: usize,
+) -> (Vec<(Arc<FamilyRequest>, FamilyRequestStatus)>, bool) {
+    let waiting = requests.iter().filter(|request| request.state() != Some(RequestState::Active));
+    let mut writes = waiting.filter_map(|request| {
+        let old = request.status.clone().unwrap_or_default();
+        let new = old.next(RequestState::Waiting, message, now);
+        (new != old).then(|| (Arc::clone(request), new))
+    });
+    let first = writes.by_ref().take(limit).collect();
+    (first, writes.next().is_some())
 }
 
 fn ended_at(request: &FamilyRequest) -> Option<Timestamp> {
@@ -238,5 +284,34 @@ impl RequestWriter<'_> {
             Err(error) if error.is_not_found() => Ok(()),
             Err(error) => Err(error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_that_say_already_that_they_wait_take_no_place_of_the_others() {
+        let now = Timestamp::UNIX_EPOCH;
+        let request = |place: usize, state: &str, message: &str| -> Arc<FamilyRequest> {
+            let request = json!({
+                "metadata": {"name": format!("r{place:03}"), "namespace": "shop"},
+                "spec": {"family": "web", "action": "Trigger"},
+                "status": {"state": state, "message": message, "since": now.to_string()},
+            });
+            Arc::new(serde_json::from_value(request).expect("a request"))
+        };
+        let mut requests: Vec<_> =
+            (0..64).map(|place| request(place, "Waiting", "waits")).collect();
+        requests.push(request(64, "Active", "is held"));
+        requests.extend((65..130).map(|place| request(place, "Waiting", "another")));
+        let (writes, is_rest) = waiting_writes(&requests, "waits", now, MAX_WRITES);
+        let names: Vec<String> = writes.iter().map(|(request, _)| request.name_any()).collect();
+        let expected: Vec<String> = (65..129).map(|place| format!("r{place:03}")).collect();
+        assert_eq!((names, is_rest), (expected, true));
+        let (writes, is_rest) = waiting_writes(&requests[..66], "waits", now, 1);
+        assert_eq!((writes.len(), is_rest), (1, false));
+        assert_eq!(writes[0].1.message, "waits");
     }
 }

@@ -28,6 +28,7 @@ use crate::{
                 conditions::{self, FamilyConditions, UPSTREAM_END_OF_LIFE},
                 events::{self, Notice},
                 image::needs_user,
+                requests::REST_PAUSE,
                 staleness::{self, StaleFailure},
             },
         },
@@ -71,8 +72,8 @@ impl Observer<'_> {
             };
             events::about_family(self.context, &self.family, &notice).await;
         }
-        self.record_waiting_requests(problem).await?;
-        Ok(Action::requeue(RESYNC))
+        let is_rest = self.record_waiting_requests(problem).await?;
+        Ok(Action::requeue(if is_rest { REST_PAUSE } else { RESYNC }))
     }
 }
 
