@@ -108,6 +108,26 @@ pub fn written(cluster: &Cluster, family: &Value) -> Option<(&'static str, Strin
     })
 }
 
+/// Checks that the images that a breaker counts have failed of themselves, or ran for too long.
+pub fn counted(cluster: &Cluster, family: &Value) -> Option<(&'static str, String)> {
+    let key = key_of(family);
+    let (spec, _) = reconcile_view(cluster, &key)?;
+    let failures = family["status"]["breaker"]["failures"].as_array().into_iter().flatten();
+    let mut failures = failures.filter_map(Value::as_str);
+    let image = failures.find(|image| {
+        let known = spec.images.iter().find(|known| known.name == *image);
+        let mut attempts = cluster.invariants.attempts.iter();
+        known.is_some_and(|known| known.checks.is_empty())
+            && !attempts.any(|attempt| {
+                attempt.family == uid(family)
+                    && attempt.image == *image
+                    && attempt.end.is_none_or(|(end, _)| end == AttemptEnd::Build)
+                    && cluster.work.get(&attempt.job).is_none_or(|work| work.phase != Phase::Live)
+            })
+    })?;
+    Some(("a breaker counts failures of builds only", format!("{}: {image}", key.name)))
+}
+
 /// Checks that an image that a breaker holds back has the cause that failed.
 pub fn recorded(cluster: &Cluster, record: &Value) -> Option<(&'static str, String)> {
     let status = &record["status"];

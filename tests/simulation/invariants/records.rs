@@ -89,7 +89,9 @@ pub(super) fn below(spec: &ImageFamilySpec, image: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::from([image.to_owned()]);
     loop {
         let is_child = |child: &&Image| {
-            let mut parents = child.from.iter().filter_map(|edge| edge.image.as_ref());
+            // An edge to another family may name an image that this one has, too.
+            let own = child.from.iter().filter(|edge| edge.family.is_none());
+            let mut parents = own.filter_map(|edge| edge.image.as_ref());
             !found.contains(&child.name) && parents.any(|parent| found.contains(parent))
         };
         let children: Vec<String> =
@@ -212,6 +214,7 @@ pub fn written(cluster: &mut Cluster, kind: Kind, before: Option<&Value>, object
         found.extend(adopted(cluster, before, object));
         found.extend(losses::first_adopted(cluster, before, object));
         found.extend(breaker::written(cluster, object));
+        found.extend(breaker::counted(cluster, object));
     }
     for (invariant, message) in found {
         cluster.violated(invariant, message);
