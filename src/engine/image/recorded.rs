@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use crate::{
-    api::{FailureRecord, ImageState, Promotion, RunningBuild, condition::reason},
+    api::{CascadeStatus, FailureRecord, ImageState, Promotion, RunningBuild, condition::reason},
     engine::{
         Problem,
         decision::{ImageDecision, PromotionTarget},
@@ -215,7 +215,8 @@ impl ImageEval<'_> {
     /// Returns the failures that still count after requests to retry, changes of what the Job is
     /// made of, and the image's cascade.
     fn reset_failures(&self, record: FailureRecord) -> Option<FailureRecord> {
-        let cascade = self.cascade().map(|cascade| cascade.name);
+        let running = self.cascade();
+        let cascade = running.map(|cascade| cascade.name);
         let retry = self.overrides().and_then(|overrides| overrides.retry.as_deref());
         // The image was taken out of a cascade that has ended since, or a user retries it.
         if record.fingerprint.is_empty()
@@ -227,8 +228,18 @@ impl ImageEval<'_> {
             Some(request) => failure::reset_by_retry(record, request),
             None => failure::reset_by_version(record, self.observed),
         };
-        Some(failure::reset_by_cascade(record, cascade, &self.context.input.spec.policy.retries))
+        // A cascade that has a result has tried the image: a later one has failed since.
+        let untried = running.filter(|cascade| !has_result(cascade.status, &self.image.name));
+        let untried = untried.map(|cascade| cascade.name);
+        Some(failure::reset_by_cascade(record, untried, &self.context.input.spec.policy.retries))
     }
+}
+
+/// Whether the record of a running cascade says what has become of an image.
+fn has_result(cascade: &CascadeStatus, image: &str) -> bool {
+    cascade.images.iter().any(|result| {
+        result.name == image && matches!(result.state, ImageState::Current | ImageState::Failed)
+    })
 }
 
 /// Returns the record of a running build.

@@ -136,6 +136,36 @@ fn what_a_cascade_has_finished_is_built_by_the_next() {
 }
 
 #[test]
+fn what_a_newer_cascade_has_tried_in_vain_is_not_tried_again_in_an_older_one() {
+    let mut model =
+        FamilyModel::new(&["up", "up2"], &[("slow", "up"), ("broken", "up"), ("other", "up2")]);
+    model.settle();
+    model.failing = [(1, FailureClass::Build)].into();
+    model.upstream_digests[0] = "sha256:up-1".into();
+    model.begin();
+    let give_up = |model: &mut FamilyModel| {
+        for _ in 0..9 {
+            model.finish_only("broken");
+            model.reconcile();
+            model.now += SignedDuration::from_mins(10);
+            model.reconcile();
+        }
+        assert_eq!(model.record("broken").state, ImageState::Failed);
+        model.builds()[1]
+    };
+    let tried = give_up(&mut model);
+    move_second(&mut model);
+    let again = give_up(&mut model);
+    assert!(again > tried, "the second cascade tries it again");
+    model.finish_only("other");
+    for _ in 0..3 {
+        model.reconcile();
+    }
+    assert_eq!(names(&model).len(), 1, "the second has ended, and the first runs");
+    assert_eq!(give_up(&mut model), again);
+}
+
+#[test]
 fn an_edit_starts_a_cascade_of_its_own_or_joins_the_one_that_waits_for_it() {
     let mut model = FamilyModel::new(
         &["up", "up2"],
