@@ -9,6 +9,7 @@ use groundswell::{
     },
     controller::object_cache::Key,
 };
+use jiff::SignedDuration;
 use serde_json::Value;
 
 use super::{SETTLED_AFTER, Violations, builds, calm, quiet_time, requests};
@@ -110,6 +111,8 @@ pub fn inspect(cluster: &mut Cluster) -> Violations {
 /// nothing prevents its effect.
 fn without_answer(cluster: &Cluster, asked: &AskedRequest) -> Option<&'static str> {
     let request = cluster.objects.get(Kind::Request, &Key::new(NAMESPACE, &asked.name))?;
+    // Without a family there is nothing to reconcile.
+    cluster.objects.get(Kind::Family, &Key::new(NAMESPACE, &asked.request.family))?;
     if requests::state(request) != Some(RequestState::Waiting) {
         return Some("it was not read");
     }
@@ -130,9 +133,13 @@ fn may_wait(cluster: &Cluster, asked: &AskedRequest) -> bool {
         return false;
     }
     let Some(spec) = cluster.current_spec(family) else { return true };
+    // A window that has just opened is not noticed yet.
     let now = cluster.time.truth();
-    let is_closed = !spec.policy.windows.is_empty()
-        && !spec.policy.windows.iter().any(|window| builds::is_open(window, now));
+    let before = SignedDuration::try_from(MAX_ANSWER_TIME).expect("short");
+    let was = now.saturating_sub(before).expect("a time");
+    let windows = &spec.policy.windows;
+    let is_closed = !windows.is_empty()
+        && [was, now].iter().any(|at| !windows.iter().any(|window| builds::is_open(window, *at)));
     let records = cluster.objects.all(Kind::Image);
     let mut records = records.filter(|(_, record)| owner(record) == uid(family));
     spec.suspend

@@ -97,13 +97,13 @@ pub fn inspect(cluster: &Cluster) -> Violations {
             continue;
         }
         let late = |from: Duration| now > from + MAX_DELAY;
+        let before = SignedDuration::try_from(MAX_DELAY).expect("short");
+        let was = cluster.time.truth().saturating_sub(before).expect("a time");
+        let open = spec.policy.windows.is_empty()
+            || [was, cluster.time.truth()]
+                .iter()
+                .all(|at| spec.policy.windows.iter().any(|window| builds::is_open(window, *at)));
         if !runs_cascade(status) {
-            let before = SignedDuration::try_from(MAX_DELAY).expect("short");
-            let was = cluster.time.truth().saturating_sub(before).expect("a time");
-            let open = spec.policy.windows.is_empty()
-                || [was, cluster.time.truth()].iter().all(|at| {
-                    spec.policy.windows.iter().any(|window| builds::is_open(window, *at))
-                });
             if open && late(ends.max(pending.cascaded_at)) {
                 found.push((
                     "cascades start when the quiet time has passed",
@@ -120,6 +120,7 @@ pub fn inspect(cluster: &Cluster) -> Violations {
                 format!("{}: {pending:?} at {now:?}", key.name),
             ));
         } else if let Some(upstream) = free_candidate(cluster, family, &spec)
+            && open
             && late(ends)
         {
             found.push((
