@@ -123,7 +123,7 @@ impl ClaimedTags {
         tags
     }
 
-    /// Begins anew if there are more entries than families.
+    /// Clears the cache if it has more entries than there are families.
     fn forget_deleted(&mut self, families: usize) {
         if self.0.len() > families {
             self.0.clear();

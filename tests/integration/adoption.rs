@@ -4,7 +4,7 @@
 use groundswell::api::{Cascade, ImageFamily, ManagedImage, condition::reason};
 use k8s_openapi::{
     NamespaceResourceScope,
-    api::core::v1::ConfigMap,
+    api::{batch::v1::Job, core::v1::ConfigMap},
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
 use kube::{

@@ -196,7 +196,7 @@ pub struct UserRequest {
 impl Script {
     /// Draws the script of this seed: every second one is about one policy.
     pub fn draw(seed: u64) -> Self {
-        if seed % 2 == 0 { Self::mixed(seed) } else { scenarios::draw(seed) }
+        if seed.is_multiple_of(2) { Self::mixed(seed) } else { scenarios::draw(seed) }
     }
 
     /// Draws a script in which anything may happen.

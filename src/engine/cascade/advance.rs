@@ -185,7 +185,7 @@ fn ending_cascades(
     };
     let running = context.input.cascades.iter().enumerate();
     let over = running.filter(|(position, _)| is_over(*position));
-    over.map(|(_, cascade)| ended(cascade, false)).collect()
+    over.map(|(_, cascade)| ended(cascade)).collect()
 }
 
 /// Returns the running cascades that end early with `policy.supersede: Cancel`, so that another one
@@ -219,7 +219,7 @@ fn superseded_cascades(
     superseded.sort_unstable();
     superseded.dedup();
     let cascades = superseded.into_iter().filter_map(|position| input.cascades.get(position));
-    cascades.map(|cascade| ended(cascade, true)).collect()
+    cascades.map(|cascade| EndedCascade { superseded: true, ..ended(cascade) }).collect()
 }
 
 /// Starts builds of the running cascades, and stops those that superseded ones have left. A cascade
@@ -251,7 +251,7 @@ fn continue_cascades(
             !builds_for(cascade.name)
                 && breaker_gates::waits_only_for_trials(context, evaluation, *position)
         })
-        .map(|(_, cascade)| ended(cascade, false))
+        .map(|(_, cascade)| ended(cascade))
         .collect();
     if ending.is_empty() {
         step.effects.extend(stop_superseded_builds(context, evaluation));
@@ -284,9 +284,9 @@ fn stop_superseded_builds(context: &CascadeContext<'_>, evaluation: &Evaluation)
         .collect()
 }
 
-fn ended(cascade: &ObservedCascade<'_>, superseded: bool) -> EndedCascade {
+fn ended(cascade: &ObservedCascade<'_>) -> EndedCascade {
     let supersedes = cascade.supersedes.cloned();
-    EndedCascade { name: cascade.name.clone(), superseded, supersedes }
+    EndedCascade { name: cascade.name.clone(), superseded: false, supersedes }
 }
 
 /// A cascade that starts.

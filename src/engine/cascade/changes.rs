@@ -55,8 +55,21 @@ pub struct Changes {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Change {
     text: String,
-    /// Whether it waits for a running cascade.
-    waits: bool,
+    wait: ChangeWait,
+}
+
+/// Whether a change may start a cascade.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ChangeWait {
+    None,
+    /// It waits for a running cascade.
+    ForCascade,
+}
+
+impl From<bool> for ChangeWait {
+    fn from(waits: bool) -> Self {
+        if waits { Self::ForCascade } else { Self::None }
+    }
 }
 
 impl Changes {
@@ -90,9 +103,10 @@ impl Changes {
         for Candidate { upstream, status, touched } in candidates {
             let children = context.input.lineage().upstream_children(upstream).iter().copied();
             let waits = !touched.is_empty() || busy.keeps_waiting(children);
+            let wait = ChangeWait::from(waits);
             let candidate = status.candidate.iter();
             let digests = candidate.flat_map(|candidate| candidate.content().built());
-            self.candidates.extend(digests.map(|digest| Change { text: digest.to_owned(), waits }));
+            self.candidates.extend(digests.map(|digest| Change { text: digest.to_owned(), wait }));
             if waits {
                 self.await_any(&touched, busy);
                 self.waiting.push((upstream, touched));
@@ -107,7 +121,7 @@ impl Changes {
         for (image, decided) in images.filter(|(_, image)| image.reason == reason::NEXT_CASCADE) {
             let touched = busy.touched([image]);
             let waits = !touched.is_empty() || busy.keeps_waiting([image]);
-            self.want(decided, waits);
+            self.want(decided, ChangeWait::from(waits));
             if waits {
                 self.await_any(&touched, busy);
             } else {
@@ -148,7 +162,7 @@ impl Changes {
             }
             let waits = busy.is_full() || busy.keeps_waiting([image]) && !is_requested(image);
             let Some(decided) = evaluation.images.get_mut(image.position()) else { continue };
-            self.want(decided, waits);
+            self.want(decided, ChangeWait::from(waits));
             if waits {
                 self.await_any(&[], busy);
                 decided.reason = reason::CASCADING;
@@ -159,9 +173,9 @@ impl Changes {
         }
     }
 
-    fn want(&mut self, image: &ImageDecision, waits: bool) {
+    fn want(&mut self, image: &ImageDecision, wait: ChangeWait) {
         let wanted = image.fingerprint.as_ref();
-        self.wanted.extend(wanted.map(|wanted| Change { text: wanted.to_string(), waits }));
+        self.wanted.extend(wanted.map(|wanted| Change { text: wanted.to_string(), wait }));
     }
 
     /// Every cascade retries what has failed, unless a user has cancelled it, and goes on with what
@@ -218,14 +232,14 @@ impl Changes {
         if ends_cascades(context) && self.has_candidate() {
             return self.hash_of_candidates();
         }
-        let waits = self.none_may_start();
-        hash(&self.candidates, &self.wanted, |change| change.waits == waits)
+        let wait = ChangeWait::from(self.none_may_start());
+        hash(&self.candidates, &self.wanted, |change| change.wait == wait)
     }
 
     /// Returns a hash of what waits for running cascades.
     #[must_use]
     pub fn hash_of_waiting(&self) -> String {
-        hash(&self.candidates, &self.wanted, |change| change.waits)
+        hash(&self.candidates, &self.wanted, |change| change.wait == ChangeWait::ForCascade)
     }
 
     /// Returns the hash that was recorded if exactly these candidates superseded a cascade.
@@ -325,9 +339,9 @@ impl BusyImages {
         Self { below, running, reserved: Vec::new(), awaits_records }
     }
 
-    /// Keeps the images of candidates that have waited for as long as `maxSettle` from cascades that
-    /// start later. Otherwise a candidate of many images could wait for ever, while a cascade of one
-    /// of them follows another.
+    /// Keeps the images of candidates that have waited for as long as `maxSettle` from cascades
+    /// that start later. Otherwise a candidate of many images could wait for ever, while a cascade
+    /// of one of them follows another.
     fn reserve(&mut self, context: &CascadeContext<'_>, candidates: &[Candidate<'_>]) {
         let lineage = context.input.lineage();
         let max_settle = context.input.spec.policy.max_settle.signed();

@@ -235,7 +235,7 @@ impl ImageEval<'_> {
     }
 }
 
-/// Whether the record of a running cascade says what has become of an image.
+/// Whether the record of a running cascade has a result of an image.
 fn has_result(cascade: &CascadeStatus, image: &str) -> bool {
     cascade.images.iter().any(|result| {
         result.name == image && matches!(result.state, ImageState::Current | ImageState::Failed)

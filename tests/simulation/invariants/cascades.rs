@@ -52,7 +52,7 @@ pub fn opened(cluster: &mut Cluster, cascade: &Value) -> Option<(&'static str, S
     let planned = images(cascade);
     let others: Vec<&Value> =
         running(cluster, owner(cascade)).filter(|other| uid(other) != uid(cascade)).collect();
-    let runs_beside = !others.is_empty();
+    let has_others = !others.is_empty();
     let of_others: BTreeSet<&str> = others.into_iter().flat_map(images).collect();
     // What another running cascade works on waits for that.
     let is_free = |image: &str| {
@@ -80,8 +80,8 @@ pub fn opened(cluster: &mut Cluster, cascade: &Value) -> Option<(&'static str, S
     });
     let failed = failed.into_iter().filter(|(image, _)| planned.contains(image.as_str())).collect();
     cluster.invariants.opened.insert(uid(cascade).into(), OpenedCascade { at: now, failed });
-    if runs_beside {
-        reach(cluster, "cascade: runs beside another");
+    if has_others {
+        reach(cluster, "cascade: runs next to another");
     }
     found
 }

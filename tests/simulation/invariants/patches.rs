@@ -55,7 +55,7 @@ pub fn inspect(cluster: &mut Cluster) -> Violations {
                 && calm::is_calm_since(cluster, before.since)
                 && calm::is_unchanged_since(cluster, before.since)
         };
-        let outdated = before.filter(is_same).unwrap_or_else(|| Outdated { since: now, digests });
+        let outdated = before.filter(is_same).unwrap_or(Outdated { since: now, digests });
         if now > outdated.since + bound {
             let message = format!(
                 "{}/{image} is outdated since {:?}, for {bound:?}",

@@ -15,7 +15,7 @@ pub const EXPECTED: [&str; 47] = [
     "cascade: Complete",
     "cascade: Incomplete",
     "cascade: Superseded",
-    "cascade: runs beside another",
+    "cascade: runs next to another",
     "cascade: tries a failed image again",
     "check: retried",
     "image: AncestorFailed",

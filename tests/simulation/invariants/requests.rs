@@ -1,4 +1,4 @@
-//! What may become of requests: each ends once, after what it has changed is recorded.
+//! What requests come to: each ends once, after what it has changed is recorded.
 
 use groundswell::{
     api::{RequestState, request::name_of_nonce},
