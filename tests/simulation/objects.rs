@@ -103,8 +103,8 @@ impl Objects {
     /// Returns all objects of a kind, sorted by key.
     pub fn all(&self, kind: Kind) -> impl Iterator<Item = (&Key, &Arc<Value>)> {
         self.objects
-            .range((kind, Key::new("", ""))..)
-            .take_while(move |((of, _), _)| *of == kind)
+            .iter()
+            .filter(move |((of, _), _)| *of == kind)
             .map(|((_, key), object)| (key, object))
     }
 

@@ -45,7 +45,7 @@ use serde_json::Value;
 use crate::{
     api_server,
     cluster::Shared,
-    invariants::{self, calm},
+    invariants,
     objects::{Kind, label},
     registry_service,
 };
@@ -54,9 +54,6 @@ use crate::{
 const POLL_TIMEOUT: Duration = Duration::from_mins(1);
 /// How long a reconcile is delayed that is due before the caches are filled.
 const CACHES_RETRY_INTERVAL: Duration = Duration::from_millis(100);
-
-/// How long a watch takes at most that lists again.
-const LIST_TIME: Duration = Duration::from_secs(10);
 
 type Reconcile = BoxFuture<'static, (Key, Result<Action, ReconcileError>)>;
 
@@ -323,7 +320,6 @@ impl Process {
                 Watch::Live(end)
             }
             Watch::Unlisted | Watch::Live(_) => {
-                calm::disturb(&mut cluster, LIST_TIME);
                 let listed = cluster.objects.all(kind).map(|(_, object)| Arc::clone(object));
                 let mut listed: Vec<Arc<Value>> =
                     listed.filter(|object| is_watched(kind, object)).collect();

@@ -1,5 +1,5 @@
-//! What may be recorded: bounded statuses, cascades that have nothing in common, and upstreams
-//! that are adopted only through their gates.
+//! What may be recorded: bounded statuses, cascades that have nothing in common, and upstreams that are adopted
+//! only through their gates.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -14,10 +14,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{
-    Approved, answers, attempts, breaker, cascades, cutoff, losses, quiet_time, reached, reasons,
-    reconcile_view, requests, short,
-};
+use super::{Approved, reconcile_view, requests, short};
 use crate::{
     cluster::Cluster,
     job_controller::Phase,
@@ -40,13 +37,10 @@ pub fn opened(cluster: &mut Cluster, cascade: &Value) {
     if let Some(message) = started_too_early(cluster, cascade) {
         cluster.violated("cascades start after the quiet time", message);
     }
-    if let Some((invariant, message)) = cascades::opened(cluster, cascade) {
-        cluster.violated(invariant, message);
-    }
 }
 
-/// Describes a build of another running cascade of the family whose image, or one below it, the new
-/// cascade plans to build. Builds that are being stopped, and those of images that nobody waits
+/// Describes a build of another running cascade of the family whose image, or one below it, the
+/// new cascade plans to build. Builds that are being stopped, and those of images that nobody waits
 /// for, do not count.
 fn shares_a_build(cluster: &Cluster, cascade: &Value) -> Option<String> {
     let opened: CascadeSpec = CascadeSpec::deserialize(&cascade["spec"]).ok()?;
@@ -85,13 +79,11 @@ fn shares_a_build(cluster: &Cluster, cascade: &Value) -> Option<String> {
 }
 
 /// Returns an image and all images that are built on it.
-pub(super) fn below(spec: &ImageFamilySpec, image: &str) -> BTreeSet<String> {
+fn below(spec: &ImageFamilySpec, image: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::from([image.to_owned()]);
     loop {
         let is_child = |child: &&Image| {
-            // An edge to another family may name an image that this one has, too.
-            let own = child.from.iter().filter(|edge| edge.family.is_none());
-            let mut parents = own.filter_map(|edge| edge.image.as_ref());
+            let mut parents = child.from.iter().filter_map(|edge| edge.image.as_ref());
             !found.contains(&child.name) && parents.any(|parent| found.contains(parent))
         };
         let children: Vec<String> =
@@ -186,7 +178,6 @@ pub fn written(cluster: &mut Cluster, kind: Kind, before: Option<&Value>, object
     }
     if kind == Kind::Request {
         found.extend(requests::answered(cluster, before, object));
-        answers::written(cluster, object);
     }
     if kind == Kind::Cascade
         && status["phase"] == "Superseded"
@@ -194,27 +185,14 @@ pub fn written(cluster: &mut Cluster, kind: Kind, before: Option<&Value>, object
     {
         found.push(("superseding cascades are not superseded", name));
     }
-    reached::written(cluster, kind, before, object);
     if kind == Kind::Image {
         super::tags::promotion_recorded(cluster, before, object);
-        found.extend(attempts::recorded(cluster, object));
-        found.extend(cutoff::written(cluster, before, object));
-        found.extend(breaker::recorded(cluster, object));
-        reasons::written(cluster, object);
-        let now = cluster.elapsed();
-        cluster.invariants.record_written.insert(key_of(object), now);
-    }
-    if kind == Kind::Cascade {
-        found.extend(cascades::written(cluster, before, object));
     }
     if kind == Kind::Family {
-        quiet_time::written(cluster, object);
         record_waiting(cluster, object);
         super::record_truth(cluster);
         found.extend(adopted(cluster, before, object));
-        found.extend(losses::first_adopted(cluster, before, object));
-        found.extend(breaker::written(cluster, object));
-        found.extend(breaker::counted(cluster, object));
+        found.extend(super::losses::first_adopted(cluster, before, object));
     }
     for (invariant, message) in found {
         cluster.violated(invariant, message);
@@ -231,12 +209,6 @@ fn record_waiting(cluster: &mut Cluster, family: &Value) {
         }
         None => {}
     }
-}
-
-/// A gate through which a digest was adopted although it is closed.
-pub(super) struct ClosedGate {
-    invariant: &'static str,
-    pub message: String,
 }
 
 /// Checks that each upstream was adopted through its gates.
@@ -259,14 +231,13 @@ fn adopted(
         }
         let why = refused(cluster, &key, before?, upstream, &new, started_at)?;
         let message = format!(
-            "{} of {}: {} to {}, and {}",
+            "{} of {}: {} to {}, and {why}",
             upstream.name,
             key.name,
             short(&old),
-            short(&new),
-            why.message
+            short(&new)
         );
-        Some((why.invariant, message))
+        Some(("upstreams are adopted through their gates", message))
     })
 }
 
@@ -278,8 +249,7 @@ pub(super) fn refused(
     upstream: &Upstream,
     digest: &str,
     started_at: Timestamp,
-) -> Option<ClosedGate> {
-    let closed = |invariant, message: String| Some(ClosedGate { invariant, message });
+) -> Option<String> {
     let rows = before["status"]["upstreams"].as_array().into_iter().flatten();
     let manual = rows
         .into_iter()
@@ -287,8 +257,7 @@ pub(super) fn refused(
         .map(|row| row["hold"].clone());
     let manual = manual.filter(|hold| !hold.is_null());
     if let Some(hold) = upstream.hold_at(started_at) {
-        let is_named = hold.digest.as_deref() == Some(digest);
-        return closed("held upstreams stay", format!("{hold:?}")).filter(|_| !is_named);
+        return (hold.digest.as_deref() != Some(digest)).then(|| format!("{hold:?}"));
     }
     if let Some(hold) = manual {
         let until: Option<Timestamp> = hold["until"].as_str().and_then(|until| until.parse().ok());
@@ -297,7 +266,7 @@ pub(super) fn refused(
             && requests::is_open(cluster, &hold["request"])
             && requests::open(cluster, family, &["Hold", "Unhold"]).count() == 1
         {
-            return closed("held upstreams stay", format!("a request holds it: {hold}"));
+            return Some(format!("a request holds it: {hold}"));
         }
         return None;
     }
@@ -310,7 +279,7 @@ pub(super) fn refused(
         digest: digest.to_owned(),
     };
     if upstream.approval == Approval::Manual && !cluster.invariants.approved.contains(&approval) {
-        return closed("candidates wait for approval", "no user approved it".into());
+        return Some("no user approved it".into());
     }
     let rows = before["status"]["upstreams"].as_array().into_iter().flatten();
     let is_superseded = rows
@@ -324,14 +293,14 @@ pub(super) fn refused(
         && !cluster.time.was_skewed()
         && since.is_none_or(|since| cluster.elapsed().saturating_sub(since) < RETURN_AGE)
     {
-        return closed("returned digests wait", "it was replaced before".into());
+        return Some("it was replaced before".into());
     }
     let pinned = format!("{}@{digest}", upstream.image);
     if !upstream.platforms.is_empty() && !cluster.registry.offers_all(&pinned) {
-        return closed("adopted digests offer all platforms", "it lacks a platform".into());
+        return Some("it lacks a platform".into());
     }
     let since = cluster.invariants.history.first_observed(&upstream.image, digest)?;
     let age = (cluster.elapsed().saturating_sub(since) + TIME_PRECISION).as_secs();
     let too_young = age < u64::from(upstream.minimum_age.as_secs()) && !cluster.time.was_skewed();
-    closed("adopted digests are old enough", format!("it is {age} s old")).filter(|_| too_young)
+    too_young.then(|| format!("it is {age} s old"))
 }
