@@ -83,7 +83,9 @@ fn below(spec: &ImageFamilySpec, image: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::from([image.to_owned()]);
     loop {
         let is_child = |child: &&Image| {
-            let mut parents = child.from.iter().filter_map(|edge| edge.image.as_ref());
+            // An edge to another family may name an image that this family has, too.
+            let own = child.from.iter().filter(|edge| edge.family.is_none());
+            let mut parents = own.filter_map(|edge| edge.image.as_ref());
             !found.contains(&child.name) && parents.any(|parent| found.contains(parent))
         };
         let children: Vec<String> =
