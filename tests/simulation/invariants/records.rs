@@ -1,5 +1,5 @@
-//! What may be recorded: bounded statuses, cascades that have nothing in common, and upstreams that are adopted
-//! only through their gates.
+//! What may be recorded: bounded statuses, cascades that have nothing in common, and upstreams that
+//! are adopted only through their gates.
 
 use std::{collections::BTreeSet, time::Duration};
 
