@@ -1,7 +1,7 @@
 //! Plays the builders: pushes for every Job what a real builder would push, and ends its pod.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -28,12 +28,23 @@ pub const STRATEGY: &str = "played";
 /// Pause between two lists of the Jobs.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// How the builds of one image are played.
+#[derive(Clone, Debug, Default)]
+struct Play {
+    /// They do not end.
+    is_held: bool,
+    /// Their own layer is the same, whatever their inputs.
+    is_same: bool,
+    /// They push images for an architecture that no build is for.
+    is_foreign: bool,
+    /// Labels in the configuration of the built images.
+    labels: BTreeMap<String, String>,
+}
+
 /// Plays the builds of one namespace until it is dropped.
 pub struct Builder {
     work: JoinHandle<()>,
-    held: Arc<Mutex<HashSet<String>>>,
-    same: Arc<Mutex<HashSet<String>>>,
-    foreign: Arc<Mutex<HashSet<String>>>,
+    plays: Arc<Mutex<HashMap<String, Play>>>,
 }
 
 impl Builder {
@@ -49,12 +60,8 @@ impl Builder {
 
     /// Starts to play the builds of a namespace.
     pub fn start(place: &Place, images: &Images) -> Self {
-        let held = Arc::new(Mutex::new(HashSet::new()));
-        let same = Arc::new(Mutex::new(HashSet::new()));
-        let foreign = Arc::new(Mutex::new(HashSet::new()));
-        let (place, images, waiting, unchanged) =
-            (place.clone(), images.clone(), Arc::clone(&held), Arc::clone(&same));
-        let mislabelled = Arc::clone(&foreign);
+        let plays: Arc<Mutex<HashMap<String, Play>>> = Arc::default();
+        let (place, images, of_images) = (place.clone(), images.clone(), Arc::clone(&plays));
         let work = tokio::spawn(async move {
             let mut done = HashSet::new();
             loop {
@@ -64,18 +71,12 @@ impl Builder {
                     .filter(|job| label(job, labels::COMPONENT) == labels::COMPONENT_BUILD)
                 {
                     let image = label(&job, labels::IMAGE);
-                    let is_held = waiting.lock().unwrap().contains(&image);
-                    let is_unchanged = unchanged.lock().unwrap().contains(&image);
+                    let play = of_images.lock().unwrap().get(&image).cloned().unwrap_or_default();
                     let pod = pod_of(&place, &job).await;
-                    if let Some(pod) = pod.filter(|_| !is_held && !done.contains(&job.name_any())) {
-                        let task = Task::of(pod.spec.as_ref().expect("a pod"));
-                        if mislabelled.lock().unwrap().contains(&image) {
-                            task.push_for("s390x", &images).await;
-                        } else if is_unchanged {
-                            task.push_same(&images).await;
-                        } else {
-                            task.push(&images).await;
-                        }
+                    if let Some(pod) =
+                        pod.filter(|_| !play.is_held && !done.contains(&job.name_any()))
+                    {
+                        push(&pod, &play, &images).await;
                         end(&place, &pod).await;
                         done.insert(job.name_any());
                     }
@@ -83,27 +84,49 @@ impl Builder {
                 tokio::time::sleep(PAUSE).await;
             }
         });
-        Self { work, held, same, foreign }
+        Self { work, plays }
     }
 
     /// Makes every build of an image push the same layer, whatever its inputs.
     pub fn same(&self, image: &str) {
-        self.same.lock().unwrap().insert(image.into());
+        self.play(image, |play| play.is_same = true);
     }
 
     /// Makes the builds of an image push images for an architecture that no build is for.
     pub fn foreign(&self, image: &str) {
-        self.foreign.lock().unwrap().insert(image.into());
+        self.play(image, |play| play.is_foreign = true);
     }
 
     /// Keeps the builds of an image running.
     pub fn hold(&self, image: &str) {
-        self.held.lock().unwrap().insert(image.into());
+        self.play(image, |play| play.is_held = true);
     }
 
     /// Lets the builds of an image end again.
     pub fn release(&self, image: &str) {
-        self.held.lock().unwrap().remove(image);
+        self.play(image, |play| play.is_held = false);
+    }
+
+    /// Gives these labels, and no others, to what the builds of an image push.
+    pub fn label(&self, image: &str, labels: &[(&str, &str)]) {
+        let labels = labels.iter().map(|(name, value)| ((*name).into(), (*value).into()));
+        self.play(image, |play| play.labels = labels.collect());
+    }
+
+    fn play(&self, image: &str, change: impl FnOnce(&mut Play)) {
+        change(self.plays.lock().unwrap().entry(image.into()).or_default());
+    }
+}
+
+async fn push(pod: &Pod, play: &Play, images: &Images) {
+    let mut task = Task::of(pod.spec.as_ref().expect("a pod"));
+    task.label(&play.labels);
+    if play.is_foreign {
+        task.push_for("s390x", images).await;
+    } else if play.is_same {
+        task.push_same(images).await;
+    } else {
+        task.push(images).await;
     }
 }
 

@@ -25,6 +25,7 @@ mod existing_images;
 mod families;
 mod gate;
 mod installations;
+mod label_tags;
 mod leadership;
 mod manifests;
 mod matrix;

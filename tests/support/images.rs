@@ -27,6 +27,21 @@ pub struct Image {
     pub manifest: Value,
 }
 
+/// What an image is made of.
+#[derive(Clone, Debug)]
+pub struct Parts<'a> {
+    /// The architecture in its configuration.
+    pub architecture: &'a str,
+    /// The image, by digest, whose layers come first.
+    pub base: Option<&'a str>,
+    /// The content of its own layer.
+    pub content: &'a str,
+    /// Annotations of its manifest.
+    pub annotations: &'a BTreeMap<String, String>,
+    /// Labels in its configuration.
+    pub labels: &'a BTreeMap<String, String>,
+}
+
 impl Images {
     /// The registry at `host:port`.
     pub fn new(registry: &str) -> Self {
@@ -57,21 +72,28 @@ impl Images {
         content: &str,
         annotations: &BTreeMap<String, String>,
     ) -> String {
-        let mut descriptors = match base {
+        let labels = BTreeMap::new();
+        let parts = Parts { architecture, base, content, annotations, labels: &labels };
+        self.push_parts(repository, tag, &parts).await
+    }
+
+    /// Pushes an image made of these parts. Returns its digest.
+    pub async fn push_parts(&self, repository: &str, tag: &str, parts: &Parts<'_>) -> String {
+        let mut descriptors = match parts.base {
             Some(base) => self.layers(repository, base).await,
             None => Vec::new(),
         };
-        descriptors.push(self.blob(repository, LAYER, content.as_bytes()).await);
+        descriptors.push(self.blob(repository, LAYER, parts.content.as_bytes()).await);
         // Layers are not compressed, so that a layer's digest is its diff id.
         let diff_ids: Vec<&Value> = descriptors.iter().map(|layer| &layer["digest"]).collect();
         let config = json!({
-            "architecture": architecture, "os": "linux", "config": {},
+            "architecture": parts.architecture, "os": "linux", "config": { "Labels": parts.labels },
             "rootfs": { "type": "layers", "diff_ids": diff_ids },
         });
         let config = self.blob(repository, CONFIG, config.to_string().as_bytes()).await;
         let manifest = json!({
             "schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": descriptors,
-            "annotations": annotations,
+            "annotations": parts.annotations,
         });
         self.tag(repository, tag, &manifest).await
     }

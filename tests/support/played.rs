@@ -7,7 +7,10 @@ use k8s_openapi::api::core::v1::PodSpec;
 use kube::Client;
 use serde_json::json;
 
-use super::{images::Images, objects};
+use super::{
+    images::{Images, Parts},
+    objects,
+};
 
 /// The values of a build, as the strategy passes them to the builder's container.
 #[derive(Clone, Debug, Default)]
@@ -19,6 +22,8 @@ pub struct Task {
     annotations: BTreeMap<String, String>,
     /// The architecture to build for.
     architecture: String,
+    /// Labels that the built image gets.
+    labels: BTreeMap<String, String>,
 }
 
 /// Creates the strategy. Its pods are bound to `node`, or wait for a scheduler that the cluster
@@ -72,6 +77,11 @@ impl Task {
         task
     }
 
+    /// Gives labels to the image, as its Dockerfile's `LABEL` would.
+    pub fn label(&mut self, labels: &BTreeMap<String, String>) {
+        self.labels.clone_from(labels);
+    }
+
     /// Pushes an image that is built on the first parent. Its own layer follows from the values of
     /// the build.
     pub async fn push(&self, images: &Images) {
@@ -92,15 +102,13 @@ impl Task {
     async fn push_content(&self, images: &Images, content: &str) {
         let (repository, tag) = self.reference.rsplit_once(':').expect("a tag");
         let (_, repository) = repository.split_once('/').expect("a host");
-        images
-            .push_for(
-                &self.architecture,
-                repository,
-                tag,
-                self.parents.first().map(String::as_str),
-                content,
-                &self.annotations,
-            )
-            .await;
+        let parts = Parts {
+            architecture: &self.architecture,
+            base: self.parents.first().map(String::as_str),
+            content,
+            annotations: &self.annotations,
+            labels: &self.labels,
+        };
+        images.push_parts(repository, tag, &parts).await;
     }
 }
