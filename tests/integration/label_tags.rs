@@ -46,8 +46,8 @@ async fn a_label_of_the_pushed_image_becomes_a_tag() {
     assert_eq!(scene.tag("base", "acme").await, second["base"]);
     assert_eq!(scene.tag("base", "1.2.0").await, first["base"]);
 
-    // An image without the label: its other tags move, the others are built, and it is told, by a
-    // controller that starts meanwhile, too.
+    // An image without the label: its other tags move, the other images are built, and it is
+    // reported, by a controller that starts meanwhile, too.
     operator.kill();
     scene.builder.label("base", &[("vendor", "acme")]);
     scene.move_upstream("3").await;
@@ -56,10 +56,10 @@ async fn a_label_of_the_pushed_image_becomes_a_tag() {
         let digests = place.digests("app").await;
         let status = base(&scene).await.status.unwrap_or_default();
         let is_rebuilt = digests.iter().all(|(image, digest)| *digest != second[image]);
-        let is_told = status.reason == reason::INVALID_TAG_LABEL
+        let is_reported = status.reason == reason::INVALID_TAG_LABEL
             && status.state == ImageState::Current
             && status.message.contains(VERSION);
-        if is_rebuilt && is_told { Ok(()) } else { Err(format!("{digests:?}\n{status:#?}")) }
+        if is_rebuilt && is_reported { Ok(()) } else { Err(format!("{digests:?}\n{status:#?}")) }
     })
     .await;
     let third = place.digests("app").await;
