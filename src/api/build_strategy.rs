@@ -38,6 +38,16 @@ pub struct BuildStrategySpec {
     #[schemars(length(max = 512))]
     pub description: String,
 
+    /// Namespaces whose families may use the strategy: names, or prefixes that end with `*`. Every
+    /// namespace if the field is not set, and none if the list is empty. At most 256 entries.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(max = 256),
+        inner(length(min = 1, max = 63), regex(pattern = r"^([a-z0-9][-a-z0-9]*)?\*?$")),
+        extend("x-kubernetes-list-type" = "set")
+    )]
+    pub namespaces: Option<Vec<String>>,
+
     /// Parameters that a family may set. At most 32 entries.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
@@ -93,7 +103,27 @@ pub struct Parameter {
         extend("x-kubernetes-list-type" = "set")
     )]
     pub allowed: Vec<String>,
+
+    /// Regular expression that the whole value must match, in the syntax of
+    /// <https://docs.rs/regex/1/regex/#syntax>. At most 256 characters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256))]
+    pub pattern: Option<String>,
+
+    /// Smallest quantity that the parameter may have, such as `512Mi`. With a `minimum` or a
+    /// `maximum`, the value must be a quantity, or empty if that is the default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32), regex(pattern = QUANTITY))]
+    pub minimum: Option<String>,
+
+    /// Largest quantity that the parameter may have, such as `16Gi`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32), regex(pattern = QUANTITY))]
+    pub maximum: Option<String>,
 }
+
+/// Pattern of quantities that can be compared.
+const QUANTITY: &str = "^[0-9]+(\\.[0-9]+)?(n|u|m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$";
 
 /// Whether a build must run in a user namespace of its own.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

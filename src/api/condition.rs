@@ -127,6 +127,8 @@ reasons! {
     IMAGES_LEFT_OUT = "ImagesLeftOut": NeedsUser;
     /// A `BuildStrategy` does not exist.
     STRATEGY_NOT_FOUND = "StrategyNotFound": NeedsUser;
+    /// A `BuildStrategy` does not serve the namespace of the family.
+    STRATEGY_NOT_ALLOWED = "StrategyNotAllowed": NeedsUser;
     /// A `BuildStrategy`, or a parameter that a family gives to it, is invalid.
     INVALID_STRATEGY = "InvalidStrategy": NeedsUser;
     /// A Secret does not exist.

@@ -13,6 +13,7 @@ pub mod dockerfile;
 pub mod git;
 pub mod job;
 pub mod outcome;
+pub mod parameters;
 pub mod platform;
 pub mod pod_paths;
 pub mod pod_settings;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     api::{BuildStrategy, StrategyRef},
-    builds::strategy::{StrategyError, parameters},
+    builds::{parameters::parameters, strategy::StrategyError},
     registry::Platform,
 };
 

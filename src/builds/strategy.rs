@@ -1,7 +1,7 @@
 //! Renders a `BuildStrategy` with a family's parameters to a pod template, and validates that the
 //! pod can run as a build.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::{PodSpec, PodTemplateSpec};
 use serde_json::Value;
@@ -10,6 +10,7 @@ use crate::{
     api::{BuildStrategy, StrategyRef, UserNamespace},
     builds::{
         job::{DOCKER_CONFIG_VOLUME, INPUT_VOLUME_PREFIX, PREPARE, WORKSPACE_VOLUME},
+        parameters::{ParameterError, parameters},
         platform::{PLATFORM_PARAMETER, selector_conflict},
         pod_paths,
         request::BuildRequest,
@@ -24,31 +25,9 @@ pub enum StrategyError {
     /// A string of the pod template does not render.
     #[error(transparent)]
     Template(#[from] TemplateError),
-    /// A family sets a parameter that the strategy does not declare.
-    #[error("BuildStrategy `{strategy}` has no parameter `{parameter}`; it declares {declared}")]
-    UnknownParameter {
-        /// The strategy.
-        strategy: String,
-        /// The parameter that the family sets.
-        parameter: String,
-        /// The parameters that the strategy declares.
-        declared: String,
-    },
-    /// A family sets a parameter to a value that the strategy does not allow.
-    #[error(
-        "BuildStrategy `{strategy}` does not allow the value `{value}` for the parameter \
-         `{parameter}`; it allows {allowed}"
-    )]
-    ValueNotAllowed {
-        /// The strategy.
-        strategy: String,
-        /// The parameter.
-        parameter: String,
-        /// The value that the family sets.
-        value: String,
-        /// The values that the strategy allows.
-        allowed: String,
-    },
+    /// A parameter cannot have its value.
+    #[error(transparent)]
+    Parameter(#[from] ParameterError),
     /// The value of the parameter `platform` is not a platform.
     #[error(
         "BuildStrategy `{strategy}`: the parameter `platform` has the value `{value}`, which is \
@@ -70,45 +49,6 @@ pub enum StrategyError {
         /// What is wrong with the field.
         problem: String,
     },
-}
-
-/// Returns the values of all parameters that a strategy declares: the values that the family sets,
-/// or else the defaults.
-///
-/// # Errors
-/// Returns an error if the family sets a parameter that the strategy does not declare, or a value
-/// that it does not allow.
-pub fn parameters(
-    strategy: &BuildStrategy,
-    chosen: &StrategyRef,
-) -> Result<BTreeMap<String, String>, StrategyError> {
-    let declared = &strategy.spec.parameters;
-    let unknown = chosen
-        .parameters
-        .keys()
-        .find(|name| !declared.iter().any(|parameter| parameter.name == **name));
-    if let Some(parameter) = unknown {
-        return Err(StrategyError::UnknownParameter {
-            strategy: name(strategy),
-            parameter: parameter.clone(),
-            declared: list(declared.iter().map(|parameter| &parameter.name)),
-        });
-    }
-    declared
-        .iter()
-        .map(|parameter| {
-            let value = chosen.parameters.get(&parameter.name).unwrap_or(&parameter.default);
-            if parameter.allowed.is_empty() || parameter.allowed.contains(value) {
-                return Ok((parameter.name.clone(), value.clone()));
-            }
-            Err(StrategyError::ValueNotAllowed {
-                strategy: name(strategy),
-                parameter: parameter.name.clone(),
-                value: value.clone(),
-                allowed: list(&parameter.allowed),
-            })
-        })
-        .collect()
 }
 
 /// Renders and validates the pod template of a build. The result does not contain yet what
@@ -282,11 +222,6 @@ fn name(strategy: &BuildStrategy) -> String {
     strategy.metadata.name.clone().unwrap_or_default()
 }
 
-fn list<'a>(names: impl IntoIterator<Item = &'a String>) -> String {
-    let names: Vec<_> = names.into_iter().map(|name| format!("`{name}`")).collect();
-    if names.is_empty() { "none".into() } else { names.join(", ") }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -318,29 +253,6 @@ mod tests {
         let parameters =
             parameters.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
         StrategyRef { name: "custom".into(), parameters }
-    }
-
-    #[test]
-    fn parameters_have_defaults_and_allowed_values() {
-        let strategy = strategy(json!({}));
-        let values = parameters(&strategy, &chosen(&[("mode", "b")])).expect("valid");
-        assert_eq!(
-            values,
-            BTreeMap::from([("memory".into(), "1Gi".into()), ("mode".into(), "b".into())])
-        );
-        let unknown =
-            parameters(&strategy, &chosen(&[("cpu", "1")])).expect_err("unknown").to_string();
-        assert_eq!(
-            unknown,
-            "BuildStrategy `custom` has no parameter `cpu`; it declares `memory`, `mode`"
-        );
-        let rejected =
-            parameters(&strategy, &chosen(&[("mode", "c")])).expect_err("rejected").to_string();
-        assert_eq!(
-            rejected,
-            "BuildStrategy `custom` does not allow the value `c` for the parameter `mode`; it \
-             allows `a`, `b`"
-        );
     }
 
     #[test]

@@ -42,7 +42,7 @@ use crate::{
         registries::FamilyKeychain,
         report::{Finding, Report, ReportFormat, Strictness},
         rights::ReviewedSubject,
-        strategies::CheckTime,
+        strategies::{CheckTime, NamedStrategy},
     },
     registry::{self, CaBundle, Platform},
 };
@@ -217,7 +217,8 @@ impl PreflightRun<'_> {
         let family = self.read_family().await?;
         let chosen = self.chosen_strategy(family.as_ref());
         let time = if self.settings.pre { CheckTime::Before } else { CheckTime::After };
-        let (strategy, finding) = strategies::find(self.client, &chosen.name, time).await;
+        let named = NamedStrategy { name: &chosen.name, namespace: self.namespace };
+        let (strategy, finding) = named.find(self.client, time).await;
         findings.extend(finding);
         Ok(ReadInputs { installation, family, chosen, strategy })
     }

@@ -107,7 +107,7 @@ buildStrategies:
     description: Builds of the platform team.
     timeout: 30m
     ttlAfterFinished: 10m
-  on-dedicated-nodes: {builder: buildkit-privileged}
+  on-dedicated-nodes: {builder: buildkit-privileged, namespaces: [base-images, team-*]}
 ";
 
 /// `PATH` with Helm and kubeconform. `dev/tools/build` compiles them from pinned modules if they

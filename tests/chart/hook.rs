@@ -77,7 +77,8 @@ fn the_pod_runs_where_builds_run() {
     let named = |values: &str, wanted: &str| arguments(&hook(values)).contains(&wanted.to_owned());
     assert!(named(DEFAULTS, "--strategy=buildkit"));
     assert!(named(
-        "buildStrategies: {buildkit: {enabled: false}, buildkit-privileged: {enabled: true}}",
+        "buildStrategies: {buildkit: {enabled: false}, buildkit-privileged: {enabled: true, \
+         namespaces: ['*']}}",
         "--strategy=buildkit-privileged"
     ));
     assert!(named("buildStrategies: {buildkit: {enabled: false}}", "--strategy=buildkit"));

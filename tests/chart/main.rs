@@ -84,7 +84,7 @@ fn every_shipped_strategy_is_valid() {
     let names: Vec<String> = files
         .map(|path| path.file_stem().and_then(|name| name.to_str()).expect("a name").to_owned())
         .collect();
-    let enabled = |name: &String| format!("  {name}: {{enabled: true}}\n");
+    let enabled = |name: &String| format!("  {name}: {{enabled: true, namespaces: ['*']}}\n");
     let values = format!("buildStrategies:\n{}", names.iter().map(enabled).collect::<String>());
     let text = render(&values, &[]).expect("rendered");
     schemas::validate(&text).unwrap_or_else(|problems| panic!("{problems}"));
@@ -223,6 +223,13 @@ fn bad_values_are_refused_by_name() {
         ("buildStrategies: {buildkit: {images: x}}", "images"),
         ("buildStrategies: {Build_Kit: {}}", "Build_Kit"),
         ("buildStrategies: {buildkit: {resources: {requests: {cpu: 1}}}}", "resources"),
+        (
+            "buildStrategies: {buildkit-privileged: {enabled: true}}",
+            "buildStrategies.buildkit-privileged.namespaces: builds of buildkit-privileged are \
+             root on the node",
+        ),
+        ("buildStrategies: {buildkit: {namespaces: ['Team']}}", "namespaces"),
+        ("buildStrategies: {buildkit: {parameters: {cpu: {maximum: lots}}}}", "maximum"),
         (
             "buildStrategies: {buildkit: {parameters: {zone: a}}}",
             "buildStrategies.buildkit.parameters.zone: nothing uses this parameter; the builder \

@@ -73,6 +73,11 @@ async fn bad_input_is_reported_and_affects_no_other_family() {
     let template = json!({ "spec": { "containers": containers } });
     let misspelt = json!({ "userNamespace": "NotRequired", "template": template });
     objects::strategy(&client, "misspelt", misspelt).await;
+    let of_others = json!({
+        "userNamespace": "NotRequired", "namespaces": ["others", "other-*"],
+        "template": { "spec": { "containers": [{ "name": "build", "image": "i" }] } },
+    });
+    objects::strategy(&client, "of-others", of_others).await;
     place.secret("misshapen", "Opaque", ".dockerconfigjson", "{\"auths\": [").await;
     place.secret("empty", "Opaque", "password", "secret").await;
     let auth = base64::engine::general_purpose::STANDARD.encode("me:wrong-password");
@@ -259,6 +264,16 @@ fn strategies_and_sources(all: &mut Cases<'_>, namespace: &str, closed: &str) {
         |spec| spec["strategy"] = json!({ "name": STRATEGY, "parameters": { "colour": "red" } }),
         reason::INVALID_STRATEGY,
         &["spec.images[base].strategy", "`colour`"],
+    );
+    all.add(
+        "strategy-of-others",
+        |spec| spec["strategy"] = json!({ "name": "of-others" }),
+        reason::STRATEGY_NOT_ALLOWED,
+        &[
+            "spec.images[base].strategy",
+            &format!("BuildStrategy `of-others` does not serve namespace {namespace}"),
+            "spec.namespaces",
+        ],
     );
     all.add(
         "no-config-map",

@@ -20,6 +20,11 @@ because a family's parameter would then have no effect. */}}
 {{- range $field := list "description" "timeout" "ttlAfterFinished" }}
 {{- with index $.settings $field }}{{- $_ := set $spec $field . }}{{- end }}
 {{- end }}
+{{- if kindIs "slice" .settings.namespaces }}
+{{- $_ := set $spec "namespaces" .settings.namespaces }}
+{{- else if dig "securityContext" "privileged" false $container }}
+{{- fail (printf "%s.namespaces: builds of %s are root on the node; list the namespaces whose families may use it, or [\"*\"]" $path $builder) }}
+{{- end }}
 {{- with .settings.image }}{{- $_ := set $container "image" . }}{{- end }}
 {{- with .settings.nodeSelector }}
 {{- $target := $pod.nodeSelector | default dict }}
@@ -64,8 +69,8 @@ because a family's parameter would then have no effect. */}}
 {{- end }}
 {{- end }}
 
-{{- /* Changes or adds one parameter: a text is its default; an object has default, description and
-allowed. */}}
+{{- /* Changes or adds one parameter: a text is its default; an object has its fields: default,
+description, allowed, pattern, minimum and maximum. */}}
 {{- define "groundswell.parameter" -}}
 {{- $changes := .value }}
 {{- if not (kindIs "map" .value) }}{{- $changes = dict "default" (toString .value) }}{{- end }}

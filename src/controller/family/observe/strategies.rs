@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::{
     api::{BuildStrategy, EdgeUse, Image, ImageFamilySpec, StrategyRef, condition::reason},
     builds::{
+        parameters::serves_namespace,
         platform::named_platform,
         strategy::{StrategyError, validate},
         strategy_revision::{earlier_revision, pod_revision, strategy_revision},
@@ -67,6 +68,10 @@ pub struct UnnamedPlatforms<'a> {
     pub default: &'a DefaultPlatform,
 }
 
+/// The reasons that are about a strategy, whatever is wrong with it.
+const OF_STRATEGY: [&str; 3] =
+    [reason::INVALID_STRATEGY, reason::STRATEGY_NOT_ALLOWED, reason::STRATEGY_NOT_FOUND];
+
 /// What an image renders: images with an equal one share the strategy.
 #[derive(Clone, PartialEq)]
 struct StrategyUse<'a> {
@@ -83,12 +88,13 @@ impl Observer<'_> {
         platforms: &UnnamedPlatforms<'_>,
     ) -> ImageStrategies {
         let default = platforms.default;
-        let mut found = strategies(
-            &self.context.stores,
-            &self.family.spec,
-            platforms,
-            &mut self.cache.strategies,
-        );
+        let known = KnownStrategies {
+            stores: &self.context.stores,
+            namespace: &self.family.metadata.namespace.clone().unwrap_or_default(),
+            default,
+        };
+        let mut found =
+            known.strategies(&self.family.spec, platforms.built, &mut self.cache.strategies);
         self.keep_earlier_revisions(blueprint, &mut found);
         reject_other_platforms(&self.family.spec, blueprint, &mut found);
         found.upstream_platforms =
@@ -131,54 +137,106 @@ impl RenderedStrategy {
     }
 }
 
-/// Returns the strategies of all images, their revisions and platforms.
-///
-/// Each is rendered and hashed once, however many images use it, and again when it has changed:
-/// `cached` holds those of the last reconcile, and is replaced.
-fn strategies(
-    stores: &Stores,
-    spec: &ImageFamilySpec,
-    unnamed: &UnnamedPlatforms<'_>,
-    cached: &mut Vec<RenderedStrategy>,
-) -> ImageStrategies {
-    let before = std::mem::take(cached);
-    let mut known: Vec<(StrategyUse<'_>, Option<RenderedStrategy>)> = Vec::new();
-    let mut found = ImageStrategies {
-        strategies: Vec::with_capacity(spec.images.len()),
-        revisions: Vec::with_capacity(spec.images.len()),
-        pod_revisions: Vec::with_capacity(spec.images.len()),
-        platforms: Vec::with_capacity(spec.images.len()),
-        use_default: Vec::with_capacity(spec.images.len()),
-        upstream_platforms: Vec::new(),
-    };
-    for (index, image) in ImageIndex::enumerate(&spec.images) {
-        let chosen = strategy_ref(spec, image);
-        let wanted =
-            StrategyUse { chosen, built: unnamed.built.get(index.position()).cloned().flatten() };
-        let index = known.iter().position(|(of, _)| *of == wanted).unwrap_or_else(|| {
-            let rendered = render(stores, &wanted, unnamed.default, &before);
-            known.push((wanted, rendered));
-            known.len() - 1
-        });
-        let rendered = known.get(index).and_then(|(_, rendered)| rendered.as_ref());
-        let (strategy, revision, pod) = match rendered {
-            Some(RenderedStrategy { strategy, revisions: Ok(revisions), .. }) => {
-                let StrategyRevisions { image, pod, .. } = revisions;
-                (Some(Arc::clone(strategy)), Ok(image.clone()), Arc::clone(pod))
-            }
-            Some(RenderedStrategy { revisions: Err(problem), .. }) => {
-                (None, Err(problem.clone()), Arc::default())
-            }
-            None => (None, Err(strategy_not_found(chosen)), Arc::default()),
+/// The strategies that families of a namespace may use.
+struct KnownStrategies<'a> {
+    stores: &'a Stores,
+    namespace: &'a str,
+    /// The platform of images without a build, if their strategies name none.
+    default: &'a DefaultPlatform,
+}
+
+impl KnownStrategies<'_> {
+    /// Returns the strategies of all images, their revisions and platforms. `built` are the
+    /// platforms of the last verified builds, in the order of the spec.
+    ///
+    /// Each is rendered and hashed once, however many images use it, and again when it has changed:
+    /// `cached` holds those of the last reconcile, and is replaced.
+    fn strategies(
+        &self,
+        spec: &ImageFamilySpec,
+        built: &[Option<Arc<Platform>>],
+        cached: &mut Vec<RenderedStrategy>,
+    ) -> ImageStrategies {
+        let before = std::mem::take(cached);
+        let mut known: Vec<(StrategyUse<'_>, Result<RenderedStrategy, Problem>)> = Vec::new();
+        let mut found = ImageStrategies {
+            strategies: Vec::with_capacity(spec.images.len()),
+            revisions: Vec::with_capacity(spec.images.len()),
+            pod_revisions: Vec::with_capacity(spec.images.len()),
+            platforms: Vec::with_capacity(spec.images.len()),
+            use_default: Vec::with_capacity(spec.images.len()),
+            upstream_platforms: Vec::new(),
         };
-        found.strategies.push(strategy);
-        found.pod_revisions.push(pod);
-        found.revisions.push(observed(image, revision));
-        found.platforms.push(rendered.and_then(|rendered| rendered.platform.clone().ok()));
-        found.use_default.push(rendered.is_some_and(|rendered| !rendered.names_platform));
+        for (index, image) in ImageIndex::enumerate(&spec.images) {
+            let chosen = strategy_ref(spec, image);
+            let wanted =
+                StrategyUse { chosen, built: built.get(index.position()).cloned().flatten() };
+            let index = known.iter().position(|(of, _)| *of == wanted).unwrap_or_else(|| {
+                let rendered = self.render(&wanted, &before);
+                known.push((wanted, rendered));
+                known.len() - 1
+            });
+            let Some((_, rendered)) = known.get(index) else { continue };
+            let (strategy, revision, pod) = match rendered {
+                Ok(RenderedStrategy { strategy, revisions: Ok(revisions), .. }) => {
+                    let StrategyRevisions { image, pod, .. } = revisions;
+                    (Some(Arc::clone(strategy)), Ok(image.clone()), Arc::clone(pod))
+                }
+                Ok(RenderedStrategy { revisions: Err(problem), .. }) | Err(problem) => {
+                    (None, Err(problem.clone()), Arc::default())
+                }
+            };
+            let rendered = rendered.as_ref().ok();
+            found.strategies.push(strategy);
+            found.pod_revisions.push(pod);
+            found.revisions.push(observed(image, revision));
+            found.platforms.push(rendered.and_then(|rendered| rendered.platform.clone().ok()));
+            found.use_default.push(rendered.is_some_and(|rendered| !rendered.names_platform));
+        }
+        *cached = known.into_iter().filter_map(|(_, rendered)| rendered.ok()).collect();
+        found
     }
-    *cached = known.into_iter().filter_map(|(_, rendered)| rendered).collect();
-    found
+    /// Returns the strategy, or why there is none that the family may use.
+    fn render(
+        &self,
+        wanted: &StrategyUse<'_>,
+        before: &[RenderedStrategy],
+    ) -> Result<RenderedStrategy, Problem> {
+        let chosen = wanted.chosen;
+        let strategy = self.stores.strategies.get(&Key::new("", &chosen.name));
+        let strategy = strategy.ok_or_else(|| strategy_not_found(chosen))?;
+        if !serves_namespace(&strategy, self.namespace) {
+            return Err(self.not_allowed(chosen));
+        }
+        let named = named_platform(&strategy, chosen);
+        let names_platform = !matches!(named, Ok(None));
+        let platform = match named {
+            Ok(Some(named)) => Ok(Arc::new(named)),
+            Ok(None) => wanted.built.clone().map_or_else(|| self.default.platform.clone(), Ok),
+            Err(error) => Err(invalid(&error)),
+        };
+        let known = before.iter().find(|known| {
+            known.chosen == *chosen
+                && Arc::ptr_eq(&known.strategy, &strategy)
+                && known.platform == platform
+        });
+        let revisions = match (known, &platform) {
+            (Some(known), _) => known.revisions.clone(),
+            (None, Ok(platform)) => revisions(&strategy, chosen, platform),
+            (None, Err(problem)) => Err(problem.clone()),
+        };
+        let chosen = chosen.clone();
+        Ok(RenderedStrategy { chosen, strategy, names_platform, platform, revisions })
+    }
+
+    fn not_allowed(&self, chosen: &StrategyRef) -> Problem {
+        let message = format!(
+            "BuildStrategy `{}` does not serve namespace {}: name another one, or ask an \
+             administrator to list the namespace in its `spec.namespaces`",
+            chosen.name, self.namespace
+        );
+        Problem { reason: reason::STRATEGY_NOT_ALLOWED, message }
+    }
 }
 
 /// Rejects the strategies of images whose base is an image of the family for another platform.
@@ -216,8 +274,7 @@ fn observed(image: &Image, revision: Result<String, Problem>) -> Observed<String
     match revision {
         Ok(revision) => Observed::Known(revision),
         Err(Problem { reason, message }) => {
-            let is_of_strategy =
-                [reason::INVALID_STRATEGY, reason::STRATEGY_NOT_FOUND].contains(&reason);
+            let is_of_strategy = OF_STRATEGY.contains(&reason);
             let message = if is_of_strategy {
                 format!("spec.images[{}].strategy: {message}", image.name)
             } else {
@@ -226,36 +283,6 @@ fn observed(image: &Image, revision: Result<String, Problem>) -> Observed<String
             Observed::Failed(Problem { reason, message })
         }
     }
-}
-
-/// Returns the strategy, or `None` if it does not exist.
-fn render(
-    stores: &Stores,
-    wanted: &StrategyUse<'_>,
-    default: &DefaultPlatform,
-    before: &[RenderedStrategy],
-) -> Option<RenderedStrategy> {
-    let chosen = wanted.chosen;
-    let strategy = stores.strategies.get(&Key::new("", &chosen.name))?;
-    let named = named_platform(&strategy, chosen);
-    let names_platform = !matches!(named, Ok(None));
-    let platform = match named {
-        Ok(Some(named)) => Ok(Arc::new(named)),
-        Ok(None) => wanted.built.clone().map_or_else(|| default.platform.clone(), Ok),
-        Err(error) => Err(invalid(&error)),
-    };
-    let known = before.iter().find(|known| {
-        known.chosen == *chosen
-            && Arc::ptr_eq(&known.strategy, &strategy)
-            && known.platform == platform
-    });
-    let revisions = match (known, &platform) {
-        (Some(known), _) => known.revisions.clone(),
-        (None, Ok(platform)) => revisions(&strategy, chosen, platform),
-        (None, Err(problem)) => Err(problem.clone()),
-    };
-    let chosen = chosen.clone();
-    Some(RenderedStrategy { chosen, strategy, names_platform, platform, revisions })
 }
 
 fn revisions(
@@ -289,6 +316,7 @@ pub fn strategy_ref<'a>(spec: &'a ImageFamilySpec, image: &'a Image) -> &'a Stra
 
 #[cfg(test)]
 mod tests {
+    use kube::runtime::watcher::Event;
     use serde_json::json;
 
     use super::*;
@@ -316,6 +344,30 @@ mod tests {
             platform: Ok(platform.into()),
             revisions,
         }
+    }
+
+    #[test]
+    fn a_strategy_is_for_the_namespaces_that_it_lists() {
+        let stores = Stores::default();
+        let RenderedStrategy { strategy, .. } = rendered("1Gi");
+        let mut strategy = Arc::unwrap_or_clone(strategy);
+        strategy.spec.namespaces = Some(vec!["team-*".into()]);
+        stores.strategies.observe("", Event::Apply(strategy));
+        let platform =
+            DefaultPlatform { platform: Ok(Arc::default()), source: String::new(), retry_at: None };
+        let mut spec = ImageFamilySpec { images: vec![Image::default()], ..Default::default() };
+        spec.images[0].name = "base".into();
+        spec.strategy.name = "custom".into();
+        let of = |namespace| {
+            let known = KnownStrategies { stores: &stores, namespace, default: &platform };
+            known.strategies(&spec, &[], &mut Vec::new()).revisions.remove(0)
+        };
+        assert!(matches!(of("team-a"), Observed::Known(_)));
+        let Observed::Failed(problem) = of("other") else { panic!("it is not for `other`") };
+        assert_eq!(problem.reason, reason::STRATEGY_NOT_ALLOWED);
+        let said =
+            "spec.images[base].strategy: BuildStrategy `custom` does not serve namespace other";
+        assert!(problem.message.starts_with(said), "{}", problem.message);
     }
 
     #[test]
