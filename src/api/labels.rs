@@ -59,9 +59,12 @@ pub const INSTALLATION: &str = "groundswell.dev/installation";
 /// sent to. A Secret without it is sent nowhere, so that a family that names somebody else's Secret
 /// cannot leak it.
 pub const CREDENTIAL_HOSTS: &str = "groundswell.dev/hosts";
-/// Annotation on a Namespace: the namespaces, comma separated (or `*`), whose families may roll out
-/// its workloads.
+/// Annotation on a Namespace: the families, comma separated, that may roll out its workloads. An
+/// entry is `namespace/family`, a namespace for all of its families, or `*`.
 pub const ROLLOUT_FROM: &str = "groundswell.dev/rollout-from";
+/// Annotation on a workload: the repositories, comma separated, to whose images its containers may
+/// be moved although they run another image.
+pub const ROLLOUT_IMAGES: &str = "groundswell.dev/rollout-images";
 /// Annotation on a workload's pod template in `Restart` mode: digest that the workload was last
 /// restarted for.
 pub const ROLLED_OUT: &str = "groundswell.dev/digest";

@@ -36,7 +36,9 @@ pub struct Rollout {
     pub cron_job: Option<Workload>,
 
     /// Name of the container, or init container, that runs the image. Defaults to every container
-    /// whose image is in this image's repository.
+    /// whose image is in this image's repository. A container that runs another image is changed
+    /// only if its workload lists the repository in its annotation
+    /// `groundswell.dev/rollout-images`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub container: Option<String>,
@@ -74,8 +76,9 @@ pub struct Workload {
     )]
     pub match_labels: Option<BTreeMap<String, String>>,
 
-    /// Namespace of the workloads. Its Namespace object must list the family's namespace in its
-    /// annotation `groundswell.dev/rollout-from`. Defaults to the family's namespace.
+    /// Namespace of the workloads. Its Namespace object must list the family, as
+    /// `namespace/family`, the family's namespace or `*` in its annotation
+    /// `groundswell.dev/rollout-from`. Defaults to the family's namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub namespace: Option<String>,

@@ -97,21 +97,19 @@ impl WorkloadChange {
 /// Returns one step for each workload and mode, in the order of `rollouts` and then of names, and
 /// at most [`MAX_WORKLOADS`] steps. If more workloads are selected, the last step says so and the
 /// remaining ones are not changed. A workload in another namespace is changed only if that
-/// Namespace lists `family_namespace`, or `*`, in its annotation [`labels::ROLLOUT_FROM`].
+/// Namespace lists the family, the family's namespace or `*` in its annotation
+/// [`labels::ROLLOUT_FROM`]. A container is changed only if it runs an image of the repository
+/// already, or if the workload lists the repository in its annotation [`labels::ROLLOUT_IMAGES`].
 #[must_use]
 pub fn plan(
-    family_namespace: &str,
+    family: RolloutFamily<'_>,
     repository: &str,
     digest: &str,
     rollouts: &[Rollout],
     lookup: &impl WorkloadLookup,
 ) -> Vec<RolloutStep> {
-    let target = RolloutTarget {
-        family_namespace,
-        repository,
-        digest,
-        normalized: normalize_repository(repository),
-    };
+    let target =
+        RolloutTarget { family, repository, digest, normalized: normalize_repository(repository) };
     let mut steps = Vec::new();
     for selection in target.selections(rollouts, lookup) {
         if steps.len() + 1 == MAX_WORKLOADS {
@@ -128,9 +126,18 @@ pub fn plan(
     steps
 }
 
+/// The family on whose behalf workloads are updated.
+#[derive(Clone, Copy, Debug)]
+pub struct RolloutFamily<'a> {
+    /// Its namespace.
+    pub namespace: &'a str,
+    /// Its name.
+    pub name: &'a str,
+}
+
 /// The digest that workloads are updated to, and the family on whose behalf.
 struct RolloutTarget<'a> {
-    family_namespace: &'a str,
+    family: RolloutFamily<'a>,
     repository: &'a str,
     digest: &'a str,
     /// The normalized repository.
@@ -195,7 +202,7 @@ impl RolloutTarget<'_> {
     /// Returns the workloads that one rollout selects, or the reason why there are none.
     fn resolve(&self, rollout: &Rollout, lookup: &impl WorkloadLookup) -> Vec<ResolvedWorkload> {
         let Some((kind, selector)) = rollout.workload() else { return Vec::new() };
-        let namespace = selector.namespace.as_deref().unwrap_or(self.family_namespace);
+        let namespace = selector.namespace.as_deref().unwrap_or(self.family.namespace);
         let empty = BTreeMap::new();
         let match_labels = selector.match_labels.as_ref().unwrap_or(&empty);
         let name_or_labels = selector.name.clone().unwrap_or_else(|| {
@@ -243,23 +250,29 @@ impl RolloutTarget<'_> {
                 "the controller does not watch namespace {namespace}: add it to `watchNamespaces`"
             ));
         }
-        if namespace == self.family_namespace {
+        if namespace == self.family.namespace {
             return Ok(());
         }
         let consent = lookup.consent(namespace).unwrap_or_default();
-        if consent
-            .split(',')
-            .map(str::trim)
-            .any(|from| from == "*" || from == self.family_namespace)
-        {
+        if consent.split(',').any(|from| self.is_from(from.trim())) {
             return Ok(());
         }
         Err(format!(
             "namespace {namespace} does not consent to this rollout: its owner can annotate it \
-             with `{}: {}`",
+             with `{}: {}/{}`",
             labels::ROLLOUT_FROM,
-            self.family_namespace
+            self.family.namespace,
+            self.family.name
         ))
+    }
+
+    /// Whether an entry of a consent names the family: `*`, its namespace, or both.
+    fn is_from(&self, entry: &str) -> bool {
+        let RolloutFamily { namespace, name } = self.family;
+        match entry.split_once('/') {
+            Some((of, family)) => of == namespace && family == name,
+            None => entry == "*" || entry == namespace,
+        }
     }
 
     fn step(&self, selection: &WorkloadSelection) -> RolloutStep {
@@ -327,20 +340,50 @@ impl RolloutTarget<'_> {
             .iter()
             .filter(|c| {
                 selection.containers.contains(&c.name)
-                    || selection.whole_repository
-                        && normalize_repository(&c.image) == self.normalized
+                    || selection.whole_repository && self.runs_image(c)
             })
             .cloned()
             .collect();
+        self.check_consent(workload, &containers)?;
         if containers.is_empty() {
             return Err(format!(
-                "none of the workload's containers ({}) runs an image of {}: name a container in \
-                 `container`",
+                "none of the workload's containers ({}) runs an image of {repository}: deploy it \
+                 with one, or name a container in `container` and annotate the workload with \
+                 `{}: {repository}`",
                 names(),
-                self.repository
+                labels::ROLLOUT_IMAGES,
+                repository = self.repository
             ));
         }
         Ok(containers)
+    }
+
+    /// Whether a container runs an image of the repository.
+    fn runs_image(&self, container: &Container) -> bool {
+        normalize_repository(&container.image) == self.normalized
+    }
+
+    /// Checks that the workload is one of this image: otherwise whoever may write a family could
+    /// replace any container.
+    fn check_consent(
+        &self,
+        workload: &WorkloadView,
+        containers: &[Container],
+    ) -> Result<(), String> {
+        let mut listed = workload.consent.iter().flat_map(|list| list.split(','));
+        if listed.any(|entry| normalize_repository(entry.trim()) == self.normalized) {
+            return Ok(());
+        }
+        match containers.iter().find(|container| !self.runs_image(container)) {
+            None => Ok(()),
+            Some(Container { name, image, .. }) => Err(format!(
+                "container `{name}` runs {image}, which is not an image of {repository}: deploy \
+                 the workload with an image of that repository, or annotate it with `{annotation}: \
+                 {repository}`",
+                repository = self.repository,
+                annotation = labels::ROLLOUT_IMAGES
+            )),
+        }
     }
 
     fn image_change(&self, containers: &[Container]) -> Option<WorkloadChange> {

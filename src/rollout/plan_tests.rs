@@ -59,6 +59,7 @@ fn workload(namespace: &str, name: &str, containers: Vec<Container>) -> Workload
         uid: format!("uid-{name}"),
         generation: 1,
         labels: BTreeMap::from([("app".into(), "web".into())]),
+        consent: None,
         containers,
         restarted_for: None,
         progress: RolloutProgress::Complete("all pods are updated".into()),
@@ -94,7 +95,8 @@ fn elsewhere(namespace: &str) -> Rollout {
 }
 
 fn plan_for(rollouts: &[Rollout], workloads: &FakeWorkloads) -> Vec<RolloutStep> {
-    plan("team", REPOSITORY, DIGEST, rollouts, workloads)
+    let family = RolloutFamily { namespace: "team", name: "images" };
+    plan(family, REPOSITORY, DIGEST, rollouts, workloads)
 }
 
 fn only(steps: Vec<RolloutStep>) -> RolloutStep {
@@ -135,13 +137,26 @@ fn only_containers_of_the_repository_are_updated_to_the_digest() {
 }
 
 #[test]
-fn a_named_container_is_updated_whatever_image_it_runs() {
-    let workloads = fake([workload("team", "web", vec![container("app", "placeholder", 0)])]);
+fn a_named_container_is_updated_if_it_runs_the_image_or_its_workload_consents() {
+    let mut object = workload("team", "web", vec![container("app", "placeholder", 0)]);
     let rollout = Rollout { container: Some("app".into()), ..named("web") };
-    assert!(only(plan_for(&[rollout], &workloads)).patch.is_some());
+    let mut planned = |image: &str, consent: Option<&str>| {
+        object.containers[0].image = image.into();
+        object.consent = consent.map(Into::into);
+        only(plan_for(std::slice::from_ref(&rollout), &fake([object.clone()])))
+    };
+    let old = format!("{REPOSITORY}:old");
+    assert!(planned(&old, None).patch.is_some());
+    let said = format!("groundswell.dev/rollout-images: {REPOSITORY}");
+    for consent in [None, Some(""), Some("*"), Some("registry.example.com/team/app2")] {
+        assert_refused(&planned("placeholder", consent), &["runs placeholder", &said]);
+    }
+    assert!(planned("placeholder", Some("other/x, registry.example.com/team/app")).patch.is_some());
+
+    let workloads = fake([workload("team", "web", vec![container("app", "placeholder", 0)])]);
     let missing = Rollout { container: Some("other".into()), ..named("web") };
     assert_refused(&only(plan_for(&[missing], &workloads)), &["`other`", "app"]);
-    assert_refused(&only(plan_for(&[named("web")], &workloads)), &[REPOSITORY, "`container`"]);
+    assert_refused(&only(plan_for(&[named("web")], &workloads)), &[REPOSITORY, "rollout-images"]);
 }
 
 #[test]
@@ -176,11 +191,13 @@ fn another_namespace_is_changed_only_with_its_consent() {
             consent.map(|value| ("shop".into(), value.into())).into_iter().collect();
         only(plan_for(&[elsewhere("shop")], &workloads))
     };
-    assert_refused(&planned(None), &["groundswell.dev/rollout-from: team"]);
+    assert_refused(&planned(None), &["groundswell.dev/rollout-from: team/images"]);
     assert_refused(&planned(Some("")), &["does not consent"]);
     assert_refused(&planned(Some("teams, other")), &["does not consent"]);
     assert!(planned(Some("other, team")).patch.is_some());
     assert!(planned(Some("*")).patch.is_some());
+    assert!(planned(Some("team/images")).patch.is_some());
+    assert_refused(&planned(Some("team/other, other/images")), &["does not consent"]);
 }
 
 #[test]
@@ -225,7 +242,7 @@ fn two_rollouts_of_one_workload_make_one_change() {
     let workloads = fake([workload(
         "team",
         "web",
-        vec![container("app", "placeholder", 0), container("worker", "placeholder", 1)],
+        vec![container("app", REPOSITORY, 0), container("worker", REPOSITORY, 1)],
     )]);
     let by = |name: &str, rollout: Rollout| Rollout { container: Some(name.into()), ..rollout };
     let step = only(plan_for(&[by("app", named("web")), by("worker", labelled())], &workloads));

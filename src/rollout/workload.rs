@@ -51,6 +51,8 @@ pub struct WorkloadView {
     pub generation: i64,
     /// The labels.
     pub labels: BTreeMap<String, String>,
+    /// The value of its annotation [`labels::ROLLOUT_IMAGES`].
+    pub consent: Option<String>,
     /// The containers of its pod template, init containers first.
     pub containers: Vec<Container>,
     /// The digest for which the workload was last restarted.
@@ -116,6 +118,9 @@ impl WorkloadView {
             uid: metadata.uid.unwrap_or_default(),
             generation: metadata.generation.unwrap_or_default(),
             labels: metadata.labels.unwrap_or_default(),
+            consent: metadata
+                .annotations
+                .and_then(|mut annotations| annotations.remove(labels::ROLLOUT_IMAGES)),
             containers: containers.collect(),
             restarted_for: annotations
                 .and_then(|mut annotations| annotations.remove(labels::ROLLED_OUT)),
@@ -207,7 +212,8 @@ mod tests {
     fn a_cron_job_has_the_containers_of_its_pod_template() {
         let object: CronJob = serde_json::from_value(json!({
             "metadata": {
-                "name": "nightly", "namespace": "shop", "uid": "u1", "labels": {"app": "report"}
+                "name": "nightly", "namespace": "shop", "uid": "u1", "labels": {"app": "report"},
+                "annotations": {"groundswell.dev/rollout-images": "r.example.com/report"}
             },
             "spec": {"schedule": "0 3 * * *", "jobTemplate": {"spec": {"template": {
                 "metadata": {"annotations": {"groundswell.dev/digest": "sha256:aa"}},
@@ -224,6 +230,7 @@ mod tests {
         let workload = WorkloadView::from(object);
         assert_eq!(workload.key.to_string(), "CronJob shop/nightly");
         assert_eq!(workload.restarted_for.as_deref(), Some("sha256:aa"));
+        assert_eq!(workload.consent.as_deref(), Some("r.example.com/report"));
         let containers: Vec<_> = workload
             .containers
             .iter()

@@ -7,7 +7,7 @@ use futures::StreamExt as _;
 use groundswell::{
     api::{self, Rollout, RolloutMode, RolloutState, WorkloadKind},
     object_watch::DeniedWatches,
-    rollout::{self, ChangedObject, RolloutError, RolloutStep, WorkloadStore},
+    rollout::{self, ChangedObject, RolloutError, RolloutFamily, RolloutStep, WorkloadStore},
 };
 use k8s_openapi::api::{
     apps::v1::{DaemonSet, Deployment, StatefulSet},
@@ -59,7 +59,8 @@ impl Watching {
     }
 
     fn plan(&self, place: &Place, rollouts: &[Rollout]) -> Vec<RolloutStep> {
-        rollout::plan(&place.namespace, REPOSITORY, DIGEST, rollouts, &self.stores)
+        let family = RolloutFamily { namespace: &place.namespace, name: "images" };
+        rollout::plan(family, REPOSITORY, DIGEST, rollouts, &self.stores)
     }
 
     /// Waits until every step of the plan satisfies `wanted`.

@@ -32,7 +32,7 @@ use crate::{
         object_cache::Key,
         writes::apply_status,
     },
-    rollout::{self, RolloutStep},
+    rollout::{self, RolloutFamily, RolloutStep},
 };
 
 /// Condition of a `ManagedImage` that is true when its workloads run its digest.
@@ -74,8 +74,8 @@ pub async fn reconcile(
     };
 
     // 2. (pure) Plan the changes of the workloads.
-    let mut steps =
-        rollout::plan(&key.namespace, &image.spec.repository, digest, rollouts, &context.workloads);
+    let of = RolloutFamily { namespace: &key.namespace, name: &image.spec.family };
+    let mut steps = rollout::plan(of, &image.spec.repository, digest, rollouts, &context.workloads);
     let now = context.clock.now();
     let uid = image.metadata.uid.as_deref().unwrap_or_default();
     let review_in = context.reverts.review(uid, &mut steps, now);
