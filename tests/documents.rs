@@ -19,7 +19,7 @@ use clap::Parser as _;
 use groundswell::{
     api::{
         CascadePhase, FailureClass, FamilyRequest, Image, ImageFamily, RequestedAction,
-        condition::{READY, REASONS, RECONCILING, ReasonClass, STALLED},
+        condition::{READY, RECONCILING, Reason, ReasonClass, STALLED},
     },
     cli::CommandLine,
     engine::{expansion::expand, validate::validate},
@@ -163,11 +163,14 @@ fn table_names(text: &str) -> Vec<(&str, &str)> {
 fn every_reason_has_a_row_in_the_section_of_its_class() {
     let guide = read(&root().join("docs/troubleshooting.md"));
     let rows = table_names(&guide);
-    for (reason, class) in REASONS {
-        let sections: Vec<_> =
-            rows.iter().filter(|(_, name)| name == reason).map(|(section, _)| *section).collect();
+    for reason in Reason::ALL {
+        let sections: Vec<_> = rows
+            .iter()
+            .filter(|(_, name)| *name == reason.as_str())
+            .map(|(section, _)| *section)
+            .collect();
         assert!(!sections.is_empty(), "docs/troubleshooting.md has no row for {reason}");
-        let passes = *class != ReasonClass::NeedsUser;
+        let passes = reason.class() != ReasonClass::NeedsUser;
         assert!(
             !sections.contains(&"No action needed") || passes,
             "{reason} needs a user and stands under 'No action needed'"

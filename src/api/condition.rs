@@ -3,6 +3,8 @@
 //! Conditions follow `metav1.Condition` and kstatus, so that `kubectl wait`, Argo CD and Flux read
 //! them without a plugin.
 
+use std::fmt;
+
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
@@ -18,25 +20,52 @@ pub const STALLED: &str = "Stalled";
 /// more than a user reads.
 pub const MAX_MESSAGE: usize = 1024;
 
-/// Defines the reason constants, the [`ReasonClass`] of each, and its [`ReasonTrait`]s.
+/// Defines [`Reason`], the [`ReasonClass`] of each variant, and its [`ReasonTrait`]s.
 macro_rules! reasons {
     ($(
         $(#[doc = $doc:literal])+
-        $name:ident = $text:literal: $class:ident $(+ $trait:ident)*;
+        $name:ident = $variant:ident: $class:ident $(+ $trait:ident)*;
     )+) => {
-        /// Reasons of conditions and Events. A reason says what happened. Its message names the
-        /// object and the field, and says what to do.
-        pub mod reason {
-            $($(#[doc = $doc])+ pub const $name: &str = $text;)+
+        /// Reason of a condition, a state or an Event. It says what happened. The message next to
+        /// it names the object and the field, and says what to do.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Reason {
+            $($(#[doc = $doc])+ $variant,)+
         }
 
-        /// Every constant of [`reason`] with its class, in the order of their definition.
-        pub const REASONS: &[(&str, ReasonClass)] =
-            &[$((reason::$name, ReasonClass::$class)),+];
+        impl Reason {
+            /// Every reason, in the order of their definition.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
 
-        /// Every constant of [`reason`] with its traits, in the order of their definition.
-        const TRAITS: &[(&str, &[ReasonTrait])] =
-            &[$((reason::$name, &[$(ReasonTrait::$trait),*])),+];
+            /// Returns the reason as statuses and Events have it.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$variant => stringify!($variant),)+
+                }
+            }
+
+            /// Returns what has to happen before an object leaves the state.
+            #[must_use]
+            pub const fn class(self) -> ReasonClass {
+                match self {
+                    $(Self::$variant => ReasonClass::$class,)+
+                }
+            }
+
+            const fn traits(self) -> &'static [ReasonTrait] {
+                match self {
+                    $(Self::$variant => &[$(ReasonTrait::$trait),*],)+
+                }
+            }
+        }
+
+        /// The reasons as constants.
+        pub mod reason {
+            use super::Reason;
+
+            $($(#[doc = $doc])+ pub const $name: Reason = Reason::$variant;)+
+        }
     };
 }
 
@@ -55,14 +84,6 @@ pub enum ReasonClass {
     NeedsUser,
 }
 
-impl ReasonClass {
-    /// Returns the class of a reason, or `None` if the text is not a constant of [`reason`].
-    #[must_use]
-    pub fn of(reason: &str) -> Option<Self> {
-        REASONS.iter().find(|(text, _)| *text == reason).map(|(_, class)| *class)
-    }
-}
-
 /// What else the code must know about a reason. It is in the row of the constant, so that a new
 /// reason is complete in one place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -70,7 +91,8 @@ pub enum ReasonTrait {
     /// A family that is `Stalled` with this reason is not evaluated: the records of its images stay
     /// as they were before.
     StopsEvaluation,
-    /// The spec asks for this wait, so that an Event about it is no warning.
+    /// The spec or a user asks for this wait: an Event about it is no warning, and what waits is not
+    /// overdue.
     Intended,
     /// The state of an upstream that the next response of its registry may end.
     AwaitsRegistry,
@@ -79,213 +101,244 @@ pub enum ReasonTrait {
     /// The build needs more than it may use: a failure of the infrastructure that is likely to
     /// happen again, and that says nothing about the builds of other images.
     ExceedsResources,
+    /// Another pod may not fail: one with more resources or time, or on another node. None of this
+    /// is part of the fingerprint.
+    DependsOnPod,
+    /// The Job is created again once a quota has changed.
+    AwaitsQuota,
 }
 
-impl ReasonTrait {
-    /// Returns whether a reason has this trait. A text that is not a constant of [`reason`] has
-    /// none.
+impl Reason {
+    /// Returns the reason that a status or an Event has as a text, or `None` if this version does
+    /// not know it, because another one has recorded it.
     #[must_use]
-    pub fn applies_to(self, reason: &str) -> bool {
-        TRAITS.iter().any(|(text, traits)| *text == reason && traits.contains(&self))
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|reason| reason.as_str() == text)
+    }
+
+    /// Returns whether the reason has this trait.
+    #[must_use]
+    pub fn has(self, wanted: ReasonTrait) -> bool {
+        self.traits().contains(&wanted)
     }
 }
 
-/// Returns the constant of [`reason`] that equals a text, for example one read from a status.
-#[must_use]
-pub fn reason_from_str(text: &str) -> Option<&'static str> {
-    REASONS.iter().find(|(reason, _)| *reason == text).map(|(reason, _)| *reason)
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl From<Reason> for String {
+    fn from(reason: Reason) -> Self {
+        reason.as_str().into()
+    }
+}
+
+/// A text that was read from a status equals a reason if it is that of the reason. One that this
+/// version does not know equals none.
+impl PartialEq<Reason> for str {
+    fn eq(&self, reason: &Reason) -> bool {
+        self == reason.as_str()
+    }
+}
+
+impl PartialEq<Reason> for String {
+    fn eq(&self, reason: &Reason) -> bool {
+        self == reason.as_str()
+    }
 }
 
 reasons! {
     /// The object matches its spec and its inputs.
-    CURRENT = "Current": Settled;
+    CURRENT = Current: Settled;
     /// A cascade is running or is about to start.
-    CASCADING = "Cascading": Expected;
+    CASCADING = Cascading: Expected;
     /// Inputs have changed, and the quiet time `policy.settle` has not passed yet.
-    SETTLING = "Settling": Expected;
+    SETTLING = Settling: Expected + Intended;
     /// The first digest of an upstream, or another input, has not been looked up yet.
-    RESOLVING = "Resolving": Expected + AwaitsRegistry;
+    RESOLVING = Resolving: Expected + AwaitsRegistry;
     /// `spec.suspend` is set. The state lasts until the user clears the field.
-    SUSPENDED = "Suspended": Gated;
+    SUSPENDED = Suspended: Gated + Intended;
     /// One or more images have failed, or cannot be built as they are specified.
-    IMAGES_FAILED = "ImagesFailed": NeedsUser;
+    IMAGES_FAILED = ImagesFailed: NeedsUser;
     /// The edges of the graph form a cycle.
-    CYCLE = "Cycle": NeedsUser + StopsEvaluation;
+    CYCLE = Cycle: NeedsUser + StopsEvaluation;
     /// An entry of `from` names an image or an upstream that does not exist.
-    UNKNOWN_PARENT = "UnknownParent": NeedsUser + StopsEvaluation;
+    UNKNOWN_PARENT = UnknownParent: NeedsUser + StopsEvaluation;
     /// Two images claim the same tag of the same repository. Within a family, it is the reason of
     /// these images. Between families, it is that of the family.
-    TAG_COLLISION = "TagCollision": NeedsUser + StopsEvaluation;
+    TAG_COLLISION = TagCollision: NeedsUser + StopsEvaluation;
     /// A tag template does not parse or names an unknown variable.
-    INVALID_TAG_TEMPLATE = "InvalidTagTemplate": NeedsUser + StopsEvaluation;
+    INVALID_TAG_TEMPLATE = InvalidTagTemplate: NeedsUser + StopsEvaluation;
     /// A tag cannot be set because of a label of the built image, which its template names: the
     /// image does not have the label, or its value gives no tag.
-    INVALID_TAG_LABEL = "InvalidTagLabel": NeedsUser;
+    INVALID_TAG_LABEL = InvalidTagLabel: NeedsUser;
     /// A field has an invalid value.
-    INVALID_SPEC = "InvalidSpec": NeedsUser + StopsEvaluation;
+    INVALID_SPEC = InvalidSpec: NeedsUser + StopsEvaluation;
     /// Images of the spec are left out, because a template or a matrix of theirs is invalid.
-    IMAGES_LEFT_OUT = "ImagesLeftOut": NeedsUser;
+    IMAGES_LEFT_OUT = ImagesLeftOut: NeedsUser;
     /// A `BuildStrategy` does not exist.
-    STRATEGY_NOT_FOUND = "StrategyNotFound": NeedsUser;
+    STRATEGY_NOT_FOUND = StrategyNotFound: NeedsUser;
     /// A `BuildStrategy` does not serve the namespace of the family.
-    STRATEGY_NOT_ALLOWED = "StrategyNotAllowed": NeedsUser;
+    STRATEGY_NOT_ALLOWED = StrategyNotAllowed: NeedsUser;
     /// A `BuildStrategy`, or a parameter that a family gives to it, is invalid.
-    INVALID_STRATEGY = "InvalidStrategy": NeedsUser;
+    INVALID_STRATEGY = InvalidStrategy: NeedsUser;
     /// A Secret does not exist.
-    SECRET_NOT_FOUND = "SecretNotFound": NeedsUser + StopsEvaluation;
+    SECRET_NOT_FOUND = SecretNotFound: NeedsUser + StopsEvaluation;
     /// A Secret exists and cannot be used.
-    INVALID_SECRET = "InvalidSecret": NeedsUser + StopsEvaluation;
+    INVALID_SECRET = InvalidSecret: NeedsUser + StopsEvaluation;
     /// A source does not exist: there is no such `ConfigMap`, key, repository or revision.
-    SOURCE_NOT_FOUND = "SourceNotFound": NeedsUser;
+    SOURCE_NOT_FOUND = SourceNotFound: NeedsUser;
     /// A source exists and cannot be used or reached.
-    SOURCE_UNAVAILABLE = "SourceUnavailable": NeedsUser;
+    SOURCE_UNAVAILABLE = SourceUnavailable: NeedsUser;
     /// A Dockerfile does not parse, names an image that `from` does not declare, or does not
     /// declare one of the `args`.
-    DOCKERFILE_MISMATCH = "DockerfileMismatch": NeedsUser;
+    DOCKERFILE_MISMATCH = DockerfileMismatch: NeedsUser;
     /// A registry rejected a credential.
-    REGISTRY_DENIED = "RegistryDenied": NeedsUser;
+    REGISTRY_DENIED = RegistryDenied: NeedsUser;
     /// A registry is unreachable, slow, or limits the rate of requests.
-    REGISTRY_UNAVAILABLE = "RegistryUnavailable": NeedsUser + AwaitsRegistry;
+    REGISTRY_UNAVAILABLE = RegistryUnavailable: NeedsUser + AwaitsRegistry;
     /// A registry returned a response that is not an image.
-    INVALID_REGISTRY_RESPONSE = "InvalidRegistryResponse": NeedsUser;
+    INVALID_REGISTRY_RESPONSE = InvalidRegistryResponse: NeedsUser;
     /// A registry does not have the image or the tag.
-    IMAGE_NOT_FOUND = "ImageNotFound": NeedsUser;
+    IMAGE_NOT_FOUND = ImageNotFound: NeedsUser;
     /// A manifest is larger than 4 MiB.
-    MANIFEST_TOO_LARGE = "ManifestTooLarge": NeedsUser;
+    MANIFEST_TOO_LARGE = ManifestTooLarge: NeedsUser;
     /// The index of an upstream, or of the image that a check runs in, does not offer a required
     /// platform.
-    PLATFORM_MISSING = "PlatformMissing": NeedsUser;
+    PLATFORM_MISSING = PlatformMissing: NeedsUser;
     /// A build made an image for another platform than its own, or from a base for another one.
-    PLATFORM_MISMATCH = "PlatformMismatch": NeedsUser;
+    PLATFORM_MISMATCH = PlatformMismatch: NeedsUser;
     /// The platform of the builds whose strategies name none is recorded.
-    PLATFORM_FIXED = "PlatformFixed": Settled;
+    PLATFORM_FIXED = PlatformFixed: Settled;
     /// `spec.adopt` is set, and the image that exists cannot be adopted as current. It stays as it
     /// is.
-    NOT_ADOPTED = "NotAdopted": NeedsUser;
+    NOT_ADOPTED = NotAdopted: NeedsUser;
     /// An image or an upstream is held at its current digest. An upstream that is held before its
     /// first digest needs a user: its images wait until the hold names a digest or ends.
-    HELD = "Held": NeedsUser + Intended;
+    HELD = Held: NeedsUser + Intended;
     /// The strategy requires a user namespace, and the cluster does not give one to pods.
-    USER_NAMESPACE_UNAVAILABLE = "UserNamespaceUnavailable": NeedsUser + PreventsStart;
+    USER_NAMESPACE_UNAVAILABLE = UserNamespaceUnavailable: NeedsUser + PreventsStart;
     /// A parent is not current.
-    WAITING_FOR_PARENT = "WaitingForParent": Expected;
+    WAITING_FOR_PARENT = WaitingForParent: Expected;
     /// An ancestor has failed.
-    ANCESTOR_FAILED = "AncestorFailed": NeedsUser;
+    ANCESTOR_FAILED = AncestorFailed: NeedsUser;
     /// The family runs as many builds as `policy.parallelism` allows.
-    PARALLELISM_REACHED = "ParallelismReached": Expected;
+    PARALLELISM_REACHED = ParallelismReached: Expected;
     /// A build failed and is retried after a pause.
-    RETRYING = "Retrying": Expected;
+    RETRYING = Retrying: Expected;
     /// A build is running.
-    BUILDING = "Building": Expected;
+    BUILDING = Building: Expected;
     /// A build has pushed its image, and the registry is being queried for it.
-    VERIFYING = "Verifying": Expected;
+    VERIFYING = Verifying: Expected;
     /// A build failed as often as `policy.retries` allows.
-    BUILD_FAILED = "BuildFailed": NeedsUser;
+    BUILD_FAILED = BuildFailed: NeedsUser;
     /// The infrastructure around a build keeps failing, for a reason that is in the message.
-    INFRASTRUCTURE_FAILED = "InfrastructureFailed": NeedsUser;
+    INFRASTRUCTURE_FAILED = InfrastructureFailed: NeedsUser;
     /// A build ran longer than the `timeout` of its strategy.
-    DEADLINE_EXCEEDED = "DeadlineExceeded": NeedsUser;
+    DEADLINE_EXCEEDED = DeadlineExceeded: NeedsUser + DependsOnPod;
     /// A build, or a command in it, ran out of memory.
-    OUT_OF_MEMORY = "OutOfMemory": NeedsUser + ExceedsResources;
+    OUT_OF_MEMORY = OutOfMemory: NeedsUser + ExceedsResources + DependsOnPod;
     /// The disk of a build is full.
-    DISK_FULL = "DiskFull": NeedsUser + ExceedsResources;
+    DISK_FULL = DiskFull: NeedsUser + ExceedsResources + DependsOnPod;
     /// A pod was evicted because its node was short of a resource, was drained or shut down.
-    EVICTED = "Evicted": NeedsUser;
+    EVICTED = Evicted: NeedsUser + DependsOnPod;
     /// A pod was preempted by one of a higher priority.
-    PREEMPTED = "Preempted": NeedsUser;
+    PREEMPTED = Preempted: NeedsUser;
     /// The node of a pod is gone or no longer responds.
-    NODE_LOST = "NodeLost": NeedsUser;
+    NODE_LOST = NodeLost: NeedsUser;
     /// A node rejected the pod of a Job that was scheduled to it. The Job is created again once a
     /// pause has passed.
-    NODE_REFUSED = "NodeRefused": Expected + PreventsStart;
+    NODE_REFUSED = NodeRefused: Expected + PreventsStart;
     /// A pod was deleted before it finished.
-    POD_LOST = "PodLost": NeedsUser;
+    POD_LOST = PodLost: NeedsUser;
     /// A pod cannot be started with its current specification.
-    POD_NOT_STARTED = "PodNotStarted": NeedsUser + PreventsStart;
+    POD_NOT_STARTED = PodNotStarted: NeedsUser + PreventsStart;
     /// A node cannot pull an image of a pod: that of the builder or that of the operator.
-    IMAGE_PULL_FAILED = "ImagePullFailed": NeedsUser + PreventsStart;
+    IMAGE_PULL_FAILED = ImagePullFailed: NeedsUser + PreventsStart;
     /// No node has enough free resources for a pod.
-    UNSCHEDULABLE = "Unschedulable": NeedsUser + PreventsStart;
+    UNSCHEDULABLE = Unschedulable: NeedsUser + PreventsStart + DependsOnPod;
     /// The cluster creates no pod for a Job, and does not say why. The Job is created again once a
     /// pause has passed.
-    POD_NOT_CREATED = "PodNotCreated": NeedsUser + PreventsStart;
+    POD_NOT_CREATED = PodNotCreated: NeedsUser + PreventsStart;
     /// A quota of the namespace leaves no room for a Job or for its pod. The Job is created once
     /// there is room.
-    QUOTA_EXCEEDED = "QuotaExceeded": Expected + PreventsStart;
+    QUOTA_EXCEEDED = QuotaExceeded: Expected + PreventsStart + AwaitsQuota;
     /// A Job or its pod requests more than a quota of the namespace allows in total, so that it
     /// never fits. The Job is created once the quota or the requests have changed.
-    QUOTA_TOO_SMALL = "QuotaTooSmall": NeedsUser + PreventsStart;
+    QUOTA_TOO_SMALL = QuotaTooSmall: NeedsUser + PreventsStart + AwaitsQuota;
     /// A policy, a limit range or a missing permission forbids a Job or its pod. The Job is created
     /// once it is admitted.
-    JOB_REFUSED = "JobRefused": NeedsUser + PreventsStart;
+    JOB_REFUSED = JobRefused: NeedsUser + PreventsStart;
     /// A registry accepted the credential and rejected the push.
-    PUSH_REFUSED = "PushRefused": NeedsUser;
+    PUSH_REFUSED = PushRefused: NeedsUser;
     /// The daemon of the builder did not start or disappeared.
-    BUILDER_UNAVAILABLE = "BuilderUnavailable": NeedsUser;
+    BUILDER_UNAVAILABLE = BuilderUnavailable: NeedsUser;
     /// Another client moved a tag that Groundswell manages. The tag was restored.
-    TAG_MOVED = "TagMoved": NeedsUser;
+    TAG_MOVED = TagMoved: NeedsUser;
     /// An immutable tag already points to another digest and was left there.
-    TAG_IMMUTABLE = "TagImmutable": NeedsUser;
+    TAG_IMMUTABLE = TagImmutable: NeedsUser;
     /// A workload cannot be rolled out: the workload or its container does not exist, or its
     /// namespace does not consent.
-    ROLLOUT_REFUSED = "RolloutRefused": NeedsUser;
+    ROLLOUT_REFUSED = RolloutRefused: NeedsUser;
     /// A workload does not become ready with the new digest.
-    ROLLOUT_STALLED = "RolloutStalled": NeedsUser;
+    ROLLOUT_STALLED = RolloutStalled: NeedsUser;
     /// Another client keeps replacing the digest of a workload. It is set again after a pause.
-    ROLLOUT_CONTESTED = "RolloutContested": NeedsUser;
+    ROLLOUT_CONTESTED = RolloutContested: NeedsUser;
     /// A workload is moving to the new digest.
-    ROLLING_OUT = "RollingOut": Expected;
+    ROLLING_OUT = RollingOut: Expected;
     /// An upstream moved to a new digest.
-    UPSTREAM_MOVED = "UpstreamMoved": Settled;
+    UPSTREAM_MOVED = UpstreamMoved: Settled;
     /// The support of the release that an upstream follows has ended.
-    UPSTREAM_END_OF_LIFE = "UpstreamEndOfLife": NeedsUser;
+    UPSTREAM_END_OF_LIFE = UpstreamEndOfLife: NeedsUser;
     /// A cascade started.
-    CASCADE_STARTED = "CascadeStarted": Settled;
+    CASCADE_STARTED = CascadeStarted: Settled;
     /// A cascade finished.
-    CASCADE_FINISHED = "CascadeFinished": Settled;
+    CASCADE_FINISHED = CascadeFinished: Settled;
     /// A candidate is younger than `minimumAge`.
-    MINIMUM_AGE = "MinimumAge": Gated + Intended;
+    MINIMUM_AGE = MinimumAge: Gated + Intended;
     /// A tag points to a digest again that was adopted and replaced before.
-    DIGEST_RETURNED = "DigestReturned": Gated + Intended;
+    DIGEST_RETURNED = DigestReturned: Gated + Intended;
     /// A candidate needs the approval of a user.
-    AWAITING_APPROVAL = "AwaitingApproval": NeedsUser + Intended;
+    AWAITING_APPROVAL = AwaitingApproval: NeedsUser + Intended;
     /// No window of `policy.windows` is open.
-    WINDOW_CLOSED = "WindowClosed": Gated;
+    WINDOW_CLOSED = WindowClosed: Gated + Intended;
     /// Too many consecutive builds have failed from the same cause.
-    BREAKER_OPEN = "BreakerOpen": Gated;
+    BREAKER_OPEN = BreakerOpen: Gated;
     /// As many builds of the family have started as `policy.rateLimit` allows.
-    RATE_LIMITED = "RateLimited": Expected;
+    RATE_LIMITED = RateLimited: Expected;
     /// The namespace, the cluster or an upstream has as many running builds as the operator allows.
-    BUILD_LIMIT_REACHED = "BuildLimitReached": Expected;
+    BUILD_LIMIT_REACHED = BuildLimitReached: Expected;
     /// The running cascade has built the image, and an input has changed since. The next cascade
     /// builds it again.
-    NEXT_CASCADE = "NextCascade": Expected;
+    NEXT_CASCADE = NextCascade: Expected;
     /// A check of the new digest is running.
-    CHECKING = "Checking": Expected;
+    CHECKING = Checking: Expected;
     /// A required check of the new digest failed.
-    CHECK_FAILED = "CheckFailed": NeedsUser;
+    CHECK_FAILED = CheckFailed: NeedsUser;
     /// A user has cancelled the build.
-    CANCELLED = "Cancelled": NeedsUser;
+    CANCELLED = Cancelled: NeedsUser;
     /// An image of another family cannot be used: it does not exist, or it is not exported to this
     /// namespace.
-    IMPORT_REFUSED = "ImportRefused": NeedsUser;
+    IMPORT_REFUSED = ImportRefused: NeedsUser;
     /// Records that belonged to nobody were adopted by the family.
-    RECORDS_ADOPTED = "RecordsAdopted": Settled;
+    RECORDS_ADOPTED = RecordsAdopted: Settled;
     /// The record of an image is controlled by another object.
-    RECORD_CONFLICT = "RecordConflict": NeedsUser + StopsEvaluation;
+    RECORD_CONFLICT = RecordConflict: NeedsUser + StopsEvaluation;
     /// Another installation of Groundswell serves the family.
-    SERVED_ELSEWHERE = "ServedElsewhere": NeedsUser;
+    SERVED_ELSEWHERE = ServedElsewhere: NeedsUser;
     /// A request of a user was carried out.
-    REQUEST_DONE = "RequestDone": Settled;
+    REQUEST_DONE = RequestDone: Settled;
     /// A request of a user could not be carried out or could not be read.
-    REQUEST_REFUSED = "RequestRefused": NeedsUser;
+    REQUEST_REFUSED = RequestRefused: NeedsUser;
 }
 
 /// A problem that a user reads in a status or an Event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// Constant of [`reason`].
-    pub reason: &'static str,
+    /// The reason.
+    pub reason: Reason,
     /// Sentence that says what happened to which object, which field is concerned and what to do.
     pub message: String,
 }
@@ -297,8 +350,8 @@ pub struct ConditionUpdate<'a> {
     pub type_: &'a str,
     /// Status of the condition: `True` or `False`.
     pub status: bool,
-    /// Constant of [`reason`].
-    pub reason: &'a str,
+    /// The reason.
+    pub reason: Reason,
     /// Message, cut at [`MAX_MESSAGE`] characters.
     pub message: &'a str,
     /// Generation of the spec that the condition refers to.
@@ -364,7 +417,7 @@ mod tests {
         assert_eq!(conditions[0].last_transition_time, Time(at(10)));
         assert_eq!(
             (conditions[0].reason.as_str(), conditions[0].message.as_str()),
-            (reason::SETTLING, "b")
+            (reason::SETTLING.as_str(), "b")
         );
         set(&mut conditions, update(true, reason::CURRENT, "c", 2), at(30));
         assert_eq!(conditions[0].last_transition_time, Time(at(30)));
@@ -378,26 +431,26 @@ mod tests {
     }
 
     #[test]
-    fn every_reason_is_found_by_its_text() {
-        let texts: std::collections::BTreeSet<_> = REASONS.iter().map(|(text, _)| *text).collect();
-        assert_eq!(texts.len(), REASONS.len(), "a reason is defined twice");
-        for (text, class) in REASONS {
-            assert_eq!(reason_from_str(text), Some(*text));
-            assert_eq!(ReasonClass::of(text), Some(*class), "{text}");
+    fn a_reason_is_found_by_its_text() {
+        for reason in Reason::ALL {
+            assert_eq!(Reason::parse(reason.as_str()), Some(*reason));
+            assert!(reason.to_string() == *reason && String::from(*reason) == *reason);
         }
-        assert_eq!(reason_from_str("Unknown"), None);
-        assert_eq!(ReasonClass::of(reason::CURRENT), Some(ReasonClass::Settled));
-        assert_eq!(ReasonClass::of(reason::BUILDING), Some(ReasonClass::Expected));
-        assert_eq!(ReasonClass::of(reason::WINDOW_CLOSED), Some(ReasonClass::Gated));
-        assert_eq!(ReasonClass::of(reason::CYCLE), Some(ReasonClass::NeedsUser));
+        for unknown in ["", "OfAnotherVersion", "current", "Current "] {
+            assert_eq!(Reason::parse(unknown), None);
+            assert!(Reason::ALL.iter().all(|reason| unknown != reason.as_str()));
+        }
     }
 
     #[test]
-    fn a_reason_has_the_traits_of_its_row() {
-        assert!(ReasonTrait::StopsEvaluation.applies_to(reason::CYCLE));
-        assert!(!ReasonTrait::StopsEvaluation.applies_to(reason::IMAGES_FAILED));
-        assert!(ReasonTrait::Intended.applies_to(reason::HELD));
-        assert!(!ReasonTrait::Intended.applies_to(reason::RESOLVING));
-        assert!(!ReasonTrait::AwaitsRegistry.applies_to("Unknown"));
+    fn a_reason_has_the_class_and_the_traits_of_its_row() {
+        assert_eq!(reason::CURRENT.class(), ReasonClass::Settled);
+        assert_eq!(reason::BUILDING.class(), ReasonClass::Expected);
+        assert_eq!(reason::WINDOW_CLOSED.class(), ReasonClass::Gated);
+        assert_eq!(reason::CYCLE.class(), ReasonClass::NeedsUser);
+        assert!(reason::CYCLE.has(ReasonTrait::StopsEvaluation));
+        assert!(!reason::IMAGES_FAILED.has(ReasonTrait::StopsEvaluation));
+        assert!(reason::HELD.has(ReasonTrait::Intended));
+        assert!(!reason::RESOLVING.has(ReasonTrait::Intended));
     }
 }

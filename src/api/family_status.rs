@@ -5,7 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::api::ImageState;
+use crate::api::{ImageState, condition::Reason};
 
 /// Maximum number of entries of [`ImageFamilyStatus::attention`].
 pub const MAX_ATTENTION: usize = 20;
@@ -124,6 +124,14 @@ pub struct UpstreamStatus {
     /// Human-readable explanation of `reason`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+}
+
+impl UpstreamStatus {
+    /// Returns the reason, or `None` if there is none or another version has recorded it.
+    #[must_use]
+    pub fn known_reason(&self) -> Option<Reason> {
+        Reason::parse(self.reason.as_deref()?)
+    }
 }
 
 /// Digest of an upstream that builds use.

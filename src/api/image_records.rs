@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::api::{Cause, Duration, condition::reason_from_str};
+use crate::api::{Cause, Duration, condition::Reason};
 
 /// Maximum length of [`CheckRecord::message`] in characters.
 pub const MAX_CHECK_MESSAGE: usize = 512;
@@ -66,10 +66,10 @@ pub struct BuildFailure {
 }
 
 impl BuildFailure {
-    /// Returns the reason as a constant, or `None` if another version has recorded it.
+    /// Returns the reason, or `None` if another version has recorded it.
     #[must_use]
-    pub fn known_reason(&self) -> Option<&'static str> {
-        reason_from_str(&self.reason)
+    pub fn known_reason(&self) -> Option<Reason> {
+        Reason::parse(&self.reason)
     }
 }
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::{
     AdoptedDigest, AdoptionRecord, BuildRecord, Cause, CheckRecord, EdgeUse, FailureRecord,
-    ManualHold, RolloutRecord,
+    ManualHold, RolloutRecord, condition::Reason,
 };
 
 /// Maximum number of entries of [`ManagedImageStatus::history`], whatever `spec.history.builds`
@@ -251,6 +251,14 @@ pub struct ManagedImageStatus {
     /// entries.
     #[schemars(length(max = 50), extend("x-kubernetes-list-type" = "atomic"))]
     pub history: Vec<BuildRecord>,
+}
+
+impl ManagedImageStatus {
+    /// Returns the reason, or `None` if another version has recorded it.
+    #[must_use]
+    pub fn known_reason(&self) -> Option<Reason> {
+        Reason::parse(&self.reason)
+    }
 }
 
 /// State of an image.

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::{
-    api::condition::reason,
+    api::condition::ReasonTrait,
     backoff::{self, jitter_seed},
     engine::{DeferredJob, DeferredWork, Problem},
 };
@@ -58,8 +58,7 @@ struct RejectedJob {
 impl RejectedJob {
     /// Whether the Job waits for a quota that has not changed since it was rejected.
     fn waits_for_quota(&self) -> bool {
-        let is_full = [reason::QUOTA_EXCEEDED, reason::QUOTA_TOO_SMALL];
-        !self.is_hastened && is_full.contains(&self.job.problem.reason)
+        !self.is_hastened && self.job.problem.reason.has(ReasonTrait::AwaitsQuota)
     }
 }
 
@@ -156,6 +155,7 @@ impl DeferredJobs {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::condition::reason;
 
     fn rejection(fingerprint: &str, job_uid: Option<&str>) -> Rejection {
         Rejection {

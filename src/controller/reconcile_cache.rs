@@ -337,12 +337,13 @@ impl ReconcileCache {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::condition::{Reason, reason};
 
     fn second(second: i64) -> Timestamp {
         Timestamp::from_second(second).expect("a time")
     }
 
-    fn problem(reason: &'static str) -> Problem {
+    fn problem(reason: Reason) -> Problem {
         Problem { reason, message: String::new() }
     }
 
@@ -359,12 +360,15 @@ mod tests {
     #[test]
     fn a_rejection_is_logged_once_per_generation_and_problem() {
         let mut cache = ReconcileCache::default();
-        assert!(cache.should_log_rejection(Some(1), &problem("X")));
-        assert!(!cache.should_log_rejection(Some(1), &problem("X")));
-        assert!(cache.should_log_rejection(Some(1), &problem("Y")));
-        assert!(cache.should_log_rejection(Some(2), &problem("Y")));
+        assert!(cache.should_log_rejection(Some(1), &problem(reason::CYCLE)));
+        assert!(!cache.should_log_rejection(Some(1), &problem(reason::CYCLE)));
+        assert!(cache.should_log_rejection(Some(1), &problem(reason::INVALID_SPEC)));
+        assert!(cache.should_log_rejection(Some(2), &problem(reason::INVALID_SPEC)));
         cache.note_accepted_spec();
-        assert!(cache.should_log_rejection(Some(2), &problem("Y")), "it came back");
+        assert!(
+            cache.should_log_rejection(Some(2), &problem(reason::INVALID_SPEC)),
+            "it came back"
+        );
     }
 
     #[test]
@@ -373,11 +377,14 @@ mod tests {
             let mut cache = ReconcileCache::default();
             cache.begin_reconcile(second(100));
             cache.note_write("cascade", second(100));
-            let result = LookupResult::Failed(problem("X"), second(105));
+            let result = LookupResult::Failed(problem(reason::CYCLE), second(105));
             cache.lookups.record("app", Lookup { fingerprint: "f".into(), result });
             let observed = |tag| TimedTag { tag, at: second(100) };
             let tags = [
-                ("latest".to_owned(), observed(ObservedTag::Failed(problem("X"), second(130)))),
+                (
+                    "latest".to_owned(),
+                    observed(ObservedTag::Failed(problem(reason::CYCLE), second(130))),
+                ),
                 ("r1".to_owned(), observed(ObservedTag::At("sha256:1".into()))),
             ];
             cache.tags.insert("app".into(), tags.into());
@@ -418,7 +425,7 @@ mod tests {
             "the registry was asked after the build had ended"
         );
         assert_eq!(after_builds(absent(None), &[("g", Some(0))]), 1);
-        let failed = LookupResult::Failed(problem("X"), Timestamp::UNIX_EPOCH);
+        let failed = LookupResult::Failed(problem(reason::CYCLE), Timestamp::UNIX_EPOCH);
         assert_eq!(after_builds(failed, &[("f", None)]), 1);
     }
 }

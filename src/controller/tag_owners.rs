@@ -369,7 +369,7 @@ mod tests {
 
         // Its owner's namespace cannot be watched: the owner is not found, and still has the tag.
         let stalled = json!({"conditions": [{"type": "Stalled", "status": "True",
-            "reason": reason::TAG_COLLISION, "message": message,
+            "reason": reason::TAG_COLLISION.as_str(), "message": message,
             "lastTransitionTime": "2026-01-01T00:00:00Z"}]});
         let old = stores.families.get(&Key::new("team", "old")).expect("a family");
         let mut old = ImageFamily::clone(&old);

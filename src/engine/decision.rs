@@ -8,6 +8,7 @@ use crate::{
     api::{
         BreakerStatus, Cause, CheckRecord, FailureRecord, ImageState, Inputs, ManualHold, Pending,
         RequestState, RunningBuild, UpstreamStatus, WindowStatus,
+        condition::{Reason, reason},
     },
     engine::{
         Problem,
@@ -127,8 +128,8 @@ impl CascadeDecision {
 pub struct ImageDecision {
     /// The state of the image.
     pub state: ImageState,
-    /// The reason constant that explains `state`.
-    pub reason: &'static str,
+    /// The reason that explains `state`.
+    pub reason: Reason,
     /// The message that explains `state` to users.
     pub message: Message,
     /// Whether the image changes its state without an event from outside, for example because a
@@ -379,4 +380,12 @@ pub enum WaitProgress {
     InProgress,
     /// Nothing happens until something outside changes.
     AtRest,
+}
+
+impl WaitProgress {
+    /// Returns the progress of a wait with this reason: what is being looked up is known soon.
+    #[must_use]
+    pub fn of_lookup(reason: Reason) -> Self {
+        if reason == reason::RESOLVING { Self::InProgress } else { Self::AtRest }
+    }
 }

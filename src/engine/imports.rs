@@ -12,7 +12,7 @@ use crate::{
     api::{
         Edge, Image, ImageFamily, ImageState, ManagedImage, ManagedImageStatus, OnParentFailure,
         ParentDigest,
-        condition::{self, RECONCILING, ReasonClass, ReasonTrait, STALLED, reason},
+        condition::{self, RECONCILING, Reason, ReasonClass, ReasonTrait, STALLED, reason},
     },
     engine::{
         input::{ImportState, ImportedBuild},
@@ -176,7 +176,7 @@ impl<'a, R: Records> ImportStates<'a, R> {
         };
         let failed = || ImportState::Failed { by: name.to_string() };
         let is_in_progress = condition::is_true(&status.conditions, RECONCILING)
-            && ReasonClass::of(&status.reason) == Some(ReasonClass::Expected)
+            && status.known_reason().is_some_and(|reason| reason.class() == ReasonClass::Expected)
             && !family.is_unevaluated;
         match status.state {
             ImageState::Failed => RecordedState::Decided(failed()),
@@ -292,7 +292,8 @@ impl ImportedFamily {
                 && condition.observed_generation == family.metadata.generation
         });
         let is_unevaluated = stalled
-            .is_some_and(|condition| ReasonTrait::StopsEvaluation.applies_to(&condition.reason))
+            .and_then(|condition| Reason::parse(&condition.reason))
+            .is_some_and(|reason| reason.has(ReasonTrait::StopsEvaluation))
             || family.metadata.deletion_timestamp.is_some();
         let is_paused = family.spec.suspend || window_closed || breaker_open;
         Self { is_paused, is_unevaluated, is_spec_rejected: stalled.is_some(), images, family }

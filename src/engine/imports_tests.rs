@@ -10,7 +10,7 @@ use crate::{
         AdoptedDigest, BreakerStatus, CandidateDigest, Edge, FamilyRef, Image, ImageFamily,
         ImageFamilySpec, ImageFamilyStatus, ImageState, Inputs, ManagedImage, ManagedImageSpec,
         ManagedImageStatus, OnParentFailure, ParentDigest, UpstreamStatus, WindowStatus,
-        condition::{self, ConditionUpdate, RECONCILING, STALLED, reason},
+        condition::{self, ConditionUpdate, RECONCILING, Reason, STALLED, reason},
     },
     engine::{
         ImportState, WaitProgress,
@@ -50,7 +50,7 @@ fn now() -> jiff::Timestamp {
 }
 
 /// Returns a condition that is true, without a message.
-fn condition<'a>(type_: &'a str, reason: &'a str) -> ConditionUpdate<'a> {
+fn condition(type_: &str, reason: Reason) -> ConditionUpdate<'_> {
     ConditionUpdate { type_, status: true, reason, message: "", observed_generation: None }
 }
 
@@ -132,7 +132,7 @@ impl RecordedFamilies {
         self.records.get_mut(&name(image)).and_then(|record| record.status.as_mut()).expect(image)
     }
 
-    fn set(&mut self, image: &str, state: ImageState, reason: &str, progress: WaitProgress) {
+    fn set(&mut self, image: &str, state: ImageState, reason: Reason, progress: WaitProgress) {
         let record = self.record(image);
         (record.state, record.reason) = (state, reason.into());
         let update = ConditionUpdate {
@@ -142,11 +142,11 @@ impl RecordedFamilies {
         condition::set(&mut record.conditions, update, now());
     }
 
-    fn offer(&mut self, image: &str, why_not: Option<&str>) {
+    fn offer(&mut self, image: &str, why_not: Option<Reason>) {
         let upstream = &mut self.family_status(image).upstreams[0];
         upstream.candidate =
             Some(CandidateDigest { digest: "sha256:new".into(), ..CandidateDigest::default() });
-        upstream.reason = why_not.map(str::to_owned);
+        upstream.reason = why_not.map(Into::into);
     }
 
     fn state(&self, image: &str) -> ImportState {

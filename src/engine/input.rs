@@ -12,7 +12,8 @@ use crate::{
     api::{
         AdoptionRecord, BuildFailure, CascadeStatus, Cause, ImageFamilySpec, ImageFamilyStatus,
         Inputs, LabelRecord, ManagedImageStatus, PlatformDigest, RememberedUpstream, Request,
-        RequestError, RequestState, TagContent, condition::Problem,
+        RequestError, RequestState, TagContent,
+        condition::{Problem, Reason},
     },
     engine::blueprint::Blueprint,
     identity::{
@@ -395,8 +396,8 @@ pub struct ObservedBuild {
     pub outcome: BuildOutcome,
     /// What the pod waits for, if it has not started.
     pub waits_for: Option<String>,
-    /// A reason constant for what the pod waits for.
-    pub wait_reason: Option<&'static str>,
+    /// The reason for what the pod waits for.
+    pub wait_reason: Option<Reason>,
     /// Whether a container of ours has started, or may have.
     pub has_started: bool,
     /// The repository that the build pushes to; `None` if its Job does not say so, because an

@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::StatusCode;
 use serde::Deserialize;
 
-use crate::api::condition::{Problem, reason, shorten};
+use crate::api::condition::{Problem, Reason, reason, shorten};
 
 /// Maximum number of characters of a registry's response that a message quotes.
 const MAX_QUOTE: usize = 240;
@@ -125,7 +125,7 @@ pub enum RegistryError {
 impl RegistryError {
     /// Returns the reason for conditions and Events.
     #[must_use]
-    pub fn reason(&self) -> &'static str {
+    pub fn reason(&self) -> Reason {
         match self {
             Self::Denied { .. } | Self::Rejected { .. } => reason::REGISTRY_DENIED,
             Self::NotFound { .. } => reason::IMAGE_NOT_FOUND,

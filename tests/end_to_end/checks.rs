@@ -49,7 +49,10 @@ async fn a_failed_check_moves_no_tags_and_builds_no_children() {
         })
         .await;
     let status = record(&scene).await;
-    assert_eq!((status.state, status.reason.as_str()), (ImageState::Failed, reason::CHECK_FAILED));
+    assert_eq!(
+        (status.state, status.reason.as_str()),
+        (ImageState::Failed, reason::CHECK_FAILED.as_str())
+    );
     let output = "/version says none, which is no version";
     assert!(status.message.contains(output), "{}", status.message);
     assert_eq!(
@@ -67,7 +70,7 @@ async fn a_failed_check_moves_no_tags_and_builds_no_children() {
     let child = place.image(FAMILY, "child").await.status.unwrap_or_default();
     assert_eq!(
         (child.state, child.reason.as_str()),
-        (ImageState::Blocked, reason::ANCESTOR_FAILED)
+        (ImageState::Blocked, reason::ANCESTOR_FAILED.as_str())
     );
     assert_eq!(scene.latest(first.keys()).await, first);
     assert_eq!(scene.tag("app", "r2").await, "", "not even a tag that names the build");

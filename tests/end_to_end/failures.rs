@@ -104,7 +104,7 @@ impl<'a> Broken<'a> {
             let status = place.image(name, image).await.status.unwrap_or_default();
             assert_eq!(
                 (status.state, status.reason.as_str()),
-                (ImageState::Blocked, reason::ANCESTOR_FAILED),
+                (ImageState::Blocked, reason::ANCESTOR_FAILED.as_str()),
                 "{image}"
             );
             assert!(status.message.contains("python"), "{image}: {}", status.message);
@@ -121,14 +121,14 @@ impl<'a> Broken<'a> {
             self.flask.place.image(self.flask.name, "python").await.status.unwrap_or_default();
         assert_eq!(
             (status.state, status.reason.as_str()),
-            (ImageState::Failed, reason::BUILD_FAILED)
+            (ImageState::Failed, reason::BUILD_FAILED.as_str())
         );
         assert!(status.message.contains("exit code: 7"), "{}", status.message);
         let failure = status.failure.expect("a failure");
         assert_eq!((failure.build, failure.infrastructure), (1, 0), "{failure:?}");
         assert_eq!(
             (failure.last.class, failure.last.reason.as_str()),
-            (FailureClass::Build, reason::BUILD_FAILED)
+            (FailureClass::Build, reason::BUILD_FAILED.as_str())
         );
         assert!(failure.last.message.contains(ERROR_OUTPUT), "{}", failure.last.message);
         let command =

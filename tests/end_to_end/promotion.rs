@@ -68,7 +68,8 @@ async fn assert_out_of_memory(scene: &Scene) {
     place
         .wait_image(FAMILY, "left", "to be retried after a delay", |image| {
             let status = image.status.clone().unwrap_or_default();
-            (status.state, status.reason.as_str()) == (ImageState::Queued, reason::RETRYING)
+            (status.state, status.reason.as_str())
+                == (ImageState::Queued, reason::RETRYING.as_str())
                 && status.message.starts_with("retried at ")
         })
         .await;
@@ -77,7 +78,7 @@ async fn assert_out_of_memory(scene: &Scene) {
     let status = place.image(FAMILY, "left").await.status.unwrap_or_default();
     assert_eq!(
         (status.state, status.reason.as_str()),
-        (ImageState::Failed, reason::INFRASTRUCTURE_FAILED)
+        (ImageState::Failed, reason::INFRASTRUCTURE_FAILED.as_str())
     );
     let failure = status.failure.expect("a failure");
     assert_eq!((failure.build, failure.infrastructure), (0, 2), "{failure:?}");

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use groundswell::api::{
-    Cascade, CascadePhase, ImageFamily, ImageResult, ManagedImage, RolloutState, labels,
+    Cascade, CascadePhase, ImageFamily, ImageResult, ManagedImage, RolloutState, condition::Reason,
+    labels,
 };
 use k8s_openapi::api::{apps::v1::Deployment, events::v1::Event};
 use kube::{
@@ -226,11 +227,11 @@ impl Place {
     }
 
     /// Waits for an Event about an object of this namespace whose note contains `part`.
-    pub async fn wait_event(&self, reason: &str, part: &str) {
+    pub async fn wait_event(&self, reason: Reason, part: &str) {
         wait_for(format!("an Event {reason} that contains {part:?}"), 60, async || {
             let events: Vec<Event> = self.list().await;
             let found = events.iter().any(|event| {
-                event.reason.as_deref() == Some(reason)
+                event.reason.as_deref() == Some(reason.as_str())
                     && event.note.as_deref().unwrap_or_default().contains(part)
             });
             found

@@ -1,7 +1,11 @@
 //! Jobs that the cluster does not admit wait with the words of the refuser, spend no attempt, and
 //! are created once they are admitted.
 
-use groundswell::api::{ImageState, ManagedImage, ManagedImageStatus, condition::reason, labels};
+use groundswell::api::{
+    ImageState, ManagedImage, ManagedImageStatus,
+    condition::{Reason, reason},
+    labels,
+};
 use k8s_openapi::api::{
     admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding},
     batch::v1::Job,
@@ -47,7 +51,7 @@ async fn status(place: &Place) -> ManagedImageStatus {
 }
 
 /// Waits until the image `base` waits with this reason, and returns its message.
-async fn wait_refused(place: &Place, reason: &str) -> String {
+async fn wait_refused(place: &Place, reason: Reason) -> String {
     let waiting = wait_for("the image to say that it is not admitted", 110, async || {
         let status = status(place).await;
         if status.reason == reason { Ok(status) } else { Err(format!("{status:?}")) }

@@ -5,7 +5,10 @@ use std::panic::AssertUnwindSafe;
 
 use base64::Engine;
 use futures::{FutureExt, future::join_all};
-use groundswell::api::{ImageFamily, condition::reason};
+use groundswell::api::{
+    ImageFamily,
+    condition::{Reason, reason},
+};
 use k8s_openapi::api::events::v1::Event;
 use kube::api::DeleteParams;
 use serde_json::{Value, json};
@@ -26,7 +29,7 @@ use super::{
 struct Case {
     name: &'static str,
     spec: Value,
-    reason: &'static str,
+    reason: Reason,
     messages: Vec<String>,
 }
 
@@ -41,7 +44,7 @@ impl Cases<'_> {
         &mut self,
         name: &'static str,
         change: impl FnOnce(&mut Value),
-        reason: &'static str,
+        reason: Reason,
         messages: &[&str],
     ) {
         let mut spec = self.scene.spec();
@@ -346,7 +349,7 @@ async fn problem(place: &Place, case: &Case) -> Option<String> {
     let has_event = place.list::<Event>().await.into_iter().any(|event| {
         let about = event.regarding.is_some_and(|about| about.name.as_deref() == Some(case.name));
         about
-            && event.reason.as_deref() == Some(case.reason)
+            && event.reason.as_deref() == Some(case.reason.as_str())
             && event.type_.as_deref() == Some("Warning")
     });
     if !has_event {
@@ -370,7 +373,7 @@ async fn a_family_continues_when_its_input_is_corrected() {
     spec["credentials"] = json!([{ "name": "late" }]);
     spec["images"][0]["source"] = json!({ "configMap": { "name": "late" } });
     place.apply_family("app", &spec).await.expect("a family");
-    let stalled = async |wanted: &str| {
+    let stalled = async |wanted: Reason| {
         wait_for(wanted, 30, async || {
             let (reason, message) = place.wait_family("app", "Stalled", 30).await;
             if reason == wanted { Ok(()) } else { Err(format!("{reason}: {message}")) }

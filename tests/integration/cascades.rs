@@ -75,7 +75,7 @@ async fn a_tag_that_somebody_else_moved_is_restored() {
         let events = place.list::<Event>().await;
         let is_on = |kind: &str, event: &Event| {
             let regarding = event.regarding.as_ref().and_then(|object| object.kind.as_deref());
-            event.reason.as_deref() == Some(reason::TAG_MOVED) && regarding == Some(kind)
+            event.reason.as_deref() == Some(reason::TAG_MOVED.as_str()) && regarding == Some(kind)
         };
         let found = ["ImageFamily", "ManagedImage"]
             .iter()

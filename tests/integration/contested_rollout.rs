@@ -93,7 +93,8 @@ async fn a_rollout_whose_workload_is_changed_back_is_reported_and_slows_down() {
         let events = place.list::<Event>().await;
         let is_on = |kind: &str, event: &Event| {
             let regarding = event.regarding.as_ref().and_then(|object| object.kind.as_deref());
-            event.reason.as_deref() == Some(reason::ROLLOUT_CONTESTED) && regarding == Some(kind)
+            event.reason.as_deref() == Some(reason::ROLLOUT_CONTESTED.as_str())
+                && regarding == Some(kind)
         };
         let found = ["ImageFamily", "ManagedImage"]
             .iter()

@@ -188,7 +188,11 @@ async fn a_family_that_is_deleted_mid_cascade_is_removed_and_can_be_recreated() 
         scene.assert_numbered(digests, all(build)).await;
     }
     for (image, record) in scene.records("app").await {
-        assert_eq!((record.reason.as_str(), record.build), (reason::CURRENT, Some(3)), "{image}");
+        assert_eq!(
+            (record.reason.as_str(), record.build),
+            (reason::CURRENT.as_str(), Some(3)),
+            "{image}"
+        );
     }
 }
 

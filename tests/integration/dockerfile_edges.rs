@@ -3,7 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use groundswell::api::{FoundEdge, ManagedImage, ManagedImageStatus, condition::reason};
+use groundswell::api::{
+    FoundEdge, ManagedImage, ManagedImageStatus,
+    condition::{Reason, reason},
+};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::{Value, json};
@@ -54,7 +57,7 @@ async fn assert_builds(scene: &Scene, base: usize, app: usize) {
     assert_eq!(builds(scene).await, wanted);
 }
 
-async fn wait_reason(scene: &Scene, image: &str, reason: &str) -> ManagedImageStatus {
+async fn wait_reason(scene: &Scene, image: &str, reason: Reason) -> ManagedImageStatus {
     wait_for(format!("{image} to report {reason}"), 60, async || {
         let status = status(scene, image).await;
         if status.reason == reason { Ok(status) } else { Err(format!("{status:?}")) }

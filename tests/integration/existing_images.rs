@@ -147,7 +147,10 @@ async fn what_is_pushed_while_the_family_is_suspended_stays() {
     pushed.wait_adopted("right", &right, ImageState::Held).await;
     pushed.wait_adopted("join", &join, ImageState::Current).await;
     let held = status(scene, "right").await;
-    assert_eq!((held.state, held.reason.as_str()), (ImageState::Held, reason::NOT_ADOPTED));
+    assert_eq!(
+        (held.state, held.reason.as_str()),
+        (ImageState::Held, reason::NOT_ADOPTED.as_str())
+    );
     assert!(held.message.contains("which has images for linux/arm64: a rebuild"), "{held:?}");
 
     // The old pipeline goes on, and the family is resumed.

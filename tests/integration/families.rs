@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 
 use groundswell::api::{
-    CauseType, ImageState, ManagedImage, ManagedImageStatus, condition::reason,
+    CauseType, ImageState, ManagedImage, ManagedImageStatus,
+    condition::{Reason, reason},
 };
 use kube::Client;
 use serde_json::{Value, json};
@@ -82,11 +83,11 @@ impl TwoFamilies {
     }
 
     /// Waits until an image of `shop` is in this state for this reason. Returns its message.
-    async fn wait(&self, image: &str, state: ImageState, reason: &str) -> String {
+    async fn wait(&self, image: &str, state: ImageState, reason: Reason) -> String {
         wait_for(format!("{image} to be {} for {reason}", state.as_str()), 60, async || {
             let status = self.record(&self.shop, &format!("shop.{image}")).await;
             let found = format!("{} {}: {}", status.state.as_str(), status.reason, status.message);
-            if (status.state, status.reason.as_str()) == (state, reason) {
+            if status.state == state && status.reason == reason {
                 Ok(status.message)
             } else {
                 Err(found)

@@ -87,7 +87,7 @@ async fn a_matrix_becomes_images_and_a_bad_one_stops_no_other() {
         .iter()
         .map(|attention| (attention.image.as_str(), attention.reason.as_str()))
         .collect();
-    assert_eq!(attention["app-2-0"], reason::INVALID_SPEC, "{attention:?}");
+    assert_eq!(attention["app-2-0"], reason::INVALID_SPEC.as_str(), "{attention:?}");
 
     written["images"][1]["args"] = json!({ "VERSION": "{{ matrix.v }}" });
     place.apply_family("versions", &written).await.expect("a family");

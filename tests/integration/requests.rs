@@ -268,7 +268,7 @@ async fn holds_by_request_outlive_new_candidates_and_restarts() {
     scene
         .wait_upstream("the hold to be reported".into(), |upstream| {
             let message = upstream["message"].as_str().unwrap_or_default();
-            upstream["reason"] == reason::HELD
+            upstream["reason"] == reason::HELD.as_str()
                 && message.contains("release")
                 && upstream["hold"]["by"] == "ann"
                 && upstream["hold"]["request"] == "h1"
@@ -313,7 +313,7 @@ async fn only_the_candidate_is_approved() {
     let third = scene.move_to_candidate("3").await;
     scene
         .wait_upstream("it to wait for approval".into(), |upstream| {
-            upstream["reason"] == reason::AWAITING_APPROVAL
+            upstream["reason"] == reason::AWAITING_APPROVAL.as_str()
         })
         .await;
     let approve = |digest: &str| {
@@ -389,8 +389,9 @@ async fn an_invalid_request_is_rejected_or_refused_with_a_message() {
     scene.refused("r3", &past).await;
     wait_for("an Event about it", 10, async || {
         let events = scene.place.list::<Event>().await;
-        let found =
-            events.iter().any(|event| event.reason.as_deref() == Some(reason::REQUEST_REFUSED));
+        let found = events
+            .iter()
+            .any(|event| event.reason.as_deref() == Some(reason::REQUEST_REFUSED.as_str()));
         found.then_some(()).ok_or_else(|| format!("{events:#?}"))
     })
     .await;

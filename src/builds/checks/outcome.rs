@@ -95,7 +95,7 @@ fn failed_pod(job: &Job, pod: &Pod) -> BuildFailure {
 fn failed_credentials(job: &Job, ended: &ContainerStateTerminated) -> BuildFailure {
     if let Some(error) = ended.message.as_deref().and_then(PrepareError::from_termination_message) {
         let text = sanitize(&error.message, Keep::Start);
-        return failure(FailureClass::Infrastructure, error.reason.as_str(), &text);
+        return failure(FailureClass::Infrastructure, error.reason.reason(), &text);
     }
     let text = format!(
         "the init container `credentials` failed with exit code {}; for its log, run {}",
@@ -210,7 +210,7 @@ mod tests {
                 findings\npassword=hunter2"}}));
         assert_eq!(
             (failure.class, failure.reason.as_str()),
-            (FailureClass::Build, reason::CHECK_FAILED)
+            (FailureClass::Build, reason::CHECK_FAILED.as_str())
         );
         assert_eq!(
             failure.message,
@@ -292,7 +292,7 @@ mod tests {
             let failure = failure_of(decide(&job, &pods));
             assert_eq!(
                 (failure.class, failure.reason.as_str()),
-                (class, reason),
+                (class, reason.as_str()),
                 "{}",
                 failure.message
             );
@@ -314,7 +314,7 @@ mod tests {
         );
         assert_eq!(
             (failure.class, failure.reason.as_str()),
-            (FailureClass::Infrastructure, reason::INVALID_SECRET)
+            (FailureClass::Infrastructure, reason::INVALID_SECRET.as_str())
         );
         assert_eq!(failure.message, "Secret push is gone");
         assert_eq!(with("Killed").reason, reason::POD_NOT_STARTED);

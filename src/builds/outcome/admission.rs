@@ -12,7 +12,7 @@ use kube::core::Status;
 use crate::{
     api::{
         BuildFailure, FailureClass,
-        condition::{Problem, reason, shorten},
+        condition::{Problem, Reason, reason, shorten},
     },
     builds::{
         outcome::{
@@ -57,7 +57,7 @@ pub enum JobRejection {
 struct Rejecter {
     /// Parts of the text in lower case, of which one is enough.
     words: &'static [&'static str],
-    reason: &'static str,
+    reason: Reason,
     to_do: &'static str,
 }
 

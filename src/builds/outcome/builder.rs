@@ -7,7 +7,10 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 use crate::{
-    api::{FailureClass, condition::reason},
+    api::{
+        FailureClass,
+        condition::{Reason, reason},
+    },
     builds::outcome::message,
 };
 
@@ -28,7 +31,7 @@ fn is_error(line: &str) -> bool {
 }
 
 /// Returns the class and the reason of a builder's failure.
-pub(super) fn classify(log: &str) -> (FailureClass, &'static str) {
+pub(super) fn classify(log: &str) -> (FailureClass, Reason) {
     use FailureClass::{Build, Infrastructure};
     let line = error_line(log).to_lowercase();
     let contains = |patterns: &[&str]| patterns.iter().any(|pattern| line.contains(pattern));
@@ -87,7 +90,7 @@ enum Transfer {
 }
 
 /// Returns the reason of a failure that a registry caused. `line` is in lower case.
-fn registry_reason(line: &str, transfer: Transfer) -> &'static str {
+fn registry_reason(line: &str, transfer: Transfer) -> Reason {
     let pushes = transfer == Transfer::Push;
     let contains = |patterns: &[&str]| patterns.iter().any(|pattern| line.contains(pattern));
     match status(line) {

@@ -12,7 +12,7 @@ use k8s_openapi::api::{
 };
 
 use crate::{
-    api::condition::reason,
+    api::condition::{Reason, reason},
     builds::outcome::message::{Keep, sanitize},
 };
 
@@ -93,7 +93,7 @@ impl PodEvents {
 
 /// Why a node does not start a pod.
 pub(super) struct StartProblem {
-    pub(super) reason: &'static str,
+    pub(super) reason: Reason,
     pub(super) message: String,
 }
 

@@ -32,7 +32,7 @@ use k8s_openapi::api::{
 use crate::{
     api::{
         BuildFailure, FailureClass,
-        condition::{Problem, reason},
+        condition::{Problem, Reason, reason},
     },
     builds::{
         job::PREPARE,
@@ -136,7 +136,7 @@ fn failed_prepare(job: &Job, ended: &ContainerStateTerminated) -> BuildFailure {
     if let Some(error) = PrepareError::from_termination_message(text) {
         return failure(
             error.reason.class(),
-            error.reason.as_str(),
+            error.reason.reason(),
             &sanitize(&error.message, Keep::Start),
         );
     }
@@ -195,7 +195,7 @@ pub(in crate::builds) fn never_ran(ended: &ContainerStateTerminated) -> bool {
     matches!(ended.reason.as_deref(), Some("StartError" | "ContainerCannotRun"))
 }
 
-pub(in crate::builds) fn failure(class: FailureClass, reason: &str, text: &str) -> BuildFailure {
+pub(in crate::builds) fn failure(class: FailureClass, reason: Reason, text: &str) -> BuildFailure {
     BuildFailure { class, reason: reason.into(), message: text.trim().to_owned() }
 }
 

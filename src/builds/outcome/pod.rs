@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{
 use crate::{
     api::{
         BuildFailure, FailureClass,
-        condition::{reason, shorten},
+        condition::{Reason, reason, shorten},
     },
     builds::outcome::{
         events::{self, PodEvent, StartProblem},
@@ -47,7 +47,7 @@ pub struct PodWait {
     /// What the pod waits for, or `None` while the wait is too short to be reported.
     pub message: Option<String>,
     /// A reason constant for the message.
-    pub reason: Option<&'static str>,
+    pub reason: Option<Reason>,
     /// When the wait must be evaluated again although nothing has changed. At that time it counts
     /// as failed, or is reported.
     pub recheck_at: Option<Timestamp>,
@@ -217,7 +217,7 @@ fn bounded_wait(
     timeout: SignedDuration,
     now: Timestamp,
     what: &str,
-    why: &'static str,
+    why: Reason,
     failed: &str,
 ) -> BoundedWait {
     let until = since.saturating_add(timeout).unwrap_or(Timestamp::MAX);
@@ -294,7 +294,7 @@ pub(super) fn disrupted(pod: &Pod) -> Option<BuildFailure> {
 
 /// Returns the reason of an eviction: the disk, if the kubelet says that the pod exceeded a limit
 /// of disk space or that its node has too little of it. Only the message says so.
-fn eviction_reason(status: &PodStatus) -> &'static str {
+fn eviction_reason(status: &PodStatus) -> Reason {
     let condition = disruption(status).and_then(|condition| condition.message.as_deref());
     let exceeded = |text: &str| {
         DISK_EVICTIONS.iter().any(|part| text.contains(part))
@@ -342,10 +342,7 @@ pub(in crate::builds) fn phase(pod: &Pod) -> &str {
 /// Returns why a container does not start, as a reason and a message, for causes that waiting
 /// rarely resolves. An init container that something else has added prevents ours from starting;
 /// any other foreign container does not.
-fn blocked_container(
-    status: &PodStatus,
-    own: &OwnContainers<'_>,
-) -> Option<(&'static str, String)> {
+fn blocked_container(status: &PodStatus, own: &OwnContainers<'_>) -> Option<(Reason, String)> {
     let init = status.init_container_statuses.iter().flatten();
     let main = status.container_statuses.iter().flatten();
     init.chain(main.filter(|container| own.contains(container))).find_map(|container| {

@@ -6,7 +6,10 @@ use std::{fs, path::Path, process::ExitCode};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    api::{FailureClass, condition::reason},
+    api::{
+        FailureClass,
+        condition::{Reason, reason},
+    },
     builds::git::GitError,
 };
 
@@ -46,9 +49,9 @@ pub enum PrepareReason {
 }
 
 impl PrepareReason {
-    /// Returns the reason constant, for a condition or a failure record.
+    /// Returns the reason, for a condition or a failure record.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
+    pub const fn reason(self) -> Reason {
         match self {
             Self::DockerfileMismatch => reason::DOCKERFILE_MISMATCH,
             Self::SourceNotFound => reason::SOURCE_NOT_FOUND,
@@ -100,7 +103,7 @@ impl PrepareError {
 
     /// Logs the error, writes it to the file of the termination message, and returns the exit code.
     pub(in crate::builds) fn report(&self, termination_log: &Path) -> ExitCode {
-        tracing::error!(reason = self.reason.as_str(), "{}", self.message);
+        tracing::error!(reason = self.reason.reason().as_str(), "{}", self.message);
         if let Err(error) = fs::write(termination_log, self.to_termination_message()) {
             tracing::error!(%error, "cannot write the termination message");
         }

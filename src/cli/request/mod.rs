@@ -15,7 +15,7 @@ use kube::ResourceExt;
 use crate::{
     api::{
         Approval, Duration, FamilyRequestSpec, HoldTarget, ImageFamily, RequestScope,
-        RequestedAction, condition::reason,
+        RequestedAction, UpstreamStatus, condition::reason,
     },
     cli::{KubectlFlags, cluster::ClusterConnection, request::send::SendFlags},
 };
@@ -237,8 +237,7 @@ fn digest_to_approve(
             bail!("the family has no upstream `{upstream}`; it has {}", known.join(", "));
         }
     };
-    let returned =
-        status.is_some_and(|status| status.reason.as_deref() == Some(reason::DIGEST_RETURNED));
+    let returned = status.and_then(UpstreamStatus::known_reason) == Some(reason::DIGEST_RETURNED);
     if approval != Approval::Manual && !returned {
         bail!("{upstream} needs no approval, because its `approval` is Automatic");
     }

@@ -4,8 +4,9 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     api::{
-        Cause, ImageState, Pending, Supersede, UpstreamStatus, cascade::MAX_CAUSES,
-        condition::reason,
+        Cause, ImageState, Pending, Supersede, UpstreamStatus,
+        cascade::MAX_CAUSES,
+        condition::{Reason, reason},
     },
     engine::{
         cascade::{
@@ -374,6 +375,6 @@ fn cascade_name(family: &str, now: Timestamp) -> CascadeName {
 }
 
 /// Starts none of the builds that may start a cascade.
-fn queue(evaluation: &mut Evaluation, changes: &Changes, reason: &'static str, message: &str) {
+fn queue(evaluation: &mut Evaluation, changes: &Changes, reason: Reason, message: &str) {
     gates::queue_builds(evaluation, &changes.ready, reason, message);
 }

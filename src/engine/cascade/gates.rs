@@ -5,7 +5,7 @@
 use jiff::Timestamp;
 
 use crate::{
-    api::Pending,
+    api::{Pending, condition::Reason},
     engine::{
         cascade::{
             CascadeContext,
@@ -180,7 +180,7 @@ fn is_any_below(
 
 /// Starts none of the ready builds of the plan: their images stay queued with this reason and
 /// message.
-pub fn queue_ready_builds(evaluation: &mut Evaluation, reason: &'static str, message: &str) {
+pub fn queue_ready_builds(evaluation: &mut Evaluation, reason: Reason, message: &str) {
     let ready = std::mem::take(&mut evaluation.plan.ready_builds);
     queue_builds(evaluation, &ready, reason, message);
 }
@@ -189,7 +189,7 @@ pub fn queue_ready_builds(evaluation: &mut Evaluation, reason: &'static str, mes
 pub fn queue_builds(
     evaluation: &mut Evaluation,
     builds: &[ReadyBuild],
-    reason: &'static str,
+    reason: Reason,
     message: &str,
 ) {
     for ready in builds {

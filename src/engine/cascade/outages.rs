@@ -153,7 +153,7 @@ impl<'a> OutageGates<'a> {
              one succeeds: {message}",
             outage.images
         );
-        Err(ClosedGate { problem: Problem { reason, message }, opens, is_outage: true })
+        Err(ClosedGate { problem: Problem { reason: *reason, message }, opens, is_outage: true })
     }
 
     /// A build of this image starts.

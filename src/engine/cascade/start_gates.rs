@@ -5,7 +5,7 @@
 use jiff::Timestamp;
 
 use crate::{
-    api::condition::reason,
+    api::condition::{Reason, reason},
     engine::{
         Problem,
         cascade::{
@@ -60,7 +60,7 @@ pub(super) struct ClosedGate {
 
 impl ClosedGate {
     /// Returns a gate that is closed for this reason, and opens at this time.
-    pub const fn new(reason: &'static str, message: String, opens: Option<Timestamp>) -> Self {
+    pub const fn new(reason: Reason, message: String, opens: Option<Timestamp>) -> Self {
         Self { problem: Problem { reason, message }, opens, is_outage: false }
     }
 }

@@ -17,7 +17,10 @@ mod tests;
 use std::collections::{BTreeMap, HashSet};
 
 use crate::{
-    api::{Edge, GitSource, Image, ImageFamilySpec, LeftOutImage, StrategyRef, condition::reason},
+    api::{
+        Edge, GitSource, Image, ImageFamilySpec, LeftOutImage, StrategyRef,
+        condition::{Reason, reason},
+    },
     engine::{Problem, tags, templates::Templates},
 };
 use matrix::Combination;
@@ -32,7 +35,7 @@ pub struct FieldProblem {
     field: String,
     /// What is wrong, and what to do.
     why: String,
-    reason: &'static str,
+    reason: Reason,
 }
 
 impl FieldProblem {

@@ -2,7 +2,10 @@
 //! permanently, is left to the next cascade, or is ready to start.
 
 use crate::{
-    api::{CauseType, FailureClass, FailureRecord, ImageState, condition::reason},
+    api::{
+        CauseType, FailureClass, FailureRecord, ImageState,
+        condition::{Reason, reason},
+    },
     engine::{
         Problem, causes,
         decision::{Effect, ImageDecision, PlannedBuild},
@@ -59,7 +62,7 @@ impl ImageEval<'_> {
         plan.ready_builds.push(self.ready_build(&stale, wanted, last_build, parents, own_inputs));
         if let Some(Problem { reason, message }) = self.last_rejection(wanted) {
             plan.tried_again.push(self.index);
-            return queued(stale, reason, message.clone());
+            return queued(stale, *reason, message.clone());
         }
         let message = causes::sentence(&stale.causes);
         queued(stale, reason::CASCADING, message)
@@ -139,7 +142,7 @@ impl ImageEval<'_> {
         }
         let rejection = self.last_rejection(wanted).filter(|_| is_wanted && !build.has_started);
         if let Some(Problem { reason, message }) = rejection {
-            return queued(stale, reason, message.clone());
+            return queued(stale, *reason, message.clone());
         }
         let message = if is_wanted {
             let (number, job, why) =
@@ -165,10 +168,7 @@ impl ImageEval<'_> {
     }
 
     /// Returns the decision for an image that is not retried any more.
-    pub(in crate::engine) fn decide_failed(
-        stale: ImageDecision,
-        reason: &'static str,
-    ) -> ImageDecision {
+    pub(in crate::engine) fn decide_failed(stale: ImageDecision, reason: Reason) -> ImageDecision {
         let message = stale.failure.as_ref().map_or_else(String::new, |failure| {
             let attempts = failure.build + failure.infrastructure;
             match (failure.last.class, attempts) {
@@ -321,7 +321,7 @@ impl ImageEval<'_> {
     }
 }
 
-fn queued(stale: ImageDecision, reason: &'static str, message: String) -> ImageDecision {
+fn queued(stale: ImageDecision, reason: Reason, message: String) -> ImageDecision {
     ImageDecision {
         state: ImageState::Queued,
         reason,

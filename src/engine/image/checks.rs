@@ -161,7 +161,7 @@ impl ImageEval<'_> {
                         _ => None,
                     })
                 })?;
-            Some(Problem { reason, message: format!("check {}: {message}", check.name) })
+            Some(Problem { reason: *reason, message: format!("check {}: {message}", check.name) })
         })
     }
 

@@ -72,10 +72,7 @@ impl ImageEval<'_> {
     /// Returns the problem of the image's own spec or Dockerfile, if there is one.
     fn reject_own_spec(&self) -> Result<(), NotReady> {
         let Some(problem) = &self.blueprint.problem else { return Ok(()) };
-        let progress = match problem.reason {
-            reason::RESOLVING => WaitProgress::InProgress,
-            _ => WaitProgress::AtRest,
-        };
+        let progress = WaitProgress::of_lookup(problem.reason);
         Err(NotReady::Waiting(problem.clone(), progress))
     }
 

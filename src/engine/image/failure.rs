@@ -5,7 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::{
     api::{
         BuildFailure, FailureClass, FailureRecord, Retries,
-        condition::{ReasonClass, ReasonTrait, reason},
+        condition::{Reason, ReasonClass, ReasonTrait, reason},
     },
     backoff,
     engine::input::{BuildOutcome, ObservedBuild, ObservedImage},
@@ -18,15 +18,6 @@ const BUILD_PAUSE: SignedDuration = SignedDuration::from_secs(10);
 const INFRASTRUCTURE_PAUSE: SignedDuration = SignedDuration::from_secs(5);
 /// Upper bound on the pause between two attempts.
 const MAX_PAUSE: SignedDuration = SignedDuration::from_mins(10);
-/// Reasons of failures that another pod may not have: one with more resources or time, or on
-/// another node. None of this is part of the fingerprint.
-const REASONS_OF_PODS: [&str; 5] = [
-    reason::DEADLINE_EXCEEDED,
-    reason::DISK_FULL,
-    reason::EVICTED,
-    reason::OUT_OF_MEMORY,
-    reason::UNSCHEDULABLE,
-];
 /// Upper bound on the pause between two attempts while the infrastructure fails: an outage is not
 /// over for longer than this before it is noticed.
 const MAX_OUTAGE_PAUSE: SignedDuration = SignedDuration::from_mins(5);
@@ -199,8 +190,8 @@ pub fn reset_by_retry(record: FailureRecord, request: &str) -> FailureRecord {
 /// placement are not part of the fingerprint, so that nothing else shows such a change.
 #[must_use]
 pub fn reset_by_version(record: FailureRecord, observed: &ObservedImage<'_>) -> FailureRecord {
-    let now = match record.last.reason.as_str() {
-        reason::INVALID_STRATEGY => &observed.job_version,
+    let now = match record.last.known_reason() {
+        Some(reason::INVALID_STRATEGY) => &observed.job_version,
         _ => &observed.pod_version,
     };
     let has_changed = record.job_version.as_ref().is_some_and(|known| known != now);
@@ -216,7 +207,7 @@ pub fn of_version(record: FailureRecord, job_version: &str) -> FailureRecord {
 
 /// Returns the record with what the pods are made of, if another pod may not fail.
 fn of_pod(record: FailureRecord, pod_version: &str) -> FailureRecord {
-    let may_change = REASONS_OF_PODS.contains(&record.last.reason.as_str());
+    let may_change = has_failed_with(&record, ReasonTrait::DependsOnPod);
     FailureRecord { job_version: may_change.then(|| pod_version.into()), ..record }
 }
 
@@ -301,7 +292,13 @@ pub fn retry_decision(
 #[must_use]
 pub fn is_of_environment(record: &FailureRecord) -> bool {
     record.last.class == FailureClass::Infrastructure
-        && !ReasonTrait::ExceedsResources.applies_to(&record.last.reason)
+        && !has_failed_with(record, ReasonTrait::ExceedsResources)
+}
+
+/// Whether the reason of the last failure has this trait. One that another version has recorded
+/// has none that is known here.
+fn has_failed_with(record: &FailureRecord, wanted: ReasonTrait) -> bool {
+    record.last.known_reason().is_some_and(|reason| reason.has(wanted))
 }
 
 /// Returns when a build is retried that failed of an outage which is over.
@@ -346,16 +343,17 @@ pub fn is_outage(record: &FailureRecord, retries: &Retries) -> bool {
 /// Returns the reason of an image whose infrastructure keeps failing: that of the failure, if it
 /// says that a user may have to act.
 #[must_use]
-pub fn infrastructure_reason(record: &FailureRecord) -> &'static str {
+pub fn infrastructure_reason(record: &FailureRecord) -> Reason {
     let known = record.last.known_reason();
-    let needs_user = |reason: &&str| ReasonClass::of(reason) == Some(ReasonClass::NeedsUser);
-    known.filter(needs_user).unwrap_or(reason::INFRASTRUCTURE_FAILED)
+    known
+        .filter(|reason| reason.class() == ReasonClass::NeedsUser)
+        .unwrap_or(reason::INFRASTRUCTURE_FAILED)
 }
 
 /// Returns the reason of an image that is not retried. It names a bad input; every other failure is
 /// described by the message only.
 #[must_use]
-pub fn given_up_reason(record: &FailureRecord) -> &'static str {
+pub fn given_up_reason(record: &FailureRecord) -> Reason {
     let known = record.last.known_reason();
     match record.last.class {
         _ if known == Some(reason::CHECK_FAILED) => reason::CHECK_FAILED,
@@ -434,7 +432,7 @@ mod tests {
 
     #[test]
     fn a_bad_input_is_named() {
-        let given_up_after = |class, reason: &str| {
+        let given_up_after = |class, reason: Reason| {
             let last = BuildFailure { class, reason: reason.into(), ..BuildFailure::default() };
             given_up_reason(&FailureRecord { last, ..FailureRecord::default() })
         };
@@ -446,7 +444,6 @@ mod tests {
             given_up_after(FailureClass::Input, reason::INVALID_STRATEGY),
             reason::INVALID_STRATEGY
         );
-        assert_eq!(given_up_after(FailureClass::Input, "OfAnotherVersion"), reason::BUILD_FAILED);
         assert_eq!(
             given_up_after(FailureClass::Build, reason::DOCKERFILE_MISMATCH),
             reason::BUILD_FAILED
@@ -455,6 +452,24 @@ mod tests {
             given_up_after(FailureClass::Infrastructure, reason::OUT_OF_MEMORY),
             reason::INFRASTRUCTURE_FAILED
         );
+    }
+
+    #[test]
+    fn a_reason_of_another_version_says_nothing() {
+        let failed = |class| {
+            let last = BuildFailure {
+                class,
+                reason: "OfAnotherVersion".into(),
+                ..BuildFailure::default()
+            };
+            FailureRecord { last, job_version: Some("1".into()), ..FailureRecord::default() }
+        };
+        let (input, outside) = (failed(FailureClass::Input), failed(FailureClass::Infrastructure));
+        assert_eq!(given_up_reason(&input), reason::BUILD_FAILED);
+        assert_eq!(infrastructure_reason(&outside), reason::INFRASTRUCTURE_FAILED);
+        assert!(is_of_environment(&outside), "it is retried for as long as it takes");
+        assert_eq!(of_pod(outside, "1").job_version, None, "another pod is not known to help");
+        assert_eq!(of_version(input, "1").job_version, None);
     }
 
     #[test]

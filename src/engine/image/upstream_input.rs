@@ -46,12 +46,8 @@ impl<'a> ImageEval<'a> {
         }
         let (reason, message, progress) = match problem {
             None => (reason::RESOLVING, "its digest is being looked up", WaitProgress::InProgress),
-            Some(problem) => {
-                let progress = match problem.reason {
-                    reason::RESOLVING => WaitProgress::InProgress,
-                    _ => WaitProgress::AtRest,
-                };
-                (problem.reason, problem.message.as_str(), progress)
+            Some(Problem { reason, message }) => {
+                (*reason, message.as_str(), WaitProgress::of_lookup(*reason))
             }
         };
         let problem = Problem { reason, message: format!("upstream {name}: {message}") };

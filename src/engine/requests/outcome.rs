@@ -206,10 +206,10 @@ impl DecisionView<'_> {
     fn candidate(&self, input: &DecideInput<'_>, images: &[ImageIndex]) -> Option<&UpstreamStatus> {
         let waits = |upstream: &UpstreamStatus| {
             upstream.candidate.is_some()
-                && upstream
-                    .reason
-                    .as_deref()
-                    .is_none_or(|reason| ReasonTrait::AwaitsRegistry.applies_to(reason))
+                && (upstream.reason.is_none()
+                    || upstream
+                        .known_reason()
+                        .is_some_and(|reason| reason.has(ReasonTrait::AwaitsRegistry)))
         };
         let mut waiting =
             UpstreamIndex::enumerate(self.upstreams).filter(|(_, upstream)| waits(upstream));

@@ -58,7 +58,10 @@ fn a_build_that_is_not_admitted_waits_and_spends_no_attempt() {
         let decision = model.reconcile();
         assert_eq!(model.jobs.len(), 0);
         let record = model.record("base");
-        assert_eq!((record.state, record.reason.as_str()), (QUEUED, reason::QUOTA_EXCEEDED));
+        assert_eq!(
+            (record.state, record.reason.as_str()),
+            (QUEUED, reason::QUOTA_EXCEEDED.as_str())
+        );
         assert_eq!(record.message, "exceeded quota");
         assert!(decision.wake_at.is_some_and(|at| at <= retry_at));
         assert!(decision.images[0].in_progress, "its cascade goes on");
@@ -171,7 +174,7 @@ fn a_build_whose_pod_is_refused_waits_until_its_job_is_gone() {
     let decision = model.reconcile();
     assert_eq!(decision.images[0].running, None);
     let record = model.record("base");
-    assert_eq!((record.state, record.reason.as_str()), (QUEUED, reason::QUOTA_EXCEEDED));
+    assert_eq!((record.state, record.reason.as_str()), (QUEUED, reason::QUOTA_EXCEEDED.as_str()));
     assert_eq!((record.failure.clone(), model.builds()), (None, vec![1]));
     // The Job was deleted, and the pause has passed.
     model.jobs.clear();
@@ -224,7 +227,7 @@ fn a_check_that_is_not_admitted_waits_and_spends_no_attempt() {
         assert_eq!(model.checks.len(), 0);
         let record = model.record("base");
         let state = (record.state, record.reason.as_str());
-        assert_eq!(state, (ImageState::Checking, reason::QUOTA_EXCEEDED));
+        assert_eq!(state, (ImageState::Checking, reason::QUOTA_EXCEEDED.as_str()));
         assert_eq!(record.message, "check smoke: exceeded quota");
         assert!(decision.wake_at.is_some_and(|at| at <= retry_at));
     }
@@ -288,7 +291,7 @@ fn a_malformed_job_fails_the_image_until_spec_or_strategy_change() {
     model.settle();
     let record = model.record("base");
     let state = (record.state, record.reason.as_str());
-    assert_eq!(state, (ImageState::Failed, reason::INVALID_STRATEGY));
+    assert_eq!(state, (ImageState::Failed, reason::INVALID_STRATEGY.as_str()));
     assert_eq!((record.message.contains("is invalid"), model.builds()), (true, vec![1]));
     assert_eq!(model.cascades.len(), 1, "it does not try by itself");
     // Resources are not part of the fingerprint, so that nothing else changes.
@@ -308,7 +311,7 @@ fn a_build_without_enough_memory_is_tried_again_with_another_pod() {
     model.settle();
     let record = model.record("base");
     let state = (record.state, record.reason.as_str());
-    assert_eq!(state, (ImageState::Failed, reason::INFRASTRUCTURE_FAILED));
+    assert_eq!(state, (ImageState::Failed, reason::INFRASTRUCTURE_FAILED.as_str()));
     assert_eq!((model.builds(), model.cascades.len()), (vec![1], 1));
     model.failing.clear();
     model.job_version = "2".into();

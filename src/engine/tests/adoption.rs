@@ -223,7 +223,10 @@ fn an_image_that_moves_to_what_cannot_be_adopted_says_so_and_is_read_again() {
     model.tags.insert((0, "latest".into()), "sha256:newer-0".into());
     model.settle();
     let base = model.record("base");
-    assert_eq!((base.state, base.reason.as_str()), (ImageState::Held, reason::NOT_ADOPTED));
+    assert_eq!(
+        (base.state, base.reason.as_str()),
+        (ImageState::Held, reason::NOT_ADOPTED.as_str())
+    );
     assert!(base.message.starts_with("its tags point to different images; "), "{}", base.message);
     assert_eq!(base.digest.as_deref(), Some("sha256:existing-0"));
     let moved = ["0:latest sha256:newer-0", "1:latest sha256:existing-1"];
@@ -254,7 +257,7 @@ fn a_family_that_adopts_no_more_leaves_a_tag_that_moves_alone() {
     push(&mut model, 1, "sha256:newer-1", None);
     model.settle();
     let app = model.record("app");
-    assert_eq!((app.state, app.reason.as_str()), (ImageState::Held, reason::NOT_ADOPTED));
+    assert_eq!((app.state, app.reason.as_str()), (ImageState::Held, reason::NOT_ADOPTED.as_str()));
     assert!(app.message.starts_with("its tag latest points to "), "{}", app.message);
     assert_eq!(model.tags[&(1, "latest".to_owned())], "sha256:newer-1");
     assert_eq!(model.builds(), [0, 0]);

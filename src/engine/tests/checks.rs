@@ -113,7 +113,7 @@ fn infrastructure_failures_of_checks_end_with_their_cause() {
     model.settle();
     let record = model.record("base");
     let state = (record.state, record.reason.as_str());
-    assert_eq!(state, (ImageState::Checking, reason::INFRASTRUCTURE_FAILED));
+    assert_eq!(state, (ImageState::Checking, reason::INFRASTRUCTURE_FAILED.as_str()));
     assert!(record.message.starts_with("tried again at "), "{}", record.message);
     assert!((13..=24).contains(&model.checks.len()), "{} in an hour", model.checks.len());
     model.failing_checks.clear();

@@ -27,7 +27,7 @@ fn a_candidate_waits_for_approval_of_just_this_digest() {
     model.upstream_digests[0] = digest('a');
     model.settle();
     assert_eq!(model.builds(), [1, 1]);
-    assert_eq!(model.status.upstreams[0].reason.as_deref(), Some(reason::AWAITING_APPROVAL));
+    assert_eq!(model.status.upstreams[0].known_reason(), Some(reason::AWAITING_APPROVAL));
     let request = |id: &str, digest: &str| {
         format!(
             r#"{{"id":"{id}","action":"Approve","upstream":"up","digest":"{digest}","by":"ada"}}"#
@@ -87,7 +87,7 @@ fn a_digest_that_was_replaced_moves_nothing_back_for_a_day() {
     model.upstream_digests[0] = "sha256:up-0".into();
     let back = model.now;
     let decision = model.reconcile();
-    assert_eq!(decision.upstreams[0].reason.as_deref(), Some(reason::DIGEST_RETURNED));
+    assert_eq!(decision.upstreams[0].known_reason(), Some(reason::DIGEST_RETURNED));
     assert_eq!(decision.wake_at, Some(back + SignedDuration::from_hours(24)));
     model.now = back + SignedDuration::from_hours(23);
     model.settle();

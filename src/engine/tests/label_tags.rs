@@ -90,7 +90,10 @@ fn a_label_that_gives_no_tag_affects_one_tag_of_one_image() {
         set_version(&mut model, 0, version);
         model.settle();
         let record = model.record("base");
-        assert_eq!((record.state, record.reason.as_str()), (CURRENT, reason::INVALID_TAG_LABEL));
+        assert_eq!(
+            (record.state, record.reason.as_str()),
+            (CURRENT, reason::INVALID_TAG_LABEL.as_str())
+        );
         for part in ["spec.images[base].tags", VERSION, NAME].into_iter().chain(parts) {
             assert!(record.message.contains(part), "{part}: {}", record.message);
         }

@@ -4,7 +4,8 @@ use jiff::SignedDuration;
 
 use crate::{
     api::{
-        Approval, Duration, Edge, FailureClass, ImageFamilyStatus, Upstream, condition::reason,
+        Approval, Duration, Edge, FailureClass, ImageFamilyStatus, Upstream,
+        condition::{Reason, reason},
         labels::is_annotated_request,
     },
     engine::{
@@ -132,7 +133,10 @@ fn the_tags_of_a_forced_rebuild_wait_until_it_is_marked() {
     assert!(decision.wake_at.is_some_and(|at| at <= model.now + SignedDuration::from_secs(10)));
     model.registry_unreachable = false;
     model.settle();
-    assert_eq!((model.marks.len(), model.record("base").reason.as_str()), (1, reason::CURRENT));
+    assert_eq!(
+        (model.marks.len(), model.record("base").known_reason()),
+        (1, Some(reason::CURRENT))
+    );
     assert_eq!(model.tags[&(0, "latest".to_owned())], model.record("base").digest.clone().unwrap());
 }
 
@@ -168,10 +172,10 @@ enum Gate {
 }
 
 /// What is adopted of the upstream, and why nothing newer is.
-fn adopted(model: &FamilyModel) -> (Option<&str>, Option<&str>) {
+fn adopted(model: &FamilyModel) -> (Option<&str>, Option<Reason>) {
     let upstream = &model.status.upstreams[0];
     let digest = upstream.adopted.as_ref().map(|adopted| adopted.digest.as_str());
-    (digest, upstream.reason.as_deref())
+    (digest, upstream.known_reason())
 }
 
 fn rename_upstream(model: &mut FamilyModel) {
@@ -241,7 +245,7 @@ fn a_second_name_for_an_upstream_agrees_to_nothing() {
     model.settle();
     let second = &model.status.upstreams[1];
     assert_eq!(second.adopted.as_ref().map(|of| of.digest.as_str()), Some("sha256:up-0"));
-    assert_eq!(second.reason.as_deref(), Some(reason::AWAITING_APPROVAL));
+    assert_eq!(second.known_reason(), Some(reason::AWAITING_APPROVAL));
 }
 
 #[test]

@@ -219,7 +219,7 @@ fn holds_keep_an_upstream_at_its_digest() {
         Some(Hold { digest: None, until: Some(until), reason: Some("freeze".into()) });
     model.upstream_digests[0] = "sha256:up-1".into();
     let decision = model.reconcile();
-    assert_eq!(decision.upstreams[0].reason.as_deref(), Some(reason::HELD));
+    assert_eq!(decision.upstreams[0].known_reason(), Some(reason::HELD));
     assert!(
         decision.upstreams[0].message.as_deref().is_some_and(|message| message.contains("freeze"))
     );
@@ -412,7 +412,7 @@ fn a_recorded_candidate_is_polled_again_before_it_is_used() {
     input.upstreams[0].newest = None;
     let decision = decide(&input, model.now);
     assert_eq!(decision.cascade, CascadeDecision::None);
-    assert_eq!(decision.upstreams[0].reason.as_deref(), Some(reason::RESOLVING));
+    assert_eq!(decision.upstreams[0].known_reason(), Some(reason::RESOLVING));
 }
 
 #[test]

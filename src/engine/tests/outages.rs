@@ -58,7 +58,7 @@ fn an_outage_of_days_heals_within_minutes_after_its_end() {
     run(&mut model, 10);
     let record = model.record("base").clone();
     let state = (record.state, record.reason.as_str());
-    assert_eq!(state, (ImageState::Queued, reason::REGISTRY_UNAVAILABLE));
+    assert_eq!(state, (ImageState::Queued, reason::REGISTRY_UNAVAILABLE.as_str()));
     assert!(record.message.contains("failures: it broke"), "{}", record.message);
     assert_eq!(model.record("app").reason, reason::WAITING_FOR_PARENT);
     let before = model.builds()[0];
@@ -93,7 +93,7 @@ fn one_build_at_a_time_is_tried_for_all_images_of_an_outage() {
     // An image that was not tried says what it waits for.
     let record = model.record("image99");
     let state = (record.state, record.reason.as_str());
-    assert_eq!(state, (ImageState::Queued, reason::INFRASTRUCTURE_FAILED));
+    assert_eq!(state, (ImageState::Queued, reason::INFRASTRUCTURE_FAILED.as_str()));
     assert!(record.message.contains("one build at a time is tried"), "{}", record.message);
     assert_eq!(model.status.breaker, None, "an outage is no failure of builds");
 
@@ -141,7 +141,7 @@ fn a_build_that_needs_too_much_holds_back_no_other_and_fails_in_the_end() {
     run(&mut model, 12);
     let record = model.record("image0");
     let state = (record.state, record.reason.as_str());
-    assert_eq!(state, (ImageState::Failed, reason::INFRASTRUCTURE_FAILED));
+    assert_eq!(state, (ImageState::Failed, reason::INFRASTRUCTURE_FAILED.as_str()));
     assert_eq!(model.builds()[..5], [1 + 6; 5], "retries.infrastructure is 5");
     assert!(model.running.is_empty());
 }

@@ -209,7 +209,7 @@ fn an_image_that_is_held_is_taken_out_of_the_cascade() {
     model.reconcile();
     assert_eq!(
         (model.states()[0], model.record("base").reason.as_str()),
-        (ImageState::Failed, reason::CANCELLED)
+        (ImageState::Failed, reason::CANCELLED.as_str())
     );
     model.settle();
     assert_eq!(model.builds(), [2, 1, 2]);
@@ -255,7 +255,7 @@ fn holds_by_request_last_until_they_are_removed() {
     model.settle();
     model.upstream_digests[0] = "sha256:up-2".into();
     model.settle();
-    assert_eq!(model.status.upstreams[0].reason.as_deref(), Some(reason::HELD));
+    assert_eq!(model.status.upstreams[0].known_reason(), Some(reason::HELD));
     assert_eq!(model.builds(), [2, 2, 2]);
     model.ask(r#"{"id":"4","action":"Unhold","upstream":"up"}"#);
     model.settle();

@@ -124,7 +124,7 @@ fn holds_and_approvals_survive_the_loss_of_every_status() {
     model.settle();
     let upstream = &model.status.upstreams[0];
     assert_eq!(upstream.adopted.as_ref().expect("a digest").digest, "sha256:up-0");
-    assert_eq!(upstream.reason.as_deref(), Some(reason::HELD));
+    assert_eq!(upstream.known_reason(), Some(reason::HELD));
     assert_eq!(model.record("base").hold.as_ref().expect("a hold").request, "1");
     // Deleting the objects ends the holds.
     model.requests.clear();

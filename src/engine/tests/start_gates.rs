@@ -50,7 +50,10 @@ fn checks_of_a_suspended_family_or_outside_of_its_windows_do_not_start() {
     add_checks(&mut model);
     assert_eq!(checks(&model.reconcile()), 0);
     let record = model.record("image7");
-    assert_eq!((record.state, record.reason.as_str()), (ImageState::Checking, reason::SUSPENDED));
+    assert_eq!(
+        (record.state, record.reason.as_str()),
+        (ImageState::Checking, reason::SUSPENDED.as_str())
+    );
     assert_eq!(record.message, "check scan: spec.suspend is set");
 
     model.spec.suspend = false;
@@ -76,8 +79,11 @@ fn builds_and_checks_together_are_no_more_than_parallelism_allows() {
     assert_eq!(checks(&model.reconcile()), 3);
     let reasons: Vec<&str> =
         model.records.iter().flatten().map(|record| record.reason.as_str()).collect();
-    assert_eq!(reasons.iter().filter(|reason| **reason == reason::CHECKING).count(), 3);
-    assert_eq!(reasons.iter().filter(|reason| **reason == reason::PARALLELISM_REACHED).count(), 9);
+    assert_eq!(reasons.iter().filter(|reason| **reason == reason::CHECKING.as_str()).count(), 3);
+    assert_eq!(
+        reasons.iter().filter(|reason| **reason == reason::PARALLELISM_REACHED.as_str()).count(),
+        9
+    );
     assert!(model.record("image11").message.starts_with("check scan: the family has reached"));
     // The images are rebuilt while the checks run.
     model.upstream_digests[0] = "sha256:up-1".into();

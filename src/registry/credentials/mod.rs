@@ -19,7 +19,10 @@ use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    api::{CredentialUse, RegistryCredential, condition::reason},
+    api::{
+        CredentialUse, RegistryCredential,
+        condition::{Reason, reason},
+    },
     registry::{Reference, credentials::scope::CredentialScope},
 };
 
@@ -121,7 +124,7 @@ pub enum SecretError {
 impl SecretError {
     /// Returns the reason for conditions and Events.
     #[must_use]
-    pub const fn reason(&self) -> &'static str {
+    pub const fn reason(&self) -> Reason {
         reason::INVALID_SECRET
     }
 }

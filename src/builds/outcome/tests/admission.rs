@@ -88,7 +88,7 @@ fn what_never_fits_into_a_quota_needs_a_user() {
         assert!(problem.message.contains(said), "{}", problem.message);
         assert!(problem.message.ends_with(&text), "{}", problem.message);
     }
-    assert_eq!(ReasonClass::of(reason::QUOTA_TOO_SMALL), Some(ReasonClass::NeedsUser));
+    assert_eq!(reason::QUOTA_TOO_SMALL.class(), ReasonClass::NeedsUser);
     // It fits once other objects are gone, or nobody knows.
     for rest in [
         "m, requested: requests.memory=256Mi, used: requests.memory=1, limited: \
@@ -117,7 +117,7 @@ fn a_malformed_job_has_failed_and_the_strategy_is_to_be_corrected() {
         let Some(JobRejection::Failed(failure)) = rejection else { panic!("{rejection:?}") };
         assert_eq!(
             (failure.class, failure.reason.as_str()),
-            (FailureClass::Input, reason::INVALID_STRATEGY)
+            (FailureClass::Input, reason::INVALID_STRATEGY.as_str())
         );
         assert!(failure.message.starts_with(&status.message), "{}", failure.message);
         assert!(failure.message.contains("; correct the build strategy"), "{}", failure.message);

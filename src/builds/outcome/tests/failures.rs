@@ -12,7 +12,7 @@ fn a_failed_command_fails_the_build_and_the_message_shows_its_log() {
         failed_with(json!({"terminated": {"exitCode": 1, "reason": "Error", "message": log}}));
     assert_eq!(
         (failure.class, failure.reason.as_str()),
-        (FailureClass::Build, reason::BUILD_FAILED)
+        (FailureClass::Build, reason::BUILD_FAILED.as_str())
     );
     let start = "the container `build` failed with exit code 1: error: failed to solve: process \
                  \"make\" did not complete successfully: exit code: 2; for its full log, run \
@@ -54,7 +54,7 @@ fn prepare_reports_its_own_error() {
         let failure = failure_of(decide(json!({}), json!([pod(START, status)])));
         assert_eq!(
             failure,
-            BuildFailure { class, reason: reason.as_str().into(), message: "this and that".into() }
+            BuildFailure { class, reason: reason.reason().into(), message: "this and that".into() }
         );
     }
 }
@@ -82,7 +82,7 @@ fn a_registry_error_in_the_builders_log_is_classified() {
     ] {
         let failure =
             failed_with(json!({"terminated": {"exitCode": 1, "reason": "Error", "message": log}}));
-        assert_eq!((failure.class, failure.reason.as_str()), (class, reason), "{log}");
+        assert_eq!((failure.class, failure.reason.as_str()), (class, reason.as_str()), "{log}");
         assert!(failure.message.ends_with(log), "{}", failure.message);
     }
 }
@@ -103,7 +103,7 @@ fn a_timeout_is_reported_with_the_end_of_the_log() {
     let failure = failure_of(decide(job_with("FailureTarget", "DeadlineExceeded"), pods));
     assert_eq!(
         (failure.class, failure.reason.as_str()),
-        (FailureClass::Build, reason::DEADLINE_EXCEEDED)
+        (FailureClass::Build, reason::DEADLINE_EXCEEDED.as_str())
     );
     assert!(
         failure.message.contains("\n#5 RUN sleep inf\ntimed out after 3600 s"),

@@ -106,9 +106,14 @@ fn disrupted(reason: &str) -> Value {
 }
 
 /// Asserts that a build has failed with a class, a reason and a message that contains `text`.
-fn assert_failure(job: Value, pods: Value, class: FailureClass, reason: &str, text: &str) {
+fn assert_failure(job: Value, pods: Value, class: FailureClass, reason: Reason, text: &str) {
     let failure = failure_of(decide(job, pods));
-    assert_eq!((failure.class, failure.reason.as_str()), (class, reason), "{}", failure.message);
+    assert_eq!(
+        (failure.class, failure.reason.as_str()),
+        (class, reason.as_str()),
+        "{}",
+        failure.message
+    );
     assert!(failure.message.contains(text), "{text}: {}", failure.message);
 }
 

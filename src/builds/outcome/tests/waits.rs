@@ -25,7 +25,7 @@ fn a_deadline_spent_waiting_is_an_infrastructure_failure() {
             failure_of(decide(job_with("Failed", "DeadlineExceeded"), json!([pod(START, status)])));
         assert_eq!(
             (failure.class, failure.reason.as_str()),
-            (FailureClass::Infrastructure, reason)
+            (FailureClass::Infrastructure, reason.as_str())
         );
         assert!(failure.message.contains(text), "{}", failure.message);
     }
@@ -52,7 +52,7 @@ fn a_failed_image_pull_fails_after_a_wait() {
         let failure = failure_of(decide(json!({}), json!([pod(START, status)])));
         assert_eq!(
             (failure.class, failure.reason.as_str()),
-            (FailureClass::Infrastructure, reason)
+            (FailureClass::Infrastructure, reason.as_str())
         );
         assert!(failure.message.contains(&expected.0), "{}", failure.message);
     }
@@ -150,7 +150,7 @@ fn an_unschedulable_pod_fails_after_a_wait() {
     let failure = failure_of(decide_at(json!({}), pods.clone(), "2026-01-01T00:15:00Z"));
     assert_eq!(
         (failure.class, failure.reason.as_str()),
-        (FailureClass::Infrastructure, reason::UNSCHEDULABLE)
+        (FailureClass::Infrastructure, reason::UNSCHEDULABLE.as_str())
     );
     assert!(failure.message.contains("within 900 s: 0/1 nodes"), "{}", failure.message);
     // A short build fails before its own deadline.
@@ -209,7 +209,7 @@ fn an_unresponsive_node_fails_after_a_wait() {
     let failure = failure_of(decide_at(json!({}), pods, "2026-01-01T00:11:00Z"));
     assert_eq!(
         (failure.class, failure.reason.as_str()),
-        (FailureClass::Infrastructure, reason::NODE_LOST)
+        (FailureClass::Infrastructure, reason::NODE_LOST.as_str())
     );
     assert!(failure.message.contains("out-of-service"), "{}", failure.message);
 }
@@ -275,7 +275,7 @@ fn a_pod_without_a_sandbox_is_explained_after_a_wait() {
         let failure = failure_of(at(list, "2026-01-01T00:02:00Z"));
         assert_eq!(
             (failure.class, failure.reason.as_str()),
-            (FailureClass::Infrastructure, reason)
+            (FailureClass::Infrastructure, reason.as_str())
         );
         assert!(failure.message.contains(text), "{}", failure.message);
     }

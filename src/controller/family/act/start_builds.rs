@@ -10,7 +10,8 @@ use tracing::info;
 use crate::{
     api::{
         BuildFailure, EdgeUse, FailureClass, Image, ImageState, RunningBuild, SourceKind,
-        condition::reason, labels,
+        condition::{Reason, reason},
+        labels,
     },
     builds::{
         self,
@@ -144,7 +145,7 @@ impl Reconcile<'_> {
     async fn prepare_build(&mut self, build: &PlannedBuild) -> Result<Preparation, ReconcileError> {
         use FailureClass::{Infrastructure, Input};
 
-        let rejected = |class, reason: &str, message: String| {
+        let rejected = |class, reason: Reason, message: String| {
             let failure = BuildFailure { class, reason: reason.into(), message };
             Ok(Preparation::Rejected(JobRejection::Failed(failure)))
         };

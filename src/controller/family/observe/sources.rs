@@ -6,7 +6,10 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{Api, ResourceExt};
 
 use crate::{
-    api::{ConfigMapSource, GitSource, Image, SourceKind, condition::reason},
+    api::{
+        ConfigMapSource, GitSource, Image, SourceKind,
+        condition::{Reason, reason},
+    },
     builds::{
         config_map::{ConfigMapError, config_map_hash},
         git::{FolderError, GitFolder, selection::Selection},
@@ -181,7 +184,7 @@ impl ObservedSource {
     }
 }
 
-const fn folder_reason(error: &FolderError) -> &'static str {
+const fn folder_reason(error: &FolderError) -> Reason {
     match error {
         FolderError::NoFolder { .. }
         | FolderError::NoDockerfile { .. }

@@ -4,7 +4,10 @@
 use std::sync::Arc;
 
 use crate::{
-    api::{BuildStrategy, EdgeUse, Image, ImageFamilySpec, StrategyRef, condition::reason},
+    api::{
+        BuildStrategy, EdgeUse, Image, ImageFamilySpec, StrategyRef,
+        condition::{Reason, reason},
+    },
     builds::{
         parameters::serves_namespace,
         platform::named_platform,
@@ -69,7 +72,7 @@ pub struct UnnamedPlatforms<'a> {
 }
 
 /// The reasons that are about a strategy, whatever is wrong with it.
-const OF_STRATEGY: [&str; 3] =
+const OF_STRATEGY: [Reason; 3] =
     [reason::INVALID_STRATEGY, reason::STRATEGY_NOT_ALLOWED, reason::STRATEGY_NOT_FOUND];
 
 /// What an image renders: images with an equal one share the strategy.

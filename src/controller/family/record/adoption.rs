@@ -143,7 +143,7 @@ fn has_ended(cascade: &Cascade) -> bool {
 }
 
 /// Returns what users read about adopted records.
-fn adoption_note(images: &[ManagedImage], cascades: usize) -> Notice<'static> {
+fn adoption_note(images: &[ManagedImage], cascades: usize) -> Notice {
     let note = format!(
         "adopted {} ManagedImages and {cascades} Cascades that had no owner; the state of the \
          images is read from the registry",

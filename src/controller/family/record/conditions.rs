@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use crate::{
     api::{
         BreakerStatus, ImageCounts, ImageFamilyStatus, ImageState, LeftOutImage,
-        condition::{self, ConditionUpdate, READY, RECONCILING, STALLED, reason},
+        condition::{self, ConditionUpdate, READY, RECONCILING, Reason, STALLED, reason},
     },
     controller::family::{
         observe::snapshot::Snapshot,
@@ -53,7 +53,7 @@ pub(super) struct FamilyConditions {
     ready: bool,
     reconciling: bool,
     stalled: bool,
-    reason: &'static str,
+    reason: Reason,
     message: String,
 }
 
@@ -169,7 +169,7 @@ impl FamilyConditions {
 
     /// A user must act. A running cascade continues with the other images, and may still change
     /// this.
-    fn needing_user(reason: &'static str, message: String, status: &ImageFamilyStatus) -> Self {
+    fn needing_user(reason: Reason, message: String, status: &ImageFamilyStatus) -> Self {
         if status.cascades.is_empty() {
             Self::stalled(reason, message)
         } else {
@@ -181,16 +181,16 @@ impl FamilyConditions {
         Self { ready: true, ..Self::waiting(reason::CURRENT, message) }
     }
 
-    fn reconciling(reason: &'static str, message: String) -> Self {
+    fn reconciling(reason: Reason, message: String) -> Self {
         Self { reconciling: true, ..Self::waiting(reason, message) }
     }
 
-    fn stalled(reason: &'static str, message: String) -> Self {
+    fn stalled(reason: Reason, message: String) -> Self {
         Self { stalled: true, ..Self::waiting(reason, message) }
     }
 
     /// Neither ready, nor reconciling, nor stalled.
-    const fn waiting(reason: &'static str, message: String) -> Self {
+    const fn waiting(reason: Reason, message: String) -> Self {
         Self { ready: false, reconciling: false, stalled: false, reason, message }
     }
 

@@ -17,7 +17,10 @@ use kube::{
 use tracing::debug;
 
 use crate::{
-    api::{ImageFamily, condition::shorten},
+    api::{
+        ImageFamily,
+        condition::{Reason, shorten},
+    },
     controller::{context::Context, family::reconcile::Reconcile, object_cache::Key},
 };
 
@@ -28,18 +31,18 @@ const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What an Event says.
 #[derive(Clone, Debug)]
-pub struct Notice<'a> {
+pub struct Notice {
     /// Whether it is expected or needs attention.
     pub type_: EventType,
-    /// A reason constant.
-    pub reason: &'a str,
+    /// Why it is published.
+    pub reason: Reason,
     /// The action of the controller that led to it.
     pub action: &'static str,
     /// What happened to which object, and what to do.
     pub note: String,
 }
 
-impl Notice<'_> {
+impl Notice {
     fn event(&self, related: Option<ObjectReference>) -> Event {
         Event {
             type_: self.type_,
@@ -53,36 +56,31 @@ impl Notice<'_> {
 
 impl Reconcile<'_> {
     /// Publishes an Event about the family.
-    pub async fn publish_about_family(&self, notice: &Notice<'_>) {
+    pub async fn publish_about_family(&self, notice: &Notice) {
         about_family(self.context, &self.snapshot.family, notice).await;
     }
 
     /// Publishes an Event about one upstream, on the family.
-    pub async fn publish_about_upstream(&self, upstream: &str, notice: &Notice<'_>) {
+    pub async fn publish_about_upstream(&self, upstream: &str, notice: &Notice) {
         let family = self.snapshot.family.object_ref(&());
         publish_on_upstream(&self.context.recorder, notice, &family, upstream).await;
     }
 
     /// Publishes an Event about one image, on the family and on the image's `ManagedImage`. The
     /// note names the image, because the family's Events are about all of its images.
-    pub async fn publish_about_image(&self, image: &str, notice: &Notice<'_>) {
+    pub async fn publish_about_image(&self, image: &str, notice: &Notice) {
         about_image(self.context, &self.snapshot.family, image, notice).await;
     }
 }
 
 /// Publishes an Event about a family.
-pub async fn about_family(context: &Context, family: &ImageFamily, notice: &Notice<'_>) {
+pub async fn about_family(context: &Context, family: &ImageFamily, notice: &Notice) {
     publish(&context.recorder, &notice.event(None), &family.object_ref(&())).await;
 }
 
 /// Publishes an Event about one image of a family, on the family and on the image's `ManagedImage`,
 /// if there is one yet.
-pub async fn about_image(
-    context: &Context,
-    family: &ImageFamily,
-    image: &str,
-    notice: &Notice<'_>,
-) {
+pub async fn about_image(context: &Context, family: &ImageFamily, image: &str, notice: &Notice) {
     let key = Key::of(family);
     let record = Key::new(&key.namespace, &format!("{}.{image}", key.name));
     let record = context.stores.images.get(&record).map(|record| record.object_ref(&()));
@@ -94,7 +92,7 @@ pub async fn about_image(
 /// merges Events that differ in their note alone.
 async fn publish_on_both(
     recorder: &Recorder,
-    notice: &Notice<'_>,
+    notice: &Notice,
     family: &ObjectReference,
     record: Option<ObjectReference>,
 ) {
@@ -111,7 +109,7 @@ async fn publish_on_both(
 /// about different upstreams stay apart.
 async fn publish_on_upstream(
     recorder: &Recorder,
-    notice: &Notice<'_>,
+    notice: &Notice,
     family: &ObjectReference,
     upstream: &str,
 ) {
@@ -172,7 +170,7 @@ mod tests {
         }
     }
 
-    fn failed(image: &str) -> Notice<'static> {
+    fn failed(image: &str) -> Notice {
         Notice {
             type_: EventType::Warning,
             reason: reason::BUILD_FAILED,

@@ -17,7 +17,8 @@ use crate::{
         AdoptionRecord, EdgeSource, FoundEdge, Image, ImageState, ManagedImage, ManagedImageSpec,
         ManagedImageStatus, TagRecord,
         condition::{
-            self, ConditionUpdate, READY, RECONCILING, ReasonClass, STALLED, reason, shorten,
+            self, ConditionUpdate, READY, RECONCILING, Reason, ReasonClass, STALLED, reason,
+            shorten,
         },
         labels,
     },
@@ -336,14 +337,15 @@ impl Reconcile<'_> {
 
     /// Publishes an Event if an image has come to need a user, or needs one for another reason.
     async fn publish_image_event(&self, change: ImageChange<'_>, new: &ManagedImageStatus) {
-        let ImageChange { image, old, .. } = change;
-        let needs_user = |status: &ManagedImageStatus| needs_user(status.state, &status.reason);
-        if !needs_user(new) || (needs_user(old) && old.reason == new.reason) {
+        let ImageChange { image, decided, old, .. } = change;
+        let reason = decided.reason;
+        let is_known = old.reason == reason && needs_user(old.state, reason);
+        if !needs_user(new.state, reason) || is_known {
             return;
         }
         let notice = Notice {
             type_: EventType::Warning,
-            reason: &new.reason,
+            reason,
             action: "Build",
             note: format!("{}: {}", image.name, new.message),
         };
@@ -391,11 +393,11 @@ fn own_conditions(conditions: &[Condition]) -> Vec<Condition> {
 
 /// Returns whether an image in this state stays in it until a user changes something.
 #[must_use]
-pub fn needs_user(state: ImageState, reason: &str) -> bool {
+pub fn needs_user(state: ImageState, reason: Reason) -> bool {
     match state {
         ImageState::Failed => true,
         ImageState::Waiting | ImageState::Queued | ImageState::Checking => {
-            !matches!(ReasonClass::of(reason), Some(ReasonClass::Expected | ReasonClass::Gated))
+            !matches!(reason.class(), ReasonClass::Expected | ReasonClass::Gated)
         }
         // The image is current, but a tag could not be set.
         ImageState::Current => reason != reason::CURRENT,

@@ -4,31 +4,14 @@ use jiff::Timestamp;
 
 use crate::api::{
     ImageFamilySpec, ImageFamilyStatus, ImageState,
-    condition::reason::{
-        AWAITING_APPROVAL, DIGEST_RETURNED, HELD, MINIMUM_AGE, RESOLVING, SETTLING, SUSPENDED,
-        WINDOW_CLOSED,
-    },
+    condition::{Reason, ReasonTrait, reason},
 };
-
-/// The reasons of images and upstreams that a gate of the spec, or the wait for a digest that came
-/// back, keeps at their digest, or may keep there: after a restart, a candidate is resolved before
-/// its gates are known.
-const GATED: [&str; 8] = [
-    AWAITING_APPROVAL,
-    DIGEST_RETURNED,
-    HELD,
-    MINIMUM_AGE,
-    RESOLVING,
-    SETTLING,
-    SUSPENDED,
-    WINDOW_CLOSED,
-];
 
 /// An image that is not current and has failed at its inputs.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct StaleFailure {
     /// The reason of the image.
-    pub(super) reason: &'static str,
+    pub(super) reason: Reason,
     /// The state of the image.
     pub(super) state: ImageState,
     /// When the failure was observed.
@@ -47,6 +30,12 @@ pub(super) fn stale_since(
     let running = status.cascades.iter().filter_map(|cascade| cascade.started_at);
     let failures = failed.iter().filter_map(|failed| failed.at);
     candidates.chain(pending).chain(running).chain(failures).min()
+}
+
+/// Whether the spec or a user keeps an image or an upstream with this reason at its digest, or may
+/// keep it there: after a restart, a candidate is resolved before its gates are known.
+fn may_be_intended(reason: Reason) -> bool {
+    reason == reason::RESOLVING || reason.has(ReasonTrait::Intended)
 }
 
 /// Whether a gate of the spec keeps the whole family from building now: it is suspended, or no
@@ -72,12 +61,13 @@ pub(super) fn overdue_since(
         return None;
     }
     let refused = status.upstreams.iter().filter_map(|upstream| {
-        let reason = upstream.reason.as_deref()?;
-        (!GATED.contains(&reason)).then_some(upstream.candidate.as_ref()?.first_observed?)
+        upstream.reason.as_ref()?;
+        let is_intended = upstream.known_reason().is_some_and(may_be_intended);
+        (!is_intended).then_some(upstream.candidate.as_ref()?.first_observed?)
     });
     let failures = failed
         .iter()
-        .filter(|failed| failed.state != ImageState::Held && !GATED.contains(&failed.reason))
+        .filter(|failed| failed.state != ImageState::Held && !may_be_intended(failed.reason))
         .filter_map(|failed| failed.at);
     let running = status.cascades.iter().filter_map(|cascade| cascade.started_at);
     let running = running
@@ -91,14 +81,17 @@ mod tests {
     use super::*;
     use crate::api::{
         CandidateDigest, Pending, RunningCascade, UpstreamStatus, WindowStatus,
-        condition::reason::{BUILD_FAILED, PLATFORM_MISSING, QUOTA_EXCEEDED, REGISTRY_DENIED},
+        condition::reason::{
+            AWAITING_APPROVAL, BUILD_FAILED, DIGEST_RETURNED, HELD, MINIMUM_AGE, PLATFORM_MISSING,
+            QUOTA_EXCEEDED, REGISTRY_DENIED, RESOLVING, SETTLING, WINDOW_CLOSED,
+        },
     };
 
     fn at(second: i64) -> Option<Timestamp> {
         Timestamp::from_second(second).ok()
     }
 
-    fn candidate(reason: Option<&str>) -> ImageFamilyStatus {
+    fn candidate(reason: Option<Reason>) -> ImageFamilyStatus {
         let upstream = UpstreamStatus {
             candidate: Some(CandidateDigest {
                 first_observed: at(100),
@@ -118,7 +111,7 @@ mod tests {
         }
     }
 
-    fn failed(state: ImageState, reason: &'static str) -> [StaleFailure; 1] {
+    fn failed(state: ImageState, reason: Reason) -> [StaleFailure; 1] {
         [StaleFailure { reason, state, at: at(300) }]
     }
 

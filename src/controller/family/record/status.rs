@@ -13,7 +13,9 @@ use tracing::warn;
 use crate::{
     api::{
         Attention, ImageFamily, ImageFamilyStatus, ImageState, ManagedImage, UpstreamStatus,
-        condition::{self, RECONCILING, ReasonClass, ReasonTrait, STALLED, reason, shorten},
+        condition::{
+            self, RECONCILING, Reason, ReasonClass, ReasonTrait, STALLED, reason, shorten,
+        },
         family_status::MAX_ATTENTION,
         labels,
     },
@@ -58,7 +60,7 @@ impl Observer<'_> {
         conditions.set(&mut status.conditions, generation, self.now);
         if self.cache.should_log_rejection(generation, problem) {
             warn!(
-                generation, reason = problem.reason, problem = %problem.message,
+                generation, reason = problem.reason.as_str(), problem = %problem.message,
                 "the spec is rejected; the family is stalled until it is corrected"
             );
         }
@@ -208,12 +210,14 @@ impl Reconcile<'_> {
         for type_ in [STALLED, UPSTREAM_END_OF_LIFE] {
             let set = new.conditions.iter().find(|known| known.type_ == type_);
             let set = set.filter(|known| known.status == "True");
-            let Some(set) = set.filter(|_| !condition::is_true(&old.conditions, type_)) else {
+            let set = set.filter(|_| !condition::is_true(&old.conditions, type_));
+            let Some((set, reason)) = set.and_then(|set| Some((set, Reason::parse(&set.reason)?)))
+            else {
                 continue;
             };
             let notice = Notice {
                 type_: EventType::Warning,
-                reason: &set.reason,
+                reason,
                 action: "Reconcile",
                 note: set.message.clone(),
             };
@@ -231,13 +235,12 @@ impl Reconcile<'_> {
         };
         let Some(now) = reconciling(new) else { return };
         let is_known = reconciling(old).is_some_and(|before| before.reason == now.reason);
-        if is_known || !ReasonTrait::PreventsStart.applies_to(&now.reason) {
-            return;
-        }
-        let passes = ReasonClass::of(&now.reason) == Some(ReasonClass::Expected);
+        let reason = Reason::parse(&now.reason).filter(|it| it.has(ReasonTrait::PreventsStart));
+        let Some(reason) = reason.filter(|_| !is_known) else { return };
+        let passes = reason.class() == ReasonClass::Expected;
         let notice = Notice {
             type_: if passes { EventType::Normal } else { EventType::Warning },
-            reason: &now.reason,
+            reason,
             action: "Build",
             note: now.message,
         };
@@ -255,15 +258,15 @@ impl Reconcile<'_> {
             };
             self.publish_about_upstream(&new.name, &notice).await;
         }
-        let reason_of = |status: &UpstreamStatus| status.reason.clone();
-        let new_reason = reason_of(new).filter(|_| old.and_then(reason_of) != reason_of(new));
-        if let (Some(new_reason), Some(message)) = (new_reason, &new.message)
-            && new_reason != reason::RESOLVING
+        let is_new = old.is_none_or(|old| old.reason != new.reason);
+        let reason = new.known_reason().filter(|_| is_new);
+        if let (Some(reason), Some(message)) = (reason, &new.message)
+            && reason != reason::RESOLVING
         {
-            let is_intended = ReasonTrait::Intended.applies_to(&new_reason);
+            let is_intended = reason.has(ReasonTrait::Intended);
             let notice = Notice {
                 type_: if is_intended { EventType::Normal } else { EventType::Warning },
-                reason: &new_reason,
+                reason,
                 action: "Watch",
                 note: format!("upstream {}: {message}", new.name),
             };

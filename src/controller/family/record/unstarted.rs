@@ -4,7 +4,7 @@
 use crate::{
     api::{
         FailureRecord, ImageState,
-        condition::{ReasonTrait, reason, shorten},
+        condition::{Reason, ReasonTrait, reason, shorten},
     },
     engine::{BuildOutcome, ImageDecision, ObservedBuild, Problem, image::failure},
 };
@@ -41,10 +41,9 @@ pub(super) fn unstarted_builds<'a>(
 fn why_unstarted(image: DecidedImage<'_>) -> Option<Problem> {
     let DecidedImage { decided, builds, .. } = image;
     let last = decided.failure.as_deref().and_then(what_prevented_start);
-    let because =
-        |reason: &'static str| Some(Problem { reason, message: decided.message.to_string() });
+    let because = |reason: Reason| Some(Problem { reason, message: decided.message.to_string() });
     match decided.state {
-        ImageState::Queued if ReasonTrait::PreventsStart.applies_to(decided.reason) => {
+        ImageState::Queued if decided.reason.has(ReasonTrait::PreventsStart) => {
             because(decided.reason)
         }
         ImageState::Queued if decided.reason == reason::RETRYING => because(last?.reason),
@@ -63,7 +62,7 @@ fn why_unstarted(image: DecidedImage<'_>) -> Option<Problem> {
 fn what_prevented_start(failure: &FailureRecord) -> Option<Problem> {
     let reason = failure.last.known_reason()?;
     let message = failure::summary(&failure.last);
-    ReasonTrait::PreventsStart.applies_to(reason).then_some(Problem { reason, message })
+    reason.has(ReasonTrait::PreventsStart).then_some(Problem { reason, message })
 }
 
 #[cfg(test)]
@@ -77,19 +76,19 @@ mod tests {
     const WAITS: &str = "build 1 waits as Job a-0: the image is not found";
     const RETRIED: &str = "retried at 12:00 after: the pod cannot start: not found";
 
-    fn decided(state: ImageState, reason: &'static str, message: &str) -> ImageDecision {
+    fn decided(state: ImageState, reason: Reason, message: &str) -> ImageDecision {
         let problem = Problem { reason, message: message.into() };
         ImageDecision { state, ..ImageDecision::waiting(problem, WaitProgress::InProgress) }
     }
 
-    fn failed(reason: &str) -> FailureRecord {
+    fn failed(reason: Reason) -> FailureRecord {
         let message = "the pod cannot start: not found".into();
         let class = FailureClass::Infrastructure;
         let last = BuildFailure { class, reason: reason.into(), message };
         FailureRecord { last, ..FailureRecord::default() }
     }
 
-    fn problem(reason: &'static str, message: &str) -> Problem {
+    fn problem(reason: Reason, message: &str) -> Problem {
         Problem { reason, message: format!("builds do not start: a: {message}") }
     }
 

@@ -17,7 +17,8 @@ use crate::{
     api::{
         CascadeStatus, Edge, EdgeUse, FailureClass, FamilyRequestSpec, Follow, Image,
         ImageFamilySpec, ImageFamilyStatus, ImageState, ManagedImageStatus, PlatformDigest,
-        RememberedUpstream, Request, RequestState, RequestedAction, Upstream, condition::reason,
+        RememberedUpstream, Request, RequestState, RequestedAction, Upstream,
+        condition::{Reason, reason},
     },
     engine::*,
     identity::{CascadeName, Fingerprint, FolderRevision, ImageDigest},
@@ -104,7 +105,7 @@ pub(in crate::engine) struct FamilyModel {
     /// Images whose builds fail, and how.
     pub(in crate::engine) failing: HashMap<usize, FailureClass>,
     /// The reason of each failure.
-    pub(in crate::engine) failure_reason: &'static str,
+    pub(in crate::engine) failure_reason: Reason,
     /// What is known of every image's source.
     pub(in crate::engine) source: Observed<String>,
     /// Why the sources of these images cannot be read.
@@ -194,7 +195,7 @@ impl FamilyModel {
             orphans: Vec::new(),
             started: BTreeMap::new(),
             failing: HashMap::new(),
-            failure_reason: "X",
+            failure_reason: reason::INFRASTRUCTURE_FAILED,
             source: Observed::Known("source".into()),
             unreadable_sources: HashMap::new(),
             folder: None,
