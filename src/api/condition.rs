@@ -91,8 +91,8 @@ pub enum ReasonTrait {
     /// A family that is `Stalled` with this reason is not evaluated: the records of its images stay
     /// as they were before.
     StopsEvaluation,
-    /// The spec or a user asks for this wait: an Event about it is no warning, and what waits is not
-    /// overdue.
+    /// The spec or a user asks for this wait: an Event about it is no warning, and what waits is
+    /// not overdue.
     Intended,
     /// The state of an upstream that the next response of its registry may end.
     AwaitsRegistry,
