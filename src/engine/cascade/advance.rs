@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     api::{
-        Cause, ImageState, Pending, Supersede, UpstreamStatus,
+        Cause, ImageState, Pending, UpstreamStatus,
         cascade::MAX_CAUSES,
         condition::{Reason, reason},
     },
@@ -190,26 +190,14 @@ fn ending_cascades(
 }
 
 /// Returns the running cascades that end early with `policy.supersede: Cancel`, so that another one
-/// replaces them: those for which a candidate waits whose quiet time has passed.
-///
-/// A cascade that has replaced another one runs to completion, so that images are built however
-/// fast an upstream moves.
+/// replaces them: those that a candidate ends whose quiet time has passed.
 fn superseded_cascades(
     context: &CascadeContext<'_>,
     changes: &Changes,
     step: &mut CascadeStep,
 ) -> Vec<EndedCascade> {
     let CascadeContext { input, now, .. } = *context;
-    if input.spec.policy.supersede != Supersede::Cancel || input.spec.suspend {
-        return Vec::new();
-    }
-    let may_end = |position: &usize| {
-        input.cascades.get(*position).is_some_and(|cascade| cascade.supersedes.is_none())
-    };
-    let waiting = changes.waiting.iter().map(|(_, touched)| touched);
-    let mut superseded: Vec<usize> =
-        waiting.filter(|touched| touched.iter().all(may_end)).flatten().copied().collect();
-    if superseded.is_empty() {
+    if changes.superseded.is_empty() || input.spec.suspend {
         return Vec::new();
     }
     let until = gates::quiet_time(context, changes).until;
@@ -217,9 +205,7 @@ fn superseded_cascades(
         step.wake(Some(until));
         return Vec::new();
     }
-    superseded.sort_unstable();
-    superseded.dedup();
-    let cascades = superseded.into_iter().filter_map(|position| input.cascades.get(position));
+    let cascades = changes.superseded.iter().filter_map(|position| input.cascades.get(*position));
     cascades.map(|cascade| EndedCascade { superseded: true, ..ended(cascade) }).collect()
 }
 

@@ -43,6 +43,8 @@ pub struct Changes {
     pub waiting: Vec<(UpstreamIndex, Vec<usize>)>,
     /// The positions of the running cascades for which any change waits.
     pub awaited: Vec<usize>,
+    /// The positions of the running cascades that candidates end once they have settled.
+    pub superseded: Vec<usize>,
     /// Whether what waits may only wait until results are recorded.
     pub awaits_records: bool,
     /// The digests that builds would use of all candidates that may be adopted.
@@ -89,8 +91,10 @@ impl Changes {
         changes.take_ready(context, evaluation, &busy);
         changes.add_failed(evaluation, &busy);
         changes.awaits_records = busy.awaits_records;
-        changes.awaited.sort_unstable();
-        changes.awaited.dedup();
+        for positions in [&mut changes.awaited, &mut changes.superseded] {
+            positions.sort_unstable();
+            positions.dedup();
+        }
         changes
     }
 
@@ -109,6 +113,7 @@ impl Changes {
             self.candidates.extend(digests.map(|digest| Change { text: digest.to_owned(), wait }));
             if waits {
                 self.await_any(&touched, busy);
+                self.superseded.extend(superseded_by(context, &touched));
                 self.waiting.push((upstream, touched));
             } else {
                 self.upstreams.push(upstream);
@@ -224,12 +229,26 @@ impl Changes {
         !self.candidates.is_empty()
     }
 
-    /// Returns a hash of what may start now, or else of what waits. A new value restarts the quiet
-    /// time. With `policy.supersede: Cancel` it is that of all candidates while a cascade runs:
-    /// they may end it, and nothing else delays that.
+    /// Whether any change waits for a running cascade.
     #[must_use]
-    pub fn hash(&self, context: &CascadeContext<'_>) -> String {
-        if ends_cascades(context) && self.has_candidate() {
+    pub fn any_waits(&self) -> bool {
+        let mut changes = self.candidates.iter().chain(&self.wanted);
+        changes.any(|change| change.wait == ChangeWait::ForCascade)
+    }
+
+    /// Whether all changes wait until running cascades have built what they have in common with
+    /// them: none may start, and none ends these cascades.
+    #[must_use]
+    pub const fn all_wait(&self) -> bool {
+        self.none_may_start() && self.superseded.is_empty()
+    }
+
+    /// Returns a hash of what may start now, or else of what waits. A new value restarts the quiet
+    /// time. If candidates end running cascades once they have settled, it is that of all
+    /// candidates: nothing else delays that.
+    #[must_use]
+    pub fn hash(&self) -> String {
+        if !self.superseded.is_empty() {
             return self.hash_of_candidates();
         }
         let wait = ChangeWait::from(self.none_may_start());
@@ -249,11 +268,18 @@ impl Changes {
     }
 }
 
-/// Whether candidates may end the running cascades.
-#[must_use]
-pub fn ends_cascades(context: &CascadeContext<'_>) -> bool {
+/// Returns the running cascades that a candidate ends once it has settled, of those whose images it
+/// touches: with `policy.supersede: Cancel` all of them, or none if it has to wait for any.
+///
+/// A cascade that has replaced another one runs to completion, so that images are built however
+/// fast an upstream moves.
+fn superseded_by<'t>(context: &CascadeContext<'_>, touched: &'t [usize]) -> &'t [usize] {
     let input = context.input;
-    !input.cascades.is_empty() && input.spec.policy.supersede == Supersede::Cancel
+    let may_end = |position: &usize| {
+        input.cascades.get(*position).is_some_and(|cascade| cascade.supersedes.is_none())
+    };
+    let cancels = input.spec.policy.supersede == Supersede::Cancel;
+    if cancels && touched.iter().all(may_end) { touched } else { &[] }
 }
 
 /// Hashes changes: the candidates' digests and the fingerprints that are wanted.

@@ -7,11 +7,7 @@ use jiff::Timestamp;
 use crate::{
     api::{Pending, condition::Reason},
     engine::{
-        cascade::{
-            CascadeContext,
-            changes::{Changes, ends_cascades},
-            windows::WindowState,
-        },
+        cascade::{CascadeContext, changes::Changes, windows::WindowState},
         image::evaluation::{Evaluation, ReadyBuild},
         input::DecideInput,
     },
@@ -113,15 +109,16 @@ fn replaces_superseded(context: &CascadeContext<'_>, changes: &Changes) -> bool 
 #[must_use]
 pub fn quiet_time(context: &CascadeContext<'_>, changes: &Changes) -> QuietTime {
     let CascadeContext { input, now, .. } = *context;
-    let change = changes.hash(context);
+    let change = changes.hash();
     // A record with times in the future was written before the clock was set back. It is ignored,
     // and the wait starts over.
     let is_plausible =
         |pending: &&Pending| pending.since.max(pending.last_change).is_none_or(|at| at <= now);
-    let waits = changes.none_may_start();
-    // What waits for a cascade says nothing about how long other changes have waited.
+    let waits = changes.all_wait();
+    // What waits for a cascade says nothing about how long other changes have waited, unless all of
+    // it may start now.
     let is_same_wait =
-        |pending: &Pending| pending.waits_for_cascade == waits || ends_cascades(context);
+        |pending: &Pending| pending.waits_for_cascade == waits || !waits && !changes.any_waits();
     let pending = match input.status.pending.as_ref().filter(is_plausible) {
         Some(pending) if pending.change == change => pending.clone(),
         Some(pending) if is_same_wait(pending) => {

@@ -235,6 +235,105 @@ fn only_the_cascade_that_an_upstream_touches_is_superseded() {
 }
 
 #[test]
+fn what_has_waited_for_a_cascade_settles_no_longer_when_that_has_ended() {
+    let mut model = FamilyModel::new(
+        &["up", "up2"],
+        &[("broken", "up"), ("held", "up"), ("child", "broken up2*")],
+    );
+    model.spec.policy.parallelism = 1;
+    model.spec.policy.breaker.consecutive_failures = 1;
+    model.settle();
+    model.failing = [(0, FailureClass::Build)].into();
+    model.upstream_digests[0] = "sha256:up-1".into();
+    model.begin();
+    model.finish_only("broken");
+    model.reconcile();
+    model.now += model.spec.policy.breaker.probe_after.signed();
+    model.reconcile();
+    assert_eq!(model.builds(), [3, 1, 1], "the trial build runs");
+    move_second(&mut model);
+    model.now += model.spec.policy.max_settle.signed();
+    model.finish_only("broken");
+    for _ in 0..4 {
+        model.reconcile();
+    }
+    assert_eq!(model.status.upstreams[1].candidate, None, "it has started at once");
+    assert_eq!(model.running[0].planned.concat().len(), 3, "with what the breaker held back");
+}
+
+/// Two trees, of which the first is built by a cascade that has superseded another.
+fn superseding_cascade() -> FamilyModel {
+    let mut model = two_trees();
+    model.spec.policy.supersede = Supersede::Cancel;
+    model.upstream_digests[0] = "sha256:up-2".into();
+    model.begin();
+    model.reconcile();
+    let [running] = &model.running[..] else { panic!("{:?}", names(&model)) };
+    assert!(running.supersedes.is_some());
+    model
+}
+
+#[test]
+fn what_waits_for_a_superseding_cascade_shortens_nobodys_quiet_time() {
+    let mut model = superseding_cascade();
+    model.upstream_digests[0] = "sha256:up-3".into();
+    model.begin();
+    model.now += SignedDuration::from_hours(24);
+    model.upstream_digests[1] = "sha256:up2-1".into();
+    model.reconcile();
+    model.reconcile();
+    assert_eq!(names(&model).len(), 1, "its quiet time has just begun");
+    model.now += SignedDuration::from_secs(30);
+    model.reconcile();
+    model.reconcile();
+    assert_eq!(names(&model).len(), 2, "it waits for no cascade");
+    model.settle();
+    assert_eq!(model.states(), [CURRENT; 4]);
+}
+
+#[test]
+fn what_waits_for_a_superseding_cascade_ends_no_other_one_early() {
+    let mut model = superseding_cascade();
+    move_second(&mut model);
+    let second = names(&model)[1].clone();
+    model.upstream_digests[0] = "sha256:up-3".into();
+    model.begin();
+    model.now += SignedDuration::from_hours(24);
+    model.upstream_digests[1] = "sha256:up2-2".into();
+    model.reconcile();
+    model.reconcile();
+    assert_eq!(names(&model)[1], second, "its quiet time has just begun");
+    model.now += SignedDuration::from_secs(30);
+    let CascadeDecision::Finish { ending } = model.reconcile().cascade else {
+        panic!("{:?}", names(&model))
+    };
+    assert_eq!(ending.iter().map(|ending| ending.name.as_str()).collect::<Vec<_>>(), [second]);
+    model.settle();
+    assert_eq!(model.states(), [CURRENT; 4]);
+}
+
+#[test]
+fn a_candidate_that_may_start_settles_with_one_that_ends_a_cascade() {
+    let mut model = two_trees();
+    model.spec.policy.supersede = Supersede::Cancel;
+    model.upstream_digests[0] = "sha256:up-2".into();
+    model.reconcile();
+    model.now += SignedDuration::from_secs(20);
+    model.upstream_digests[1] = "sha256:up2-1".into();
+    model.reconcile();
+    model.now += SignedDuration::from_secs(20);
+    model.reconcile();
+    assert_eq!(names(&model).len(), 1, "both settle");
+    model.now += SignedDuration::from_secs(10);
+    for _ in 0..3 {
+        model.reconcile();
+    }
+    let [cascade] = &model.running[..] else { panic!("{:?}", names(&model)) };
+    assert!(cascade.supersedes.is_some());
+    assert_eq!(cascade.planned.concat().len(), 4, "one cascade for both: {:?}", cascade.planned);
+}
+
+#[test]
 fn at_most_sixteen_cascades_run_and_the_others_wait() {
     let upstreams: Vec<String> = (0..20).map(|number| format!("up{number}")).collect();
     let images: Vec<String> = (0..20).map(|number| format!("image{number}")).collect();
