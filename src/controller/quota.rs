@@ -25,7 +25,7 @@ use crate::{
     controller::{
         family::observe::jobs::{controlling_job, job_has_ended, upstreams},
         object_cache::Key,
-        stores::Stores,
+        stores::{Stores, family_of},
     },
     engine::{
         BuildAllowance, Decision,
@@ -139,8 +139,7 @@ impl BuildQuota {
         }
         if !families.counted {
             families.counted = true;
-            for other in stores.families.all() {
-                let key = Key::of(&*other);
+            for key in known_families(stores) {
                 let running = running_builds(stores, &key);
                 families.by_family.insert(key, FamilyUsage { running, ..FamilyUsage::default() });
             }
@@ -153,11 +152,21 @@ impl BuildQuota {
         reservation
     }
 
-    /// Forgets a deleted family.
-    pub fn forget(&self, family: &Key, now: Timestamp) {
+    /// Forgets a deleted family, except for its running builds: these keep their places until this
+    /// is called again, after their Jobs have ended or are gone.
+    pub fn forget(&self, family: &Key, stores: &Stores, now: Timestamp) {
+        if self.limits == BuildLimits::default() {
+            return;
+        }
+        let running = running_builds(stores, family);
         let mut families = self.lock();
-        families.by_family.remove(family);
         families.admitted.remove(family);
+        if running.is_empty() {
+            families.by_family.remove(family);
+        } else {
+            let usage = FamilyUsage { running, ..FamilyUsage::default() };
+            families.by_family.insert(family.clone(), usage);
+        }
         self.admit(&mut families, now);
     }
 
@@ -439,6 +448,13 @@ fn tighten(
 pub fn request(family: &ImageFamily, decision: &Decision) -> QuotaRequest {
     let builds = decision.starts().map(<[String]>::to_vec);
     QuotaRequest { weight: family.spec.policy.weight, builds: builds.collect() }
+}
+
+/// Returns the families, and those that were deleted and have left Jobs.
+fn known_families(stores: &Stores) -> BTreeSet<Key> {
+    let families = stores.families.all().into_iter().map(|family| Key::of(&*family));
+    let jobs = stores.jobs.all();
+    families.chain(jobs.iter().filter_map(|job| family_of(&**job))).collect()
 }
 
 /// Returns the running builds and checks of a family, from the stores: Jobs that have not ended,

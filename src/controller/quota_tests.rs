@@ -230,7 +230,7 @@ fn builds_that_are_queued_only_by_the_limits_are_counted() {
     );
     drop(fixture.quota.open_reservation(&a.key, &fixture.stores, second(2)));
     assert_eq!(fixture.quota.queued_builds(), 1, "a failed reconcile asks again");
-    fixture.quota.forget(&b.key, second(3));
+    fixture.quota.forget(&b.key, &fixture.stores, second(3));
     assert_eq!(fixture.quota.queued_builds(), 0);
 }
 
@@ -300,8 +300,31 @@ fn an_admitted_family_that_needs_nothing_any_more_lets_the_next_one_start() {
     fixture.end(a);
     fixture.reconcile(a, 6);
     assert_eq!(fixture.admitted(), std::slice::from_ref(&c.key));
-    fixture.quota.forget(&c.key, second(7));
+    fixture.end(c);
+    fixture.quota.forget(&c.key, &fixture.stores, second(7));
     assert_eq!(fixture.quota.lock().by_family.len(), 2);
+}
+
+#[test]
+fn running_builds_of_a_deleted_family_keep_their_places() {
+    let (mut a, mut b) =
+        (FakeFamily::new("one", "a", &[""; 2]), FakeFamily::new("one", "b", &[""; 2]));
+    let mut fixture = QuotaFixture::new(cluster(2), &[&a, &b]);
+    assert_eq!((fixture.reconcile(&mut a, 0), fixture.reconcile(&mut b, 1)), (2, 0));
+    let known = fixture.stores.families.get(&a.key).expect("a family");
+    fixture.stores.families.observe("", Event::Delete(ImageFamily::clone(&known)));
+    fixture.quota.forget(&a.key, &fixture.stores, second(2));
+    assert_eq!((fixture.admitted(), fixture.reconcile(&mut b, 3)), (vec![], 0));
+    // A process that starts now counts them, too.
+    fixture.quota = BuildQuota::new(cluster(2));
+    assert_eq!(fixture.reconcile(&mut b, 4), 0);
+    for now in 5..7 {
+        fixture.end(&mut a);
+        fixture.quota.forget(&a.key, &fixture.stores, second(now));
+        assert_eq!(fixture.admitted(), std::slice::from_ref(&b.key));
+        assert_eq!(fixture.reconcile(&mut b, now), 1);
+    }
+    assert_eq!(fixture.quota.lock().by_family.len(), 1);
 }
 
 #[test]

@@ -203,7 +203,7 @@ impl Context {
         self.revisions.remove(&owner);
         self.dependents.forget(&key);
         self.failures.forget("ImageFamily", &key);
-        self.quota.forget(&key, self.clock.now());
+        self.quota.forget(&key, &self.stores, self.clock.now());
         self.metrics.builds_waiting(self.quota.queued_builds());
         self.installations.forget(&key);
         self.resource_quotas.forget(&key);

@@ -82,7 +82,7 @@ pub fn families(
         concerned(context, images.boxed(), of_image),
         concerned(context, cascades, |_, cascade| of_cascade(cascade)),
         concerned(context, requests, |_, request| of_request(request)),
-        concerned(context, jobs, |_, job| of_label(job)),
+        concerned(context, jobs, of_job),
         concerned(context, pods, |_, pod| of_label(pod)),
         concerned(context, strategies, of_strategy),
         concerned(context, config_maps, of_config_map),
@@ -177,6 +177,17 @@ pub fn of_request(change: &CacheEvent<FamilyRequest>) -> Vec<FamilyObjectRef> {
         Key::new(&request.namespace().unwrap_or_default(), &request.spec.family)
     };
     change.foreign_change().map(family).iter().map(reference).collect()
+}
+
+/// Returns the family that a Job of ours belongs to. If that was deleted, it is not reconciled any
+/// more, and the places of its builds are counted again here.
+#[must_use]
+pub fn of_job(context: &Context, change: &CacheEvent<Job>) -> Vec<FamilyObjectRef> {
+    let family = family_of(&**change.object());
+    if let Some(family) = family.filter(|key| context.stores.families.get(key).is_none()) {
+        context.quota.forget(&family, &context.stores, context.clock.now());
+    }
+    of_label(change)
 }
 
 /// Returns the family that a Job or a Pod of ours belongs to.

@@ -45,7 +45,7 @@ use serde_json::Value;
 use crate::{
     api_server,
     cluster::Shared,
-    invariants,
+    invariants::{self, calm},
     objects::{Kind, label},
     registry_service,
 };
@@ -54,6 +54,9 @@ use crate::{
 const POLL_TIMEOUT: Duration = Duration::from_mins(1);
 /// How long a reconcile is delayed that is due before the caches are filled.
 const CACHES_RETRY_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How long a watch takes at most that lists again.
+const LIST_TIME: Duration = Duration::from_secs(10);
 
 type Reconcile = BoxFuture<'static, (Key, Result<Action, ReconcileError>)>;
 
@@ -268,7 +271,9 @@ impl Process {
             Kind::Strategy => self.deliver_to(kind, &stores.strategies, |change| {
                 triggers::of_strategy(&context, change)
             }),
-            Kind::Job => self.deliver_to(kind, &stores.jobs, triggers::of_label),
+            Kind::Job => {
+                self.deliver_to(kind, &stores.jobs, |change| triggers::of_job(&context, change))
+            }
             Kind::Pod => self.deliver_to(kind, &stores.pods, triggers::of_label),
             Kind::ConfigMap => self.deliver_to(kind, &stores.config_maps, |change| {
                 triggers::of_config_map(&context, change)
@@ -320,6 +325,7 @@ impl Process {
                 Watch::Live(end)
             }
             Watch::Unlisted | Watch::Live(_) => {
+                calm::disturb(&mut cluster, LIST_TIME);
                 let listed = cluster.objects.all(kind).map(|(_, object)| Arc::clone(object));
                 let mut listed: Vec<Arc<Value>> =
                     listed.filter(|object| is_watched(kind, object)).collect();
