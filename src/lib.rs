@@ -26,6 +26,7 @@ pub mod registry;
 pub mod rollout;
 pub mod server;
 pub mod telemetry;
+pub mod terminal;
 pub mod upstream;
 
 /// Reconciles of large families spend more time on memory access than on computation. With this

@@ -9,6 +9,7 @@ use groundswell::{
     operator,
     preflight::{self, CheckCaller, PreflightSettings},
     telemetry,
+    terminal::printable,
 };
 
 #[derive(Parser)]
@@ -54,7 +55,7 @@ fn main() -> ExitCode {
     match run(arguments) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("groundswell: {error:#}");
+            eprintln!("groundswell: {}", printable(&format!("{error:#}")));
             ExitCode::FAILURE
         }
     }

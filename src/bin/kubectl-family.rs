@@ -3,7 +3,10 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use groundswell::cli::{CommandLine, run};
+use groundswell::{
+    cli::{CommandLine, run},
+    terminal::printable,
+};
 
 fn main() -> ExitCode {
     let command_line = CommandLine::parse();
@@ -14,7 +17,7 @@ fn main() -> ExitCode {
     match outcome.map_err(Into::into).and_then(|runtime| runtime.block_on(run(command_line))) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", printable(&format!("{error:#}")));
             ExitCode::FAILURE
         }
     }

@@ -5,6 +5,8 @@ use std::{fmt::Write as _, process::ExitCode};
 use clap::ValueEnum;
 use serde::Serialize;
 
+use crate::terminal::printable;
+
 /// Exit code if something prevents builds.
 const EXIT_PROBLEM: u8 = 1;
 /// Exit code if nothing prevents builds as far as is known, and something could not be checked. 2
@@ -112,8 +114,9 @@ impl Report {
             // Writing to a String never fails.
             _ = writeln!(
                 text,
-                "{mark:<11}  {subject}: {}",
-                message.replace('\n', "\n             ")
+                "{mark:<11}  {}: {}",
+                printable(subject),
+                printable(message).replace('\n', "\n             ")
             );
         }
         let count = |wanted| self.findings.iter().filter(|found| found.verdict == wanted).count();
@@ -156,6 +159,13 @@ mod tests {
             let text = report.render(ReportFormat::Text);
             assert_eq!(text.lines().last(), Some(summary), "{text}");
         }
+    }
+
+    #[test]
+    fn nothing_in_a_message_acts_on_the_terminal() {
+        let mut report = report(&[Verdict::Problem]);
+        report.findings[0].message = "the registry says \u{1b}[2Jok".into();
+        assert!(report.render(ReportFormat::Text).contains("says \\u{1b}[2Jok"));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use kube::ResourceExt;
 use crate::{
     api::{FamilyRequest, FamilyRequestSpec, ImageFamily, RequestState},
     cli::status::age,
+    terminal::printable,
 };
 
 /// A Lease that was not renewed for this long belongs to no running controller.
@@ -14,7 +15,7 @@ const LEASE_TTL: SignedDuration = SignedDuration::from_secs(30);
 
 /// Describes a request that was created.
 pub fn requested(request: &FamilyRequest) -> String {
-    format!("requested: {}; famreq/{}", describe(&request.spec), request.name_any())
+    printable(&format!("requested: {}; famreq/{}", describe(&request.spec), request.name_any()))
 }
 
 /// Describes what happens to a request.
@@ -27,8 +28,7 @@ pub fn answer(request: &FamilyRequest) -> String {
         None => return "not read by a controller yet".into(),
     };
     let message = request.status.as_ref().map_or("", |status| status.message.as_str());
-    let message: String = message.chars().filter(|character| !character.is_control()).collect();
-    format!("{state}: {message}")
+    printable(&format!("{state}: {message}"))
 }
 
 /// Describes a request that no controller has answered yet.
@@ -81,14 +81,14 @@ pub fn candidate(family: &ImageFamily, upstream: &str, now: Timestamp) -> String
     );
     let images = candidate.platforms.iter();
     let images = images.map(|image| format!("\n    {} {}", image.platform, image.digest));
-    format!(
+    printable(&format!(
         "{} ({})\n  candidate {}, first observed {} ago{}\n  {adopted}",
         status.name,
         status.reference,
         candidate.digest,
         age(candidate.first_observed, now),
         images.collect::<String>()
-    )
+    ))
 }
 
 /// Describes an action and its arguments.

@@ -8,10 +8,13 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt as _;
 
-use crate::api::{
-    CheckState, ImageCounts, ImageFamily, ImageFamilyStatus, ImageState, ManagedImage,
-    RolloutState, UpstreamStatus,
-    condition::{self, shorten},
+use crate::{
+    api::{
+        CheckState, ImageCounts, ImageFamily, ImageFamilyStatus, ImageState, ManagedImage,
+        RolloutState, UpstreamStatus,
+        condition::{self, shorten},
+    },
+    terminal::printable,
 };
 
 /// Minimum width to which a column is cut, however narrow the terminal.
@@ -294,7 +297,7 @@ impl StyledText {
 }
 
 fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
+    printable(&text.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
 fn ready(status: &ImageFamilyStatus) -> Option<&Condition> {

@@ -46,6 +46,26 @@ fn image(level: i32, name: &str, status: &serde_json::Value) -> ManagedImage {
     .expect("an image")
 }
 
+#[test]
+fn nothing_of_a_status_acts_on_the_terminal() {
+    let mut hostile = the_family();
+    let status = hostile.status.as_mut().expect("a status");
+    status.conditions[0].message = "\u{1b}[2J\u{9b}31mred\rall is well".into();
+    status.upstreams[0].message = Some("held\u{202e}by\u{1b}]0;x\u{7}".into());
+    let hidden = json!({"state": "Failed", "reason": "BuildFailed", "message": "\u{1b}c gone"});
+    let hidden = image(1, "base", &hidden);
+    let one = family(&hostile, &[&hidden], now(), None);
+    let list = families(&[&hostile], NamespaceColumn::Shown, now(), None);
+    for text in [one, list] {
+        let plain = strip_str(&text).to_string();
+        assert!(
+            plain.chars().all(|c| c == '\n' || !c.is_control() && c != '\u{202e}'),
+            "{plain:?}"
+        );
+        assert!(plain.contains("\\u{1b}[2J\\u{9b}31mred"), "{plain}");
+    }
+}
+
 fn the_images() -> Vec<ManagedImage> {
     let since = "2026-05-01T11:59:30Z";
     vec![
