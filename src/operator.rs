@@ -49,7 +49,7 @@ use crate::{
     registry::{self, Platform},
     rollout,
     server::{self, Metrics, Readiness, metrics::PollResult},
-    upstream::{self, Poller},
+    upstream::{self, PollFailure, Poller},
 };
 
 /// Name of the Lease, and of the reporter of Events.
@@ -421,15 +421,16 @@ fn start_tag_poller(
         let (registry, metrics) = (registry.clone(), metrics.clone());
         async move {
             let last = last.and_then(|polled| polled.value.clone());
-            let result = upstream::resolve_tag(&registry, &key, last.as_ref()).await;
+            let result = upstream::poll_tag(&registry, &key, last.as_ref()).await;
+            let reason_of = |failure: &PollFailure| failure.problem.reason;
             metrics.upstream_polled(match (&result, &last) {
                 (Ok(digest), Some(last)) if digest.tagged != last.tagged => PollResult::Moved,
                 // The first poll of a tag is not a move.
                 (Ok(_), _) => PollResult::Unchanged,
-                (Err(problem), _) if problem.reason == reason::IMAGE_NOT_FOUND => {
+                (Err(failure), _) if reason_of(failure) == reason::IMAGE_NOT_FOUND => {
                     PollResult::NotFound
                 }
-                (Err(problem), _) if problem.reason == reason::REGISTRY_DENIED => {
+                (Err(failure), _) if reason_of(failure) == reason::REGISTRY_DENIED => {
                     PollResult::Denied
                 }
                 (Err(_), _) => PollResult::Unavailable,

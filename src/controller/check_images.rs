@@ -233,7 +233,7 @@ mod tests {
         api::{CredentialUse, RegistryCredential},
         registry::{
             Config, Digest, OCI_INDEX, OCI_MANIFEST,
-            fault_registry::{FaultRegistry, RecordedRequest, reply},
+            fault_registry::{FaultRegistry, RecordedRequest, not_found, reply},
         },
     };
 
@@ -275,7 +275,7 @@ mod tests {
             Some("denied") => reply(403, &[], Body::empty()),
             Some("down") if request.previous < 6 => reply(503, &[], Body::empty()),
             Some("image" | "down") => served(OCI_MANIFEST, "an image".into()),
-            _ => reply(404, &[], Body::empty()),
+            _ => not_found("MANIFEST_UNKNOWN"),
         }
     }
 

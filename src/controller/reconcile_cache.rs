@@ -274,9 +274,14 @@ impl ReconcileCache {
             self.check_images.clear();
             self.labels.clear();
             self.rebuild_marks.clear();
-            for known_tags in self.tags.values_mut() {
-                known_tags.retain(|_, known_tag| !matches!(known_tag.tag, ObservedTag::Failed(..)));
-            }
+            self.forget_failed_tags();
+        }
+    }
+
+    /// Forgets the tags that could not be moved, so that they are tried again.
+    pub fn forget_failed_tags(&mut self) {
+        for known_tags in self.tags.values_mut() {
+            known_tags.retain(|_, known_tag| !matches!(known_tag.tag, ObservedTag::Failed(..)));
         }
     }
 

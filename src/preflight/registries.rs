@@ -96,6 +96,14 @@ fn judge_credentials(
             } else {
                 format!("{} can be used", names.join(", "))
             };
+            if let Some(ignored) = keychain.ignored().first() {
+                let more = keychain.ignored().len() - 1;
+                let more =
+                    if more > 0 { format!(", and {more} more entries") } else { String::new() };
+                let message = format!("{message}; ignored: {ignored}{more}");
+                let finding = Finding::problem(CREDENTIALS, message);
+                return FamilyKeychain { keychain: Some(Arc::new(keychain)), finding };
+            }
             FamilyKeychain {
                 keychain: Some(Arc::new(keychain)),
                 finding: Finding::ok(CREDENTIALS, message),
@@ -120,7 +128,7 @@ pub async fn check_registries(
             Ok(reference) => reference,
             Err(error) => return Finding::problem(repository_title(repository), error.to_string()),
         };
-        let pull = client.head(&reference, keychain).await.map(|_| ());
+        let pull = client.own_head(&reference, keychain).await.map(|_| ());
         let push = client.verify_push(&reference, keychain).await;
         judge_repository(repository, &pull, &push)
     });
@@ -216,7 +224,7 @@ mod tests {
         preflight::report::Verdict,
         registry::{
             Config, OCI_INDEX,
-            fault_registry::{FaultRegistry, reply},
+            fault_registry::{FaultRegistry, not_found, reply},
         },
     };
 
@@ -285,7 +293,7 @@ mod tests {
             _ if request.target.contains("library") => {
                 reply(200, &[("content-type", OCI_INDEX)], manifest)
             }
-            _ => reply(404, &[], Body::empty()),
+            _ => not_found("MANIFEST_UNKNOWN"),
         })
         .await;
         let found = found(&registry).await;
@@ -304,9 +312,9 @@ mod tests {
     async fn the_right_that_is_missing_is_named() {
         let registry = FaultRegistry::start(|request| match request.method.as_str() {
             "POST" if request.target.contains("/one/") => reply(403, &[], Body::empty()),
-            "POST" => reply(404, &[], Body::empty()),
+            "POST" => not_found("NAME_UNKNOWN"),
             _ if request.target.contains("/two/") => reply(403, &[], Body::empty()),
-            _ => reply(404, &[], Body::empty()),
+            _ => not_found("MANIFEST_UNKNOWN"),
         })
         .await;
         let found = found(&registry).await;
@@ -314,13 +322,13 @@ mod tests {
         assert!(text(0).starts_with("can be pulled from, but not pushed to"), "{found:?}");
         assert!(text(0).contains("denied access") && text(0).contains("credentials"), "{found:?}");
         assert!(text(1).starts_with("can be neither pulled from nor pushed to"), "{found:?}");
-        assert!(text(1).contains("created first"), "{found:?}");
+        assert!(text(1).contains("create the repository"), "{found:?}");
         assert!(found.iter().all(|finding| finding.verdict == Verdict::Problem), "{found:?}");
     }
 
     #[tokio::test]
     async fn the_number_of_repositories_is_limited() {
-        let registry = FaultRegistry::start(|_| reply(404, &[], Body::empty())).await;
+        let registry = FaultRegistry::start(|_| not_found("MANIFEST_UNKNOWN")).await;
         let mut spec = spec(&registry);
         let image = spec.images[0].clone();
         spec.images = (0..MAX_REPOSITORIES + 3)

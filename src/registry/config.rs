@@ -24,15 +24,17 @@ pub struct Config {
     /// to them unencrypted.
     pub plain_http: Vec<String>,
     /// Mirrors per registry, as URLs, which are tried in order before the registry itself. Mirrors
-    /// are used for pulls, never for pushes. A mirror receives only a credential for its own host,
+    /// are used for pulls, never for pushes, and never for tags that are pushed. A path of the URL
+    /// follows `/v2`, as `BuildKit` reads it. A mirror receives only a credential for its own host,
     /// never one for the registry that it mirrors.
     pub mirrors: BTreeMap<String, Vec<Mirror>>,
     /// Timeout for opening a connection. 5 seconds by default.
     pub connect_timeout: Duration,
     /// How long a registry may send nothing in the middle of a response. 15 seconds by default.
     pub read_timeout: Duration,
-    /// Timeout for a whole call, including the wait for a free slot, tokens, retries and mirrors.
-    /// 60 seconds by default.
+    /// Timeout for a whole call, including tokens and retries. 60 seconds by default. A mirror gets
+    /// a quarter of it, and at most 10 seconds. The wait for a free slot does not count, and is
+    /// limited in the same way.
     pub timeout: Duration,
     /// Maximum number of concurrent requests to one host. 8 by default.
     pub concurrent_requests_per_host: usize,
@@ -102,11 +104,26 @@ impl Purpose {
 pub(super) struct Endpoint {
     /// The URL that precedes `/v2/`, without a trailing slash.
     pub base: String,
+    /// What precedes the path of a repository: empty, or ending with a slash.
+    pub prefix: String,
     /// The name for which credentials are looked up: the registry's name, or the mirror's own host.
     pub registry: String,
     /// For a mirror, the registry that it mirrors. It is sent as the query parameter `ns`, as
     /// containerd does.
     pub mirrored: Option<String>,
+}
+
+impl Endpoint {
+    /// Returns the URL of a path of the API.
+    pub(super) fn url(&self, path: &str) -> String {
+        let Self { base, prefix, .. } = self;
+        if path.is_empty() { format!("{base}/v2/") } else { format!("{base}/v2/{prefix}{path}") }
+    }
+
+    /// Returns the path of an image's repository at this endpoint.
+    pub(super) fn repository(&self, path: &str) -> String {
+        format!("{}{path}", self.prefix)
+    }
 }
 
 impl Config {
@@ -135,28 +152,43 @@ impl Config {
         self.plain_http.iter().any(|plain| plain.eq_ignore_ascii_case(host))
     }
 
-    /// Returns the endpoints of this registry in the order in which they are tried.
+    /// Returns the registry itself.
+    pub(super) fn origin(&self, registry: &str) -> Endpoint {
+        let api = if registry == DOCKER_HUB { DOCKER_HUB_API } else { registry };
+        let scheme = if self.is_plain_http(registry) { "http" } else { "https" };
+        Endpoint {
+            base: format!("{scheme}://{api}"),
+            prefix: String::new(),
+            registry: registry.into(),
+            mirrored: None,
+        }
+    }
+
+    /// Returns the endpoints of this registry in the order in which they are tried: its mirrors,
+    /// and itself.
     pub(super) fn endpoints(&self, registry: &str, purpose: Purpose) -> Vec<Endpoint> {
         let mirrors = match purpose {
             Purpose::Pull => self.mirrors.get(registry).map_or(&[][..], Vec::as_slice),
             Purpose::Push => &[],
         };
-        let api = if registry == DOCKER_HUB { DOCKER_HUB_API } else { registry };
-        let scheme = if self.is_plain_http(registry) { "http" } else { "https" };
-        let origin = Endpoint {
-            base: format!("{scheme}://{api}"),
-            registry: registry.into(),
-            mirrored: None,
-        };
         mirrors
             .iter()
             .map(|Mirror(url)| Endpoint {
-                base: url.as_str().trim_end_matches('/').into(),
+                base: format!("{}://{}", url.scheme(), authority(url)),
+                prefix: prefix(url),
                 registry: authority(url),
                 mirrored: Some(registry.into()),
             })
-            .chain([origin])
+            .chain([self.origin(registry)])
             .collect()
+    }
+}
+
+/// Returns what precedes the path of a repository at a mirror.
+fn prefix(mirror: &Url) -> String {
+    match mirror.path().trim_matches('/') {
+        "" => String::new(),
+        path => format!("{path}/"),
     }
 }
 
@@ -170,7 +202,7 @@ impl FromStr for Mirror {
     type Err = ConfigError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let url: Url = text
+        let mut url: Url = text
             .parse()
             .map_err(|_| ConfigError::Mirror("the address of a mirror is not a URL"))?;
         if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none_or(str::is_empty) {
@@ -182,11 +214,18 @@ impl FromStr for Mirror {
             && url.password().is_none()
             && url.query().is_none()
             && url.fragment().is_none();
-        if bare {
-            Ok(Self(url))
-        } else {
-            Err(ConfigError::Mirror("the URL of a mirror has a user, a query or a fragment"))
+        if !bare {
+            return Err(ConfigError::Mirror(
+                "the URL of a mirror has a user, a query or a fragment",
+            ));
         }
+        // Some tools expect the version of the API in the URL.
+        let path = url.path().trim_matches('/');
+        let path = path.strip_prefix("v2").filter(|rest| rest.is_empty() || rest.starts_with('/'));
+        if let Some(path) = path.map(ToOwned::to_owned) {
+            url.set_path(&path);
+        }
+        Ok(Self(url))
     }
 }
 
@@ -220,16 +259,33 @@ mod tests {
         ));
         assert_eq!(config.validate(), Ok(()));
         assert_eq!(config.timeout, Duration::from_secs(90));
-        let bases = |registry, purpose| -> Vec<String> {
-            config.endpoints(registry, purpose).into_iter().map(|endpoint| endpoint.base).collect()
+        let urls = |registry, purpose| -> Vec<String> {
+            let endpoints = config.endpoints(registry, purpose);
+            endpoints.into_iter().map(|endpoint| endpoint.url("a")).collect()
         };
         assert_eq!(
-            bases("docker.io", Purpose::Pull),
-            ["http://10.89.0.1:5000/hub", "https://registry-1.docker.io"]
+            urls("docker.io", Purpose::Pull),
+            ["http://10.89.0.1:5000/v2/hub/a", "https://registry-1.docker.io/v2/a"]
         );
-        assert_eq!(bases("docker.io", Purpose::Push), ["https://registry-1.docker.io"]);
-        assert_eq!(bases("r.example:5000", Purpose::Push), ["http://r.example:5000"]);
-        assert_eq!(bases("r.example", Purpose::Push), ["https://r.example"]);
+        assert_eq!(urls("docker.io", Purpose::Push), ["https://registry-1.docker.io/v2/a"]);
+        assert_eq!(urls("r.example:5000", Purpose::Push), ["http://r.example:5000/v2/a"]);
+        assert_eq!(urls("r.example", Purpose::Push), ["https://r.example/v2/a"]);
+    }
+
+    #[test]
+    fn the_path_of_a_mirror_follows_the_version_of_the_api() {
+        for (mirror, expected) in [
+            ("https://m.example", "https://m.example/v2/a"),
+            ("https://m.example/v2/", "https://m.example/v2/a"),
+            ("https://m.example/hub", "https://m.example/v2/hub/a"),
+            ("https://m.example/v2/hub/", "https://m.example/v2/hub/a"),
+            ("https://m.example/v2hub", "https://m.example/v2/v2hub/a"),
+        ] {
+            let config = config(&format!("{{mirrors: {{docker.io: ['{mirror}']}}}}"));
+            let endpoints = config.endpoints("docker.io", Purpose::Pull);
+            let url = endpoints.first().map(|endpoint| endpoint.url("a"));
+            assert_eq!(url.as_deref(), Some(expected), "{mirror}");
+        }
     }
 
     #[test]

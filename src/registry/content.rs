@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::registry::{Digest, ImageConfig, ImageManifest, Platform, manifest::timestamp};
+use crate::registry::{Digest, ImageConfig, ImageManifest, Platform, image_config::timestamp};
 
 /// Keys of a configuration's `config` that builders fill with leftovers of the build container.
 /// They have no effect on a user of the image. Every other key is part of the content: a cascade
@@ -371,6 +371,7 @@ mod tests {
                 config: descriptor(text.as_bytes()),
                 layers: vec![descriptor(b"1 compressed"), descriptor(b"2 compressed")],
                 annotations: [("made.at".to_owned(), time.to_owned())].into(),
+                artifact_type: None,
             },
             config,
         }

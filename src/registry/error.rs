@@ -6,12 +6,12 @@
 use std::time::Duration;
 
 use http::StatusCode;
-use serde::Deserialize;
 
-use crate::api::condition::{Problem, Reason, reason, shorten};
+use crate::{
+    api::condition::{Problem, Reason, reason},
+    registry::error_body::single_line,
+};
 
-/// Maximum number of characters of a registry's response that a message quotes.
-const MAX_QUOTE: usize = 240;
 /// What a response with a manifest is called.
 pub(super) const MANIFEST: &str = "manifest";
 
@@ -31,6 +31,8 @@ pub enum RegistryError {
         host: String,
         /// What the host responded.
         response: String,
+        /// In which way it denied access.
+        denial: AccessDenial,
     },
     /// The registry does not have the image.
     #[error(
@@ -43,6 +45,36 @@ pub enum RegistryError {
         host: String,
         /// What the host responded.
         response: String,
+        /// Whether it says that it does not know the repository.
+        is_name_unknown: bool,
+    },
+    /// The registry does not have the repository, and a push does not create it.
+    #[error(
+        "{image}: {host} does not have this repository, and does not create it on a push \
+         ({response}); create the repository"
+    )]
+    NoRepository {
+        /// The requested image.
+        image: String,
+        /// The host that does not have it.
+        host: String,
+        /// What the host responded.
+        response: String,
+    },
+    /// The registry, or its token service, limits the rate of requests.
+    #[error(
+        "{image}: {host} limits the rate of requests ({response}); the next one is sent in {} s",
+        pause.as_secs()
+    )]
+    Limited {
+        /// The requested image.
+        image: String,
+        /// The host that limits requests.
+        host: String,
+        /// What the host responded.
+        response: String,
+        /// The time until the next request. At most one hour.
+        pause: Duration,
     },
     /// The response is larger than the limit for its kind.
     #[error(
@@ -99,8 +131,7 @@ pub enum RegistryError {
         /// What the host responded.
         response: String,
     },
-    /// The registry is unreachable, slow or overloaded, or it limits the rate of requests. A later
-    /// request can succeed.
+    /// The registry is unreachable, slow or overloaded. A later request can succeed.
     #[error("{image}: {host} is unavailable ({problem}); the request is retried later")]
     Unavailable {
         /// The requested image.
@@ -109,8 +140,8 @@ pub enum RegistryError {
         host: String,
         /// What happened.
         problem: String,
-        /// Whether the host responded at all.
-        responded: bool,
+        /// In which way it is unavailable.
+        outage: RegistryOutage,
         /// The pause that the host asked for, if it did. At most one hour.
         retry_after: Option<Duration>,
     },
@@ -122,26 +153,54 @@ pub enum RegistryError {
     Setup(String),
 }
 
+/// In which way a host denied access.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AccessDenial {
+    /// It does not say how to authenticate.
+    WithoutChallenge,
+    /// It does not accept the credential, or requires one.
+    NotAuthenticated,
+    /// It does not allow this.
+    NotAllowed,
+    /// A host to which it redirects denied access.
+    Elsewhere,
+}
+
+/// In which way a host is unavailable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RegistryOutage {
+    /// It did not respond.
+    NoResponse,
+    /// It has not responded to several requests, and was not called now.
+    LeftAlone,
+    /// It responded with this status.
+    Status(u16),
+    /// Something else responded in its place.
+    OtherServer,
+}
+
 impl RegistryError {
     /// Returns the reason for conditions and Events.
     #[must_use]
     pub fn reason(&self) -> Reason {
         match self {
             Self::Denied { .. } | Self::Rejected { .. } => reason::REGISTRY_DENIED,
-            Self::NotFound { .. } => reason::IMAGE_NOT_FOUND,
+            Self::NotFound { .. } | Self::NoRepository { .. } => reason::IMAGE_NOT_FOUND,
             Self::PushRejected { .. } => reason::PUSH_REFUSED,
             Self::TooLarge { what, .. } if *what == MANIFEST => reason::MANIFEST_TOO_LARGE,
             Self::TooLarge { .. } | Self::InvalidResponse { .. } => {
                 reason::INVALID_REGISTRY_RESPONSE
             }
-            Self::Unavailable { .. } | Self::Setup(_) => reason::REGISTRY_UNAVAILABLE,
+            Self::Unavailable { .. } | Self::Limited { .. } | Self::Setup(_) => {
+                reason::REGISTRY_UNAVAILABLE
+            }
         }
     }
 
     /// Whether the same call can succeed later without anybody changing anything.
     #[must_use]
     pub const fn is_transient(&self) -> bool {
-        matches!(self, Self::Unavailable { .. })
+        matches!(self, Self::Unavailable { .. } | Self::Limited { .. })
     }
 
     /// Returns the pause that the registry asked for, if it did.
@@ -149,8 +208,67 @@ impl RegistryError {
     pub const fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Unavailable { retry_after, .. } => *retry_after,
+            Self::Limited { pause, .. } => Some(*pause),
             _ => None,
         }
+    }
+
+    /// Whether the host did not respond.
+    pub(super) const fn is_unanswered(&self) -> bool {
+        matches!(
+            self,
+            Self::Unavailable {
+                outage: RegistryOutage::NoResponse | RegistryOutage::LeftAlone,
+                ..
+            }
+        )
+    }
+
+    /// Whether a repetition within the same call makes sense: the connection failed, or the server
+    /// has an error of its own.
+    pub(super) const fn is_brief(&self) -> bool {
+        let Self::Unavailable { outage, .. } = self else { return false };
+        match outage {
+            RegistryOutage::NoResponse => true,
+            RegistryOutage::Status(status) => *status != 501,
+            RegistryOutage::LeftAlone | RegistryOutage::OtherServer => false,
+        }
+    }
+
+    /// Returns the error after a mirror has failed as well, if the host did not respond.
+    pub(super) fn after_mirror(mut self, mirror: &str, failure: &Self) -> Self {
+        if self.is_unanswered()
+            && let Self::Unavailable { problem, .. } = &mut self
+        {
+            let failure = match failure {
+                Self::Denied { response, .. }
+                | Self::NotFound { response, .. }
+                | Self::Limited { response, .. }
+                | Self::Rejected { response, .. } => response.clone(),
+                Self::Unavailable { problem, .. } | Self::InvalidResponse { problem, .. } => {
+                    problem.clone()
+                }
+                other => other.reason().to_string(),
+            };
+            *problem = single_line(&format!("{problem}; its mirror {mirror}: {failure}"));
+        }
+        self
+    }
+
+    /// Returns the error of a response of another host, to which the registry has redirected.
+    pub(super) fn of_other_host(mut self) -> Self {
+        if let Self::Denied { denial, .. } = &mut self {
+            *denial = AccessDenial::Elsewhere;
+        }
+        self
+    }
+
+    /// Returns the error, with whether the registry says that it does not know the repository.
+    pub(super) fn with_unknown_name(mut self, unknown: bool) -> Self {
+        if let Self::NotFound { is_name_unknown, .. } = &mut self {
+            *is_name_unknown = unknown;
+        }
+        self
     }
 
     /// Returns the error of a response to a push.
@@ -159,17 +277,10 @@ impl RegistryError {
             Self::Rejected { image, host, response } => {
                 Self::PushRejected { image, host, response }
             }
+            Self::NotFound { image, host, response, is_name_unknown: true } => {
+                Self::NoRepository { image, host, response }
+            }
             error => error,
-        }
-    }
-
-    /// Ranks the errors of several endpoints. The highest one is reported: a response says more
-    /// than none, and a denial says more than "not found". This is containerd's order.
-    pub(super) const fn specificity(&self) -> u8 {
-        match self {
-            Self::Unavailable { responded: false, .. } | Self::Setup(_) => 0,
-            Self::NotFound { .. } => 1,
-            _ => 2,
         }
     }
 }
@@ -201,36 +312,63 @@ impl ErrorContext<'_> {
         RegistryError::TooLarge { image: self.image.into(), host: self.host.into(), what, limit }
     }
 
-    pub(super) fn denied(self, response: impl Into<String>) -> RegistryError {
+    pub(super) fn denied(self, denial: AccessDenial, response: impl Into<String>) -> RegistryError {
         RegistryError::Denied {
             image: self.image.into(),
             host: self.host.into(),
             response: response.into(),
+            denial,
         }
     }
 
-    /// The host did not respond: the connection failed, broke or timed out.
+    /// The host did not respond: the connection failed or broke.
     pub(super) fn unreachable(self, problem: &str) -> RegistryError {
+        self.unavailable(problem, RegistryOutage::NoResponse, None)
+    }
+
+    /// The host did not respond in time.
+    pub(super) fn too_slow(self, limit: Duration) -> RegistryError {
+        let limit = limit.as_secs();
+        self.unreachable(&format!("the call did not complete within {limit} s"))
+    }
+
+    /// A host was not called, because it did not respond to the last requests.
+    pub(super) fn unresponsive(self, host: &str, pause: Duration) -> RegistryError {
+        let problem = format!("{host} did not respond to the last requests");
+        self.unavailable(&problem, RegistryOutage::LeftAlone, Some(pause))
+    }
+
+    /// A 404 that is not one of a registry.
+    pub(super) fn not_a_registry(self, response: &str) -> RegistryError {
+        let problem = format!(
+            "{response}, but not in the form of a registry: a load balancer or proxy responded in \
+             its place"
+        );
+        self.unavailable(&problem, RegistryOutage::OtherServer, None)
+    }
+
+    fn unavailable(
+        self,
+        problem: &str,
+        outage: RegistryOutage,
+        retry_after: Option<Duration>,
+    ) -> RegistryError {
         RegistryError::Unavailable {
             image: self.image.into(),
             host: self.host.into(),
             problem: single_line(problem),
-            responded: false,
-            retry_after: None,
+            outage,
+            retry_after,
         }
     }
 
-    /// The host was not called, because it asked for a pause that has not passed yet.
-    pub(super) fn rate_limited(self, remaining: Duration) -> RegistryError {
-        RegistryError::Unavailable {
+    /// The host limits the rate of requests.
+    pub(super) fn limited(self, response: &str, pause: Duration) -> RegistryError {
+        RegistryError::Limited {
             image: self.image.into(),
             host: self.host.into(),
-            problem: format!(
-                "it limits the rate of requests and accepts the next one in {} s",
-                remaining.as_secs()
-            ),
-            responded: true,
-            retry_after: Some(remaining),
+            response: response.to_owned(),
+            pause,
         }
     }
 
@@ -243,26 +381,20 @@ impl ErrorContext<'_> {
     ) -> RegistryError {
         let (image, host) = (self.image.into(), self.host.into());
         match status {
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                RegistryError::Denied { image, host, response }
+            StatusCode::UNAUTHORIZED => self.denied(AccessDenial::NotAuthenticated, response),
+            StatusCode::FORBIDDEN => self.denied(AccessDenial::NotAllowed, response),
+            StatusCode::NOT_FOUND => {
+                RegistryError::NotFound { image, host, response, is_name_unknown: false }
             }
-            StatusCode::NOT_FOUND => RegistryError::NotFound { image, host, response },
-            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS => {
-                RegistryError::Unavailable {
-                    image,
-                    host,
-                    problem: response,
-                    responded: true,
-                    retry_after,
-                }
+            StatusCode::TOO_MANY_REQUESTS => {
+                self.limited(&response, retry_after.unwrap_or_default())
             }
-            status if status.is_server_error() => RegistryError::Unavailable {
-                image,
-                host,
-                problem: response,
-                responded: true,
-                retry_after,
-            },
+            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY => {
+                self.unavailable(&response, RegistryOutage::Status(status.as_u16()), retry_after)
+            }
+            status if status.is_server_error() => {
+                self.unavailable(&response, RegistryOutage::Status(status.as_u16()), retry_after)
+            }
             status if status.is_client_error() => RegistryError::Rejected { image, host, response },
             _ => RegistryError::InvalidResponse {
                 image,
@@ -273,68 +405,9 @@ impl ErrorContext<'_> {
     }
 }
 
-/// The body of an error response, as the distribution specification defines it.
-#[derive(Deserialize)]
-struct ErrorBody {
-    errors: Vec<ErrorDetail>,
-}
-
-#[derive(Deserialize)]
-struct ErrorDetail {
-    code: Option<String>,
-    message: Option<String>,
-}
-
-/// Describes an error response: its status, and the first code and message of its body if the body
-/// has the form that the distribution specification defines. `secrets` are redacted, because a
-/// registry may repeat what it was sent.
-pub(super) fn describe_response(status: StatusCode, body: &[u8], secrets: &[&str]) -> String {
-    let first = serde_json::from_slice::<ErrorBody>(body)
-        .ok()
-        .and_then(|body| body.errors.into_iter().next());
-    let detail = first.map(|entry| {
-        [entry.code, entry.message]
-            .into_iter()
-            .flatten()
-            .filter(|part| !part.is_empty())
-            .collect::<Vec<_>>()
-            .join(": ")
-    });
-    let text = match detail {
-        Some(detail) if !detail.is_empty() => format!("{status}, {detail}"),
-        _ => status.to_string(),
-    };
-    let text = secrets
-        .iter()
-        .filter(|secret| !secret.is_empty())
-        .fold(text, |text, secret| text.replace(secret, "[redacted]"));
-    single_line(&text)
-}
-
-/// Replaces control characters with blanks and shortens the text to [`MAX_QUOTE`] characters.
-fn single_line(text: &str) -> String {
-    let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    shorten(line.trim(), MAX_QUOTE)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_response_is_quoted_without_secrets() {
-        let body = br#"{"errors":[{"code":"DENIED","message":"no\nentry for hunter2"}]}"#;
-        assert_eq!(
-            describe_response(StatusCode::FORBIDDEN, body, &["hunter2", ""]),
-            "403 Forbidden, DENIED: no entry for [redacted]"
-        );
-        assert_eq!(describe_response(StatusCode::BAD_GATEWAY, b"<html>", &[]), "502 Bad Gateway");
-        let long = format!(r#"{{"errors":[{{"message":"{}"}}]}}"#, "x".repeat(5000));
-        assert_eq!(
-            describe_response(StatusCode::FORBIDDEN, long.as_bytes(), &[]).chars().count(),
-            MAX_QUOTE
-        );
-    }
 
     #[test]
     fn the_status_determines_reason_and_transience() {

@@ -118,3 +118,8 @@ pub fn reply(status: u16, headers: &[(&str, &str)], body: impl Into<Body>) -> Fa
     }
     FaultReply { response, pause: Duration::ZERO }
 }
+
+/// Returns the response to a request for something that does not exist, in the form of a registry.
+pub fn not_found(code: &str) -> FaultReply {
+    reply(404, &[], format!(r#"{{"errors":[{{"code":"{code}"}}]}}"#))
+}

@@ -1,5 +1,6 @@
 //! One bounded HTTP exchange: the concurrency per host, the size of the response and the number of
-//! redirects are limited, and a redirect to another host carries no credential.
+//! redirects are limited, hosts that do not respond are left alone, and a redirect to another host
+//! carries no credential.
 
 use std::{
     collections::HashMap,
@@ -10,16 +11,23 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
-use jiff::{Timestamp, fmt::rfc2822};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use jiff::Timestamp;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, timeout, timeout_at},
+};
 use url::Url;
 
 use crate::{
     clock::Clock,
     registry::{
-        RegistryError,
+        Digest, RegistryError,
+        circuits::Circuits,
         config::{Config, authority},
-        error::{ErrorContext, describe_response},
+        deadline::Deadline,
+        error::ErrorContext,
+        error_body::{describe_response, has_error_form, is_name_unknown},
+        rate_limits::{StatedLimit, stated_limit, stated_pause},
         transport::{OutgoingRequest, ResponseBody, Transport},
     },
 };
@@ -28,10 +36,12 @@ use crate::{
 const MAX_REDIRECTS: usize = 5;
 /// Maximum number of bytes that are read of an error response.
 const MAX_ERROR_BODY_BYTES: usize = 16 * 1024;
-/// Upper bound on the pause that a registry can ask for.
-const MAX_RETRY_AFTER: Duration = Duration::from_hours(1);
 /// Number of hosts whose limits are kept before the unused ones are dropped.
 const MAX_TRACKED_HOSTS: usize = 256;
+/// The header that names the digest of a manifest.
+pub(super) const DIGEST_HEADER: &str = "docker-content-digest";
+/// The header by which a registry identifies itself.
+const API_HEADER: &str = "docker-distribution-api-version";
 
 /// Sends requests within the limits of a [`Config`].
 pub(super) struct Http {
@@ -39,10 +49,24 @@ pub(super) struct Http {
     clock: Clock,
     requests_per_host: usize,
     hosts: Mutex<HashMap<String, Arc<Semaphore>>>,
+    circuits: Circuits,
 }
 
+/// Who receives the credential of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Receivers {
+    /// The origin of the URL that is requested.
+    Origin,
+    /// The host of the URL, which a registry has named as its token service, on any port; and the
+    /// registry itself, given by the URL that precedes `/v2/`.
+    TokenService { registry: Url },
+}
+
+/// Returns the authorization for an origin that a redirect names.
+pub(super) type ElsewhereAuthorization<'a> = &'a (dyn Fn(&Url) -> Option<HeaderValue> + Sync);
+
 /// A request to one host.
-pub(super) struct HttpRequest {
+pub(super) struct HttpRequest<'a> {
     pub method: Method,
     pub url: Url,
     pub headers: HeaderMap,
@@ -52,6 +76,10 @@ pub(super) struct HttpRequest {
     pub what: &'static str,
     /// Maximum number of bytes that are read of the response.
     pub limit: usize,
+    /// Who receives `authorization`.
+    pub receivers: Receivers,
+    /// What other origins receive.
+    pub elsewhere: Option<ElsewhereAuthorization<'a>>,
 }
 
 /// A response that has been read completely, or up to its limit if it is an error. It has a body
@@ -63,6 +91,24 @@ pub(super) struct HttpResponse {
     pub body: Bytes,
     /// When the head of the response arrived.
     pub received_at: Timestamp,
+    /// The URL that was requested last, which differs from the first one after redirects.
+    pub url: Url,
+    /// Whether the URL does not receive the credential of the request.
+    pub is_elsewhere: bool,
+}
+
+impl HttpRequest<'_> {
+    /// Whether this URL receives the credential.
+    fn is_received_by(&self, url: &Url) -> bool {
+        same_origin(url, &self.url)
+            || match &self.receivers {
+                Receivers::Origin => false,
+                Receivers::TokenService { registry } => {
+                    same_origin(url, registry)
+                        || url.host() == self.url.host() && url.scheme() == self.url.scheme()
+                }
+            }
+    }
 }
 
 impl Http {
@@ -72,45 +118,102 @@ impl Http {
             clock,
             requests_per_host: config.concurrent_requests_per_host,
             hosts: Mutex::default(),
+            circuits: Circuits::default(),
         }
     }
 
     /// Sends one request and reads the response, whatever its status.
     ///
-    /// `GET` and `HEAD` follow redirects. The credential is sent only to the origin that it is
-    /// meant for, not to another host that a redirect names. A redirect from HTTPS to HTTP is an
-    /// error.
+    /// `GET` and `HEAD` follow redirects. The credential is sent only to those that it is meant
+    /// for, not to another host that a redirect names. A redirect from HTTPS to HTTP is an error.
     pub(super) async fn send(
         &self,
         context: ErrorContext<'_>,
-        request: HttpRequest,
+        deadline: &Deadline,
+        request: HttpRequest<'_>,
     ) -> Result<HttpResponse, RegistryError> {
-        let _slot = self.acquire_slot(&authority(&request.url)).await;
+        let host = authority(&request.url);
+        self.circuits.admit(&host).map_err(|pause| context.unresponsive(&host, pause))?;
+        let _slot = self.acquire_slot(context, &host, deadline).await?;
         let mut url = request.url.clone();
-        for _ in 0..=MAX_REDIRECTS {
-            let mut headers = request.headers.clone();
-            if let Some(authorization) =
-                request.authorization.clone().filter(|_| same_origin(&url, &request.url))
-            {
-                headers.insert(header::AUTHORIZATION, authorization);
-            }
-            let (method, body) = (request.method.clone(), request.body.clone());
-            let outgoing = OutgoingRequest { method, url: url.clone(), headers, body };
-            let response = self
-                .transport
-                .send(outgoing)
-                .await
-                .map_err(|problem| context.unreachable(&problem))?;
+        for redirects in 0..=MAX_REDIRECTS {
+            let response = self.send_once(context, deadline, &request, &url, redirects > 0).await?;
             let follows = matches!(request.method, Method::GET | Method::HEAD);
             match redirect_location(&response) {
+                Some(_) if is_named_by_redirect(&request, &url, &response) => {
+                    return Ok(self.of_redirect(response, url));
+                }
                 Some(location) if follows => {
                     url = redirect_target(&url, &location)
                         .map_err(|problem| context.invalid_response(problem))?;
                 }
-                _ => return self.read(context, response, &request).await,
+                _ => {
+                    let read = self.read(context, response, &request, url);
+                    return match timeout_at(deadline.ends_at(), read).await {
+                        Ok(read) => read,
+                        Err(_) => {
+                            self.circuits.note_failure(&host);
+                            Err(context.too_slow(deadline.limit))
+                        }
+                    };
+                }
             }
         }
         Err(context.invalid_response(format!("redirected more than {MAX_REDIRECTS} times")))
+    }
+
+    /// Sends one request without following redirects.
+    async fn send_once(
+        &self,
+        context: ErrorContext<'_>,
+        deadline: &Deadline,
+        request: &HttpRequest<'_>,
+        url: &Url,
+        is_redirected: bool,
+    ) -> Result<Response<ResponseBody>, RegistryError> {
+        let host = authority(url);
+        if is_redirected {
+            self.circuits.admit(&host).map_err(|pause| context.unresponsive(&host, pause))?;
+        }
+        let mut headers = request.headers.clone();
+        let authorization = if request.is_received_by(url) {
+            request.authorization.clone()
+        } else {
+            request.elsewhere.and_then(|elsewhere| elsewhere(url))
+        };
+        if let Some(authorization) = authorization {
+            headers.insert(header::AUTHORIZATION, authorization);
+        }
+        let (method, body) = (request.method.clone(), request.body.clone());
+        let is_read = method.is_safe();
+        let outgoing = OutgoingRequest { method, url: url.clone(), headers, body };
+        let sent = timeout_at(deadline.ends_at(), self.transport.send(outgoing)).await;
+        match sent {
+            Ok(Ok(response)) => {
+                self.circuits.note_response(&host);
+                Ok(response)
+            }
+            Ok(Err(problem)) => {
+                // A write may also fail because this process may not write.
+                if is_read {
+                    self.circuits.note_failure(&host);
+                }
+                Err(context.unreachable(&problem))
+            }
+            Err(_) => {
+                self.circuits.note_failure(&host);
+                Err(context.too_slow(deadline.limit))
+            }
+        }
+    }
+
+    /// Returns the response to a `HEAD` whose redirect already says everything.
+    fn of_redirect(&self, response: Response<ResponseBody>, url: Url) -> HttpResponse {
+        let mut headers = response.into_parts().0.headers;
+        headers.remove(header::CONTENT_TYPE);
+        headers.remove(header::CONTENT_LENGTH);
+        let (status, body, received_at) = (StatusCode::OK, Bytes::new(), self.clock.now());
+        HttpResponse { status, headers, body, received_at, url, is_elsewhere: false }
     }
 
     /// Reads the body. A body of a successful response is read completely or is an error; of an
@@ -119,7 +222,8 @@ impl Http {
         &self,
         context: ErrorContext<'_>,
         unread: Response<ResponseBody>,
-        request: &HttpRequest,
+        request: &HttpRequest<'_>,
+        url: Url,
     ) -> Result<HttpResponse, RegistryError> {
         let (parts, mut chunks) = unread.into_parts();
         let status = parts.status;
@@ -130,6 +234,8 @@ impl Http {
             headers: parts.headers,
             body: Bytes::new(),
             received_at: self.clock.now(),
+            is_elsewhere: !request.is_received_by(&url),
+            url,
         };
         if status.is_success()
             && request.method != Method::HEAD
@@ -154,20 +260,37 @@ impl Http {
         Ok(response)
     }
 
-    /// Waits until fewer than the allowed number of requests to a host are running.
-    async fn acquire_slot(&self, host: &str) -> Option<OwnedSemaphorePermit> {
-        let limit = {
-            let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
-            if hosts.len() >= MAX_TRACKED_HOSTS {
-                hosts.retain(|_, limit| Arc::strong_count(limit) > 1);
-            }
-            hosts
-                .entry(host.into())
-                .or_insert_with(|| Arc::new(Semaphore::new(self.requests_per_host)))
-                .clone()
-        };
+    /// Waits until fewer than the allowed number of requests to a host are running. That time does
+    /// not count for the call, but is limited as well.
+    async fn acquire_slot(
+        &self,
+        context: ErrorContext<'_>,
+        host: &str,
+        deadline: &Deadline,
+    ) -> Result<Option<OwnedSemaphorePermit>, RegistryError> {
+        let began = Instant::now();
+        let slots = self.slots(host);
+        let slot = timeout(deadline.limit, slots.acquire_owned())
+            .await
+            .map_err(|_| context.too_slow(deadline.limit))?;
+        deadline.extend(began.elapsed());
+        // The host may have stopped responding meanwhile.
+        if !began.elapsed().is_zero() {
+            self.circuits.admit(host).map_err(|pause| context.unresponsive(host, pause))?;
+        }
         // Acquiring fails only for a closed semaphore, and these are never closed.
-        limit.acquire_owned().await.ok()
+        Ok(slot.ok())
+    }
+
+    fn slots(&self, host: &str) -> Arc<Semaphore> {
+        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        if hosts.len() >= MAX_TRACKED_HOSTS {
+            hosts.retain(|_, limit| Arc::strong_count(limit) > 1);
+        }
+        hosts
+            .entry(host.into())
+            .or_insert_with(|| Arc::new(Semaphore::new(self.requests_per_host)))
+            .clone()
     }
 }
 
@@ -182,24 +305,64 @@ impl HttpResponse {
         self.header(header::CONTENT_LENGTH)?.parse().ok()
     }
 
-    /// Turns a status other than success into an error. `secrets` are redacted from its message.
+    /// Returns the limit that the response states, if it does.
+    pub(super) fn stated_limit(&self, quoted: &str) -> Option<StatedLimit> {
+        stated_limit(self.status, &self.headers, quoted, self.received_at)
+    }
+
+    /// Returns the pause that the response names, if it does.
+    pub(super) fn stated_pause(&self) -> Option<Duration> {
+        stated_pause(&self.headers, self.received_at)
+    }
+
+    /// Whether the response has the form of one of a registry. Proxies and load balancers respond
+    /// in its place.
+    pub(super) fn is_of_registry(&self) -> bool {
+        self.headers.contains_key(API_HEADER) || has_error_form(&self.body)
+    }
+
+    /// Turns a status other than success into an error, given what a message quotes of the
+    /// response.
     pub(super) fn error_for_status(
         self,
         context: ErrorContext<'_>,
-        secrets: &[&str],
+        quoted: String,
     ) -> Result<Self, RegistryError> {
         if self.status.is_success() {
             return Ok(self);
         }
-        let retry_after = self
-            .header(header::RETRY_AFTER)
-            .and_then(|value| parse_retry_after(value, self.received_at));
-        Err(context.error_status(
-            self.status,
-            describe_response(self.status, &self.body, secrets),
-            retry_after,
-        ))
+        if self.status.is_redirection() {
+            let to = self.header(header::LOCATION).and_then(|to| self.url.join(to).ok());
+            let to = to.map_or_else(|| "another address".to_owned(), |to| authority(&to));
+            return Err(context.invalid_response(format!(
+                "has moved: it redirects to {to} ({quoted}), which is not followed here; name the \
+                 image by its new address"
+            )));
+        }
+        if self.status == StatusCode::NOT_FOUND && !self.is_of_registry() {
+            return Err(context.not_a_registry(&quoted));
+        }
+        let names_nothing = is_name_unknown(&self.body);
+        let pause = self.stated_pause();
+        Err(context.error_status(self.status, quoted, pause).with_unknown_name(names_nothing))
     }
+
+    /// Returns what a message quotes of the response. `secrets` are redacted.
+    pub(super) fn quoted(&self, secrets: &[&str]) -> String {
+        describe_response(self.status, &self.body, secrets)
+    }
+}
+
+/// Whether a redirect of the requested origin itself names the digest that a `HEAD` asks for.
+fn is_named_by_redirect(
+    request: &HttpRequest<'_>,
+    url: &Url,
+    response: &Response<ResponseBody>,
+) -> bool {
+    let digest = response.headers().get(DIGEST_HEADER).and_then(|value| value.to_str().ok());
+    request.method == Method::HEAD
+        && same_origin(url, &request.url)
+        && digest.is_some_and(|digest| digest.parse::<Digest>().is_ok())
 }
 
 /// Returns the location of a redirect, which is empty if the response has none; `None` if the
@@ -223,22 +386,10 @@ fn redirect_target(from: &Url, location: &str) -> Result<Url, &'static str> {
     }
 }
 
-fn same_origin(a: &Url, b: &Url) -> bool {
+pub(super) fn same_origin(a: &Url, b: &Url) -> bool {
     a.scheme() == b.scheme()
         && a.host() == b.host()
         && a.port_or_known_default() == b.port_or_known_default()
-}
-
-/// Parses a `Retry-After` header, which is a number of seconds or a date. The result is at most
-/// [`MAX_RETRY_AFTER`].
-fn parse_retry_after(value: &str, now: Timestamp) -> Option<Duration> {
-    let pause = if let Ok(seconds) = value.trim().parse() {
-        Duration::from_secs(seconds)
-    } else {
-        let until = rfc2822::parse(value.trim()).ok()?.timestamp();
-        Duration::try_from(until.duration_since(now)).unwrap_or_default()
-    };
-    Some(pause.min(MAX_RETRY_AFTER))
 }
 
 #[cfg(test)]
@@ -269,20 +420,6 @@ mod tests {
                 follow("https://r.example/a", location).expect_err(location).contains(problem),
                 "{location}"
             );
-        }
-    }
-
-    #[test]
-    fn retry_after_is_seconds_or_a_date_and_bounded() {
-        let now = "2026-01-02T03:04:05Z".parse().expect("time");
-        for (value, expected) in [
-            ("7", Some(7)),
-            ("Fri, 02 Jan 2026 03:05:05 GMT", Some(60)),
-            ("Fri, 02 Jan 2026 03:00:05 GMT", Some(0)),
-            ("999999999", Some(3600)),
-            ("soon", None),
-        ] {
-            assert_eq!(parse_retry_after(value, now), expected.map(Duration::from_secs), "{value}");
         }
     }
 }

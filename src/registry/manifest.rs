@@ -1,4 +1,4 @@
-//! Parsing of manifests and image configurations, as far as a cascade reads them. No IO.
+//! Parsing of manifests, as far as a cascade reads them. No IO.
 
 use std::{
     cmp::Reverse,
@@ -6,15 +6,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, de::IgnoredAny};
 use serde_json::Value;
 
-use crate::registry::{
-    Digest, Platform,
-    content::ContentFields,
-    platform::{RawPlatform, null_is_absent},
-};
+use crate::registry::{Digest, ManifestHead, Platform, platform::null_is_absent};
 
 /// Media type of an OCI index.
 pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -28,6 +23,16 @@ pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.
 /// no image.
 const CONFIG_TYPES: [&str; 2] =
     ["application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"];
+
+/// Media type of the configuration of an artifact that has none.
+const EMPTY_CONFIG: &str = "application/vnd.oci.empty.v1+json";
+/// How the media types of the configurations of other artifacts begin.
+const OTHER_CONFIGS: [&str; 4] = [
+    "application/vnd.cncf.",
+    "application/vnd.dev.",
+    "application/vnd.wasm.",
+    "application/vnd.cyclonedx",
+];
 
 /// Describes content by its media type, size and digest.
 #[derive(Deserialize, Clone, Debug, PartialEq, Eq)]
@@ -69,10 +74,14 @@ pub struct ImageManifest {
     /// The descriptor of the image's configuration.
     pub config: Descriptor,
     /// The layers, the lowest first.
+    #[serde(default, deserialize_with = "null_is_absent")]
     pub layers: Vec<Descriptor>,
     /// The annotations.
     #[serde(default, deserialize_with = "null_is_absent")]
     pub annotations: BTreeMap<String, String>,
+    /// The type of the artifact, if it names one.
+    #[serde(default, rename = "artifactType")]
+    pub artifact_type: Option<String>,
 }
 
 /// A list of images by platform.
@@ -109,28 +118,6 @@ pub struct PlatformEntry {
     pub digest: Digest,
 }
 
-/// The part of an image's configuration that a cascade reads.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ImageConfig {
-    /// When the image was created, if the configuration says so.
-    pub created: Option<Timestamp>,
-    /// When the newest of its layers was created, if the history says so.
-    pub newest_layer: Option<Timestamp>,
-    /// The instructions that run in a build on this image: `ONBUILD`.
-    pub triggers: Vec<String>,
-    /// Its labels.
-    pub labels: BTreeMap<String, String>,
-    /// The platform that the image runs on.
-    pub platform: Platform,
-    /// Whether the configuration names the variant of the platform.
-    pub variant_is_named: bool,
-    /// The digests of the uncompressed layers, the lowest first.
-    pub diff_ids: Vec<Digest>,
-    /// Hash of what a user can notice of the image; see
-    /// [`ContentIdentity::content`](crate::registry::ContentIdentity::content).
-    pub content: Digest,
-}
-
 impl Manifest {
     /// Parses a manifest that a registry sent with this `Content-Type`. The error is a predicate
     /// whose subject is the registry.
@@ -151,9 +138,9 @@ impl Manifest {
                 shape.schema_version
             ));
         }
-        let served = content_type.map(without_parameters).filter(|served| is_manifest_type(served));
+        let served = content_type.map(normalized).filter(|served| is_manifest_type(served));
         let own = shape.media_type.as_deref();
-        let media_type = match (own, served) {
+        let media_type = match (own, served.as_deref()) {
             (Some(own), Some(served)) if own != served => {
                 return Err(format!("sent a manifest as {served} whose mediaType is {own}"));
             }
@@ -193,6 +180,18 @@ impl Manifest {
         }
     }
 
+    /// Returns what a `HEAD` would say of it.
+    #[must_use]
+    pub fn head(&self) -> ManifestHead {
+        ManifestHead { digest: self.digest.clone(), media_type: Some(self.media_type.clone()) }
+    }
+
+    /// Returns the type of the artifact if it is no image.
+    #[must_use]
+    pub fn artifact_type(&self) -> Option<&str> {
+        self.image().and_then(ImageManifest::foreign_type)
+    }
+
     /// Returns the image manifest, or `None` for an index.
     #[must_use]
     pub const fn image(&self) -> Option<&ImageManifest> {
@@ -200,6 +199,19 @@ impl Manifest {
             ManifestKind::Image(image) => Some(image),
             ManifestKind::Index(_) => None,
         }
+    }
+}
+
+impl ImageManifest {
+    /// Returns the type of the artifact if it is no image. Builders wrote other types of
+    /// configurations than today's, so that only known artifacts count.
+    fn foreign_type(&self) -> Option<&str> {
+        let is_foreign = |artifact: &&str| !artifact.is_empty() && !CONFIG_TYPES.contains(artifact);
+        let config = Some(self.config.media_type.as_str());
+        let artifact = self.artifact_type.as_deref().filter(is_foreign);
+        artifact.or(config.filter(|config| {
+            *config == EMPTY_CONFIG || OTHER_CONFIGS.iter().any(|known| config.starts_with(known))
+        }))
     }
 }
 
@@ -218,6 +230,13 @@ impl Index {
     pub fn image_for(&self, platform: &Platform) -> Option<&IndexEntry> {
         let images = self.images().filter(|entry| entry.is_image());
         best_image(images.filter_map(|entry| Some((entry.platform.as_ref()?, entry))), platform)
+    }
+
+    /// Returns the index that lists the images of a platform, if this index lists one.
+    #[must_use]
+    pub fn nested_for(&self, platform: &Platform) -> Option<&IndexEntry> {
+        let nested = self.images().filter(|entry| entry.is_index());
+        best_image(nested.filter_map(|entry| Some((entry.platform.as_ref()?, entry))), platform)
     }
 
     /// Returns the images that name their platform, the first of each platform.
@@ -247,6 +266,11 @@ impl Index {
 }
 
 impl IndexEntry {
+    /// Whether the entry is another index.
+    fn is_index(&self) -> bool {
+        matches!(self.descriptor.media_type.as_str(), OCI_INDEX | DOCKER_LIST)
+    }
+
     /// Whether the entry is an image, and not another index or another artifact.
     fn is_image(&self) -> bool {
         let artifact = self.artifact_type.as_deref().filter(|artifact| !artifact.is_empty());
@@ -282,32 +306,6 @@ fn readable_entries<'de, D: Deserializer<'de>>(
     Ok(entries.into_iter().filter_map(|entry| serde_json::from_value(entry).ok()).collect())
 }
 
-impl ImageConfig {
-    /// Parses a configuration blob. The error is a predicate whose subject is the registry.
-    pub(super) fn parse(bytes: &[u8]) -> Result<Self, String> {
-        let config: ConfigShape = serde_json::from_slice(bytes).map_err(|error| {
-            format!(
-                "sent a malformed image configuration (line {}, column {})",
-                error.line(),
-                error.column()
-            )
-        })?;
-        let variant = config.platform.variant.as_deref();
-        let variant_is_named = variant.is_some_and(|variant| !variant.is_empty());
-        let platform = Platform::from(config.platform);
-        Ok(Self {
-            created: config.created.as_ref().and_then(timestamp),
-            newest_layer: config.content_fields.newest_layer(),
-            triggers: config.content_fields.triggers(),
-            labels: config.content_fields.labels(),
-            content: config.content_fields.content_hash(&platform, &config.rootfs.diff_ids),
-            platform,
-            variant_is_named,
-            diff_ids: config.rootfs.diff_ids,
-        })
-    }
-}
-
 /// The fields of a body that determine what it is.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -319,30 +317,9 @@ struct ManifestShape {
     manifests: Option<IgnoredAny>,
 }
 
-#[derive(Deserialize)]
-struct ConfigShape {
-    created: Option<Value>,
-    #[serde(flatten)]
-    platform: RawPlatform,
-    #[serde(flatten)]
-    content_fields: ContentFields,
-    rootfs: RootFs,
-}
-
-#[derive(Deserialize)]
-struct RootFs {
-    diff_ids: Vec<Digest>,
-}
-
-/// Returns a time that a configuration contains. What is not a time is no reason to reject an
-/// image.
-pub(super) fn timestamp(value: &Value) -> Option<Timestamp> {
-    value.as_str()?.parse().ok()
-}
-
-/// Returns a media type without its parameters.
-pub(super) fn without_parameters(content_type: &str) -> &str {
-    content_type.split(';').next().unwrap_or_default().trim()
+/// Returns a media type in lower case and without its parameters.
+pub(super) fn normalized(content_type: &str) -> String {
+    content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
 /// Whether this is the media type of a manifest that the client can parse.
@@ -458,59 +435,5 @@ mod tests {
             let error = parse(content_type, &body).expect_err(&body);
             assert!(error.contains(problem), "{error}");
         }
-    }
-
-    #[test]
-    fn the_newest_layer_is_found_in_the_history() {
-        let body = serde_json::json!({
-            "created": "2026-05-01T00:00:00Z",
-            "rootfs": { "type": "layers", "diff_ids": [] },
-            "history": [
-                { "created": "2026-01-01T00:00:00Z" },
-                { "created": "2026-03-01T01:00:00+01:00" },
-                { "created": "never" },
-                { "created": 5 },
-                {},
-                { "created": "2026-04-01T00:00:00Z", "empty_layer": true },
-            ],
-        });
-        let config = ImageConfig::parse(body.to_string().as_bytes()).expect("config");
-        assert_eq!(config.newest_layer, Some("2026-03-01T00:00:00Z".parse().expect("time")));
-    }
-
-    #[test]
-    fn a_configuration_is_parsed() {
-        let body = serde_json::json!({
-            "created": "2026-01-02T03:04:05Z",
-            "os": "linux", "architecture": "arm", "variant": "v7",
-            "config": { "OnBuild": ["COPY --from=build /a /a", 5] },
-            "rootfs": { "type": "layers", "diff_ids": [DIGEST] }, "history": [],
-        })
-        .to_string();
-        let config = ImageConfig::parse(body.as_bytes()).expect("config");
-        assert_eq!(config.created, Some("2026-01-02T03:04:05Z".parse().expect("time")));
-        assert_eq!(config.platform.to_string(), "linux/arm/v7");
-        assert_eq!(config.diff_ids.len(), 1);
-        assert_eq!(config.triggers, ["COPY --from=build /a /a"]);
-        for hostile in [
-            "\"never\"",
-            "\"\"",
-            "\"292277026596-12-04T15:30:08Z\"",
-            "\"-9999999-01-01T00:00:00Z\"",
-            "1767323045",
-            "1e999",
-            "{\"a\":[]}",
-            "null",
-        ] {
-            let body = body.replace("\"2026-01-02T03:04:05Z\"", hostile);
-            let config = ImageConfig::parse(body.as_bytes());
-            if hostile == "1e999" {
-                assert!(config.is_err(), "no JSON number");
-                continue;
-            }
-            let config = config.expect(hostile);
-            assert_eq!((config.created, config.newest_layer), (None, None), "{hostile}");
-        }
-        assert!(ImageConfig::parse(b"{}").is_err());
     }
 }

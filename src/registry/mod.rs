@@ -5,18 +5,31 @@
 //! not decide when a registry is polled (`crate::upstream`) or what a response means for a family
 //! (`crate::engine`), and it never copies layers.
 
+mod authentication;
+mod authorizations;
 mod ca_bundle;
+mod call;
+mod challenge;
+mod circuits;
 mod client;
 mod config;
 mod content;
-mod cooldown;
+mod content_cache;
 mod credentials;
+mod deadline;
 mod digest;
 mod error;
+mod error_body;
+mod heads;
 mod http;
+mod image_config;
 mod manifest;
+mod operation;
+mod own_tags;
 mod platform;
+mod rate_limits;
 mod reference;
+mod tag_memory;
 mod token;
 mod transport;
 
@@ -27,15 +40,16 @@ pub(crate) mod fault_registry;
 
 pub use crate::registry::{
     ca_bundle::{CaBundle, CaBundleError},
-    client::{Client, MAX_MANIFEST_BYTES},
+    client::{Client, MAX_MANIFEST_BYTES, ManifestHead},
     config::{Config, ConfigError, Mirror},
     content::{ContentIdentity, PlatformImage},
     credentials::{CredentialIdentity, Keychain, SecretError},
     digest::{Digest, ParseDigestError},
-    error::RegistryError,
+    error::{AccessDenial, RegistryError, RegistryOutage},
+    image_config::ImageConfig,
     manifest::{
-        DOCKER_LIST, DOCKER_MANIFEST, Descriptor, ImageConfig, ImageManifest, Index, IndexEntry,
-        Manifest, ManifestKind, OCI_INDEX, OCI_MANIFEST, PlatformEntry, image_of,
+        DOCKER_LIST, DOCKER_MANIFEST, Descriptor, ImageManifest, Index, IndexEntry, Manifest,
+        ManifestKind, OCI_INDEX, OCI_MANIFEST, PlatformEntry, image_of,
     },
     platform::Platform,
     reference::{ParseReferenceError, Reference},

@@ -125,6 +125,9 @@ impl FromStr for Reference {
         if text.len() > MAX_LENGTH {
             return Err(error("it has more than 1024 characters"));
         }
+        if text.starts_with('[') {
+            return Err(error("IPv6 addresses are not supported; use the host's name"));
+        }
         let parsed = OciReference::try_from(text).map_err(|source| error(&source.to_string()))?;
         if parsed.digest().is_some_and(|digest| digest.parse::<Digest>().is_err()) {
             return Err(error("only sha256 digests are supported"));
@@ -222,6 +225,14 @@ mod tests {
             by_digest.with_tag("3.21").expect("tag").to_string(),
             "docker.io/library/alpine:3.21"
         );
+    }
+
+    #[test]
+    fn ipv6_addresses_are_rejected_by_name() {
+        for text in ["[::1]:5000/app:1", "[2001:db8::1]/app:1"] {
+            let error = text.parse::<Reference>().expect_err(text).to_string();
+            assert!(error.contains("IPv6 addresses are not supported"), "{error}");
+        }
     }
 
     #[test]

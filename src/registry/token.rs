@@ -1,199 +1,179 @@
 //! Authorization after a `401`: Basic, or a token from the service that the registry names.
 //!
 //! The protocol is <https://distribution.github.io/distribution/spec/auth/token/>. A credential is
-//! sent only to the registry that it belongs to and to the token service that this registry names.
-//! It is sent over HTTPS; plain HTTP is used only for hosts for which the operator's configuration
-//! allows it. Tokens are cached by registry, repository, access and credential, and are never
-//! shared between different credentials.
+//! sent only to the registry that it belongs to and to the token service that this registry names
+//! in its own response, not in that of a host to which it redirects. It is sent over HTTPS; plain
+//! HTTP is used only for hosts for which the operator's configuration allows it. Tokens are cached
+//! by registry, repository, access and credential, and are never shared between different
+//! credentials.
 
-use std::{
-    collections::HashMap,
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, header};
-use http_auth::parser::ChallengeParser;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
-use tokio::time::Instant;
+use serde_json::Value;
 use url::{Url, form_urlencoded};
 
 use crate::registry::{
     RegistryError,
-    config::{Config, Endpoint, Purpose, authority},
+    authorizations::{AuthorizationKey, MAX_AUTHORIZATION_LIFETIME},
+    challenge::{BearerChallenge, Challenge},
+    config::{Config, authority},
     credentials::{Credential, CredentialIdentity},
-    error::ErrorContext,
-    http::{Http, HttpRequest},
+    deadline::Deadline,
+    error::{AccessDenial, ErrorContext},
+    http::{Http, HttpRequest, Receivers},
+    rate_limits::{LimitClass, RateLimits, RemainingPause},
 };
 
 /// Maximum size of a token service's response in bytes.
 const MAX_TOKEN_RESPONSE_BYTES: usize = 64 * 1024;
-/// Maximum size of a challenge in bytes; larger ones are ignored.
-const MAX_CHALLENGE_BYTES: usize = 4096;
-/// Maximum number of cached authorizations.
-const MAX_CACHED_AUTHORIZATIONS: usize = 4096;
 /// Lifetime of a token without `expires_in`, as the specification defines it.
 const DEFAULT_TOKEN_LIFETIME: Duration = Duration::from_mins(1);
-/// Upper bound on how long an authorization is cached.
-const MAX_AUTHORIZATION_LIFETIME: Duration = Duration::from_hours(1);
 
-/// The authentication that a registry requires.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Challenge {
-    Basic,
-    Bearer { realm: String, service: Option<String>, scope: Option<String> },
+/// Who asks for an authorization, and for what.
+pub(super) struct Applicant<'a> {
+    pub http: &'a Http,
+    pub config: &'a Config,
+    pub limits: &'a RateLimits,
+    pub context: ErrorContext<'a>,
+    pub deadline: &'a Deadline,
+    /// What the authorization is for.
+    pub key: &'a AuthorizationKey,
+    /// The credential of the host that has sent the challenge.
+    pub credential: Option<&'a Credential>,
 }
 
-/// What an authorization is valid for.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub(super) struct AuthorizationKey {
-    pub base: String,
-    pub path: String,
-    pub purpose: Purpose,
-    pub identity: CredentialIdentity,
+/// An `Authorization` header and how long it can be used.
+pub(super) struct Authorization {
+    pub value: HeaderValue,
+    pub lifetime: Duration,
 }
 
-/// Cache of authorizations that have been granted and have not expired.
-#[derive(Default)]
-pub(super) struct AuthorizationCache(Mutex<HashMap<AuthorizationKey, (HeaderValue, Instant)>>);
-
-impl AuthorizationCache {
-    pub(super) fn get(&self, key: &AuthorizationKey) -> Option<HeaderValue> {
-        let authorizations = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        authorizations
-            .get(key)
-            .filter(|(_, until)| Instant::now() < *until)
-            .map(|(value, _)| value.clone())
-    }
-
-    pub(super) fn insert(&self, key: AuthorizationKey, value: HeaderValue, lifetime: Duration) {
-        let mut authorizations = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if authorizations.len() >= MAX_CACHED_AUTHORIZATIONS {
-            let now = Instant::now();
-            authorizations.retain(|_, (_, until)| now < *until);
-        }
-        if authorizations.len() < MAX_CACHED_AUTHORIZATIONS {
-            authorizations
-                .insert(key, (value, Instant::now() + lifetime.min(MAX_AUTHORIZATION_LIFETIME)));
-        }
-    }
-
-    pub(super) fn remove(&self, key: &AuthorizationKey) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
-    }
-}
-
-impl AuthorizationKey {
-    pub(super) fn new(
-        endpoint: &Endpoint,
-        path: &str,
-        purpose: Purpose,
-        identity: CredentialIdentity,
-    ) -> Self {
-        Self { base: endpoint.base.clone(), path: path.into(), purpose, identity }
-    }
-
-    /// Returns the scope to request if the challenge names none.
-    fn default_scope(&self) -> String {
-        let actions = match self.purpose {
-            Purpose::Pull => "pull",
-            Purpose::Push => "pull,push",
-        };
-        format!("repository:{}:{actions}", self.path)
-    }
-}
-
-impl Challenge {
-    /// Returns the challenge to answer: the token service if both a token service and Basic are
-    /// offered.
-    pub(super) fn from_headers(headers: &HeaderMap) -> Option<Self> {
-        let values = headers.get_all(header::WWW_AUTHENTICATE).iter();
-        let mut basic = None;
-        for value in values
-            .filter_map(|value| value.to_str().ok())
-            .filter(|value| value.len() <= MAX_CHALLENGE_BYTES)
-        {
-            for challenge in ChallengeParser::new(value).map_while(Result::ok) {
-                let parameter = |name: &str| {
-                    let found =
-                        challenge.params.iter().find(|(key, _)| key.eq_ignore_ascii_case(name));
-                    found.map(|(_, value)| value.to_unescaped()).filter(|value| !value.is_empty())
-                };
-                if challenge.scheme.eq_ignore_ascii_case("basic") {
-                    basic = Some(Self::Basic);
-                } else if challenge.scheme.eq_ignore_ascii_case("bearer") {
-                    let realm = parameter("realm")?;
-                    return Some(Self::Bearer {
-                        realm,
-                        service: parameter("service"),
-                        scope: parameter("scope"),
-                    });
-                }
+impl Applicant<'_> {
+    /// Returns an `Authorization` header that answers the challenge.
+    pub(super) async fn authorize(
+        &self,
+        challenge: &Challenge,
+    ) -> Result<Authorization, RegistryError> {
+        let Self { context, credential, .. } = *self;
+        let lifetime = MAX_AUTHORIZATION_LIFETIME;
+        let denied =
+            |problem: &str| context.denied(AccessDenial::NotAuthenticated, problem.to_owned());
+        match (challenge, credential) {
+            (_, Some(Credential::RegistryToken { token })) => {
+                let value = sensitive(context, &format!("Bearer {}", token.expose_secret()))?;
+                Ok(Authorization { value, lifetime })
             }
+            (Challenge::Basic, Some(Credential::Password { username, password })) => {
+                Ok(Authorization { value: basic(context, username, password)?, lifetime })
+            }
+            (Challenge::Basic, Some(Credential::IdentityToken { .. })) => {
+                Err(denied("it requires a password, but the Secret has an identity token"))
+            }
+            (Challenge::Basic, None) => {
+                Err(denied("it requires a password, but no credential matches this repository"))
+            }
+            (Challenge::Bearer(bearer), _) => self.request_token(bearer).await,
         }
-        basic
     }
-}
 
-/// Returns an `Authorization` header that answers the challenge, and its lifetime.
-pub(super) async fn authorize(
-    http: &Http,
-    config: &Config,
-    context: ErrorContext<'_>,
-    challenge: Challenge,
-    key: &AuthorizationKey,
-    credential: Option<&Credential>,
-) -> Result<(HeaderValue, Duration), RegistryError> {
-    let (realm, service, scope) = match (challenge, credential) {
-        (Challenge::Basic, Some(Credential::Password { username, password })) => {
-            return Ok((basic(context, username, password)?, MAX_AUTHORIZATION_LIFETIME));
+    /// Requests a token from the service that the challenge names.
+    async fn request_token(
+        &self,
+        bearer: &BearerChallenge,
+    ) -> Result<Authorization, RegistryError> {
+        let Self { context, key, credential, .. } = *self;
+        let (registry, realm) = self.realm(bearer)?;
+        let (host, base) = (authority(&realm), realm.origin().ascii_serialization());
+        let context = ErrorContext { host: &host, ..context };
+        let identity = CredentialIdentity::of(credential);
+        if let Some(RemainingPause { pause, response }) =
+            self.limits.remaining(&base, identity, LimitClass::Token)
+        {
+            return Err(context.limited(&response, pause));
         }
-        (Challenge::Basic, Some(Credential::IdentityToken { .. })) => {
-            return Err(
-                context.denied("it requires a password, but the Secret has an identity token")
-            );
+        let scope = bearer.scope.clone().unwrap_or_else(|| key.default_scope());
+        let fields = [("service", bearer.service.clone()), ("scope", Some(scope))];
+        let fields = fields.into_iter().filter_map(|(name, value)| Some((name, value?)));
+        let mut request = token_request(context, realm, fields, credential)?;
+        request.receivers = Receivers::TokenService { registry };
+        let is_secret = request.authorization.is_some();
+        let response = self.http.send(context, self.deadline, request).await?;
+        let secrets: Vec<&str> = credential.map(Credential::secret).into_iter().collect();
+        let quoted = response.quoted(&secrets);
+        if let Some(limit) = response.stated_limit(&quoted) {
+            let pause = self.limits.begin(&base, identity, LimitClass::Token, limit, &quoted);
+            return Err(context.limited(&quoted, pause));
         }
-        (Challenge::Basic, None) => {
-            return Err(
-                context.denied("it requires a password, but no credential matches this repository")
-            );
+        if is_secret && response.is_elsewhere {
+            let to = authority(&response.url);
+            return Err(context.denied(
+                AccessDenial::NotAuthenticated,
+                format!("it redirects to {to}, which does not receive the credential"),
+            ));
         }
-        (Challenge::Bearer { realm, service, scope }, _) => (realm, service, scope),
-    };
-    let realm: Url = realm.parse().map_err(|_| {
-        context.invalid_response("names a token service whose address is not a URL")
-    })?;
-    let host = authority(&realm);
-    let plain_allowed = config.is_plain_http(&host) || key.base == format!("http://{host}");
-    if realm.scheme() != "https" && !(realm.scheme() == "http" && plain_allowed) {
-        return Err(context.invalid_response(format!(
+        if response.status == StatusCode::NOT_FOUND {
+            let problem = format!("is named as the token service and responded with {quoted}");
+            return Err(context.invalid_response(problem));
+        }
+        let response = response.error_for_status(context, quoted)?;
+        self.limits.note_success(&base, identity, LimitClass::Token);
+        granted(context, &response.body)
+    }
+
+    /// Returns the URLs of the registry and of the token service that it names.
+    fn realm(&self, bearer: &BearerChallenge) -> Result<(Url, Url), RegistryError> {
+        let Self { context, config, key, .. } = *self;
+        let not_a_url =
+            || context.invalid_response("names a token service whose address is not a URL");
+        let registry: Url = key.base.parse().map_err(|_| not_a_url())?;
+        let realm = registry.join(&bearer.realm).map_err(|_| not_a_url())?;
+        let host = authority(&realm);
+        let plain_allowed = config.is_plain_http(&host) || key.base == format!("http://{host}");
+        if realm.scheme() == "https" || realm.scheme() == "http" && plain_allowed {
+            return Ok((registry, realm));
+        }
+        Err(context.invalid_response(format!(
             "names the token service {host} without HTTPS; the operator's configuration must list \
              it in `plainHttp`"
-        )));
+        )))
     }
-    let fields =
-        [("service", service), ("scope", Some(scope.unwrap_or_else(|| key.default_scope())))];
-    let fields = fields.into_iter().filter_map(|(name, value)| Some((name, value?)));
-    let request = token_request(context, realm, fields, credential)?;
-    let secrets: Vec<&str> = credential.map(Credential::secret).into_iter().collect();
-    let context = ErrorContext { host: &host, ..context };
-    let response = http.send(context, request).await?.error_for_status(context, &secrets)?;
-    let granted: TokenResponse = serde_json::from_slice(&response.body)
+}
+
+/// Reads the response of a token service.
+fn granted(context: ErrorContext<'_>, body: &[u8]) -> Result<Authorization, RegistryError> {
+    let granted: TokenResponse = serde_json::from_slice(body)
         .map_err(|_| context.invalid_response("sent a response that is not a token"))?;
-    let lifetime = granted
-        .expires_in
-        .map_or(DEFAULT_TOKEN_LIFETIME, Duration::from_secs)
-        .min(MAX_AUTHORIZATION_LIFETIME);
+    let is_set = |token: &SecretString| !token.expose_secret().is_empty();
     let token = granted
         .token
-        .or(granted.access_token)
+        .filter(is_set)
+        .or_else(|| granted.access_token.filter(is_set))
         .ok_or_else(|| context.invalid_response("sent a response without a token"))?;
     let value = sensitive(context, &format!("Bearer {}", token.expose_secret()))?;
     // A token is dropped before it expires, so that it is still valid when it reaches the registry.
-    Ok((value, lifetime * 9 / 10))
+    Ok(Authorization { value, lifetime: lifetime(granted.expires_in.as_ref()) * 9 / 10 })
+}
+
+/// Returns the lifetime of a token. What a service says about it is advice: what cannot be read
+/// counts as nothing said.
+fn lifetime(expires_in: Option<&Value>) -> Duration {
+    let seconds = match expires_in {
+        Some(Value::Number(number)) => number.as_f64(),
+        Some(Value::String(text)) => text.trim().parse().ok(),
+        _ => None,
+    };
+    let lifetime = seconds.map(|seconds: f64| Duration::try_from_secs_f64(seconds.max(0.0)));
+    match lifetime {
+        None => DEFAULT_TOKEN_LIFETIME,
+        Some(lifetime) => {
+            lifetime.unwrap_or(DEFAULT_TOKEN_LIFETIME).min(MAX_AUTHORIZATION_LIFETIME)
+        }
+    }
 }
 
 fn token_request(
@@ -201,7 +181,7 @@ fn token_request(
     mut realm: Url,
     fields: impl Iterator<Item = (&'static str, String)>,
     credential: Option<&Credential>,
-) -> Result<HttpRequest, RegistryError> {
+) -> Result<HttpRequest<'static>, RegistryError> {
     let mut headers = HeaderMap::new();
     headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
     if let Some(Credential::IdentityToken { token, .. }) = credential {
@@ -221,6 +201,8 @@ fn token_request(
             body,
             what: "token response",
             limit: MAX_TOKEN_RESPONSE_BYTES,
+            receivers: Receivers::Origin,
+            elsewhere: None,
         });
     }
     realm.query_pairs_mut().extend_pairs(fields);
@@ -238,6 +220,8 @@ fn token_request(
         body: Bytes::new(),
         what: "token response",
         limit: MAX_TOKEN_RESPONSE_BYTES,
+        receivers: Receivers::Origin,
+        elsewhere: None,
     })
 }
 
@@ -245,7 +229,7 @@ fn token_request(
 struct TokenResponse {
     token: Option<SecretString>,
     access_token: Option<SecretString>,
-    expires_in: Option<u64>,
+    expires_in: Option<Value>,
 }
 
 fn basic(
@@ -270,52 +254,23 @@ fn sensitive(context: ErrorContext<'_>, value: &str) -> Result<HeaderValue, Regi
 mod tests {
     use super::*;
 
-    fn challenge(values: &[&str]) -> Option<Challenge> {
-        let mut headers = HeaderMap::new();
-        for value in values {
-            headers.append(header::WWW_AUTHENTICATE, HeaderValue::from_str(value).expect("header"));
-        }
-        Challenge::from_headers(&headers)
-    }
-
     #[test]
-    fn challenges() {
-        let bearer = concat!(
-            r#"Bearer realm="https://auth.example/token",service="r.example","#,
-            r#"scope="repository:a/b:pull,push""#
-        );
-        let expected = Challenge::Bearer {
-            realm: "https://auth.example/token".into(),
-            service: Some("r.example".into()),
-            scope: Some("repository:a/b:pull,push".into()),
-        };
-        assert_eq!(challenge(&[bearer]).as_ref(), Some(&expected));
-        assert_eq!(challenge(&["Basic realm=\"r\"", bearer]).as_ref(), Some(&expected));
-        assert_eq!(challenge(&[&format!("Basic realm=\"r\", {bearer}")]).as_ref(), Some(&expected));
-        assert_eq!(challenge(&["basic realm=\"r\""]), Some(Challenge::Basic));
-        for nothing in [&[][..], &["Negotiate"], &["Bearer service=\"r\""], &["\"\""]] {
-            assert_eq!(challenge(nothing), None, "{nothing:?}");
+    fn the_lifetime_of_a_token_is_advice() {
+        for (expires_in, expected) in [
+            ("300", 300.0),
+            ("\"300\"", 300.0),
+            ("299.9", 299.9),
+            ("-1", 0.0),
+            ("0", 0.0),
+            ("1e12", 3600.0),
+            ("1e300", 60.0),
+            ("\"soon\"", 60.0),
+            ("{}", 60.0),
+        ] {
+            let value: Value = serde_json::from_str(expires_in).expect(expires_in);
+            let lifetime = lifetime(Some(&value)).as_secs_f64();
+            assert!((lifetime - expected).abs() < 0.001, "{expires_in}: {lifetime}");
         }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn authorizations_expire_and_are_separate_per_purpose() {
-        let keychain = crate::registry::Keychain::default();
-        let key = |purpose| AuthorizationKey {
-            base: "https://r".into(),
-            path: "a".into(),
-            purpose,
-            identity: keychain.identity(["r"], "a", crate::api::CredentialUse::Pull),
-        };
-        let cache = AuthorizationCache::default();
-        cache.insert(
-            key(Purpose::Pull),
-            HeaderValue::from_static("Bearer t"),
-            Duration::from_mins(1),
-        );
-        assert!(cache.get(&key(Purpose::Pull)).is_some());
-        assert!(cache.get(&key(Purpose::Push)).is_none());
-        tokio::time::advance(Duration::from_secs(61)).await;
-        assert!(cache.get(&key(Purpose::Pull)).is_none());
+        assert_eq!(lifetime(None), DEFAULT_TOKEN_LIFETIME);
     }
 }

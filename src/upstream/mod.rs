@@ -6,5 +6,5 @@
 pub mod poll;
 pub mod tag;
 
-pub use poll::{Interest, PolledValue, Poller};
-pub use tag::{ImageKey, TagNeeds, UpstreamDigest, resolve_tag};
+pub use poll::{Interest, PollFailure, PolledValue, Poller};
+pub use tag::{ImageKey, TagNeeds, UpstreamDigest, poll_tag, resolve_tag};

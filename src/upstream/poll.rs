@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use futures::{Stream, future::BoxFuture, stream};
+use futures::{Stream, TryFutureExt, future::BoxFuture, stream};
 use indexmap::{IndexMap, IndexSet};
 use jiff::{SignedDuration, Timestamp};
 use tokio::{
@@ -23,12 +23,15 @@ use tokio::{
 use crate::{
     api::condition::{Problem, reason},
     clock::Clock,
+    registry::RegistryError,
 };
 
 /// Maximum number of concurrent polls.
 const MAX_CONCURRENT_POLLS: usize = 64;
 /// Upper bound on the pause after failures, as a multiple of the interval.
 const MAX_BACKOFF_FACTOR: u32 = 8;
+/// The shortest pause before a poll is repeated, whatever a registry asks for.
+const MIN_WANTED_PAUSE: Duration = Duration::from_secs(5);
 /// Upper bound on the sleep while no poll is due.
 const MAX_IDLE_SLEEP: Duration = Duration::from_hours(1);
 /// How many intervals may pass between two successful polls without a break.
@@ -63,8 +66,31 @@ pub struct PolledValue<V> {
     pub resumed_at: Option<Timestamp>,
 }
 
+/// Why a poll has failed, and when it may succeed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PollFailure {
+    /// The problem.
+    pub problem: Problem,
+    /// The pause that was asked for, if one was.
+    pub retry_after: Option<Duration>,
+}
+
+impl From<Problem> for PollFailure {
+    fn from(problem: Problem) -> Self {
+        Self { problem, retry_after: None }
+    }
+}
+
+impl From<RegistryError> for PollFailure {
+    fn from(error: RegistryError) -> Self {
+        Self { retry_after: error.retry_after(), problem: error.into() }
+    }
+}
+
 type Fetch<K, V> = Box<
-    dyn Fn(K, Option<Arc<PolledValue<V>>>) -> BoxFuture<'static, Result<V, Problem>> + Send + Sync,
+    dyn Fn(K, Option<Arc<PolledValue<V>>>) -> BoxFuture<'static, Result<V, PollFailure>>
+        + Send
+        + Sync,
 >;
 
 /// Polls keys of type `K` for values of type `V` on behalf of owners of type `O`. Polling ends when
@@ -151,13 +177,14 @@ where
 {
     /// Starts polling. `fetch` polls one key and receives the latest result of that key. A poll
     /// that takes longer than `poll_timeout` fails.
-    pub fn start<F>(
+    pub fn start<F, E>(
         poll_timeout: Duration,
         clock: Clock,
         fetch: impl Fn(K, Option<Arc<PolledValue<V>>>) -> F + Send + Sync + 'static,
     ) -> Self
     where
-        F: Future<Output = Result<V, Problem>> + Send + 'static,
+        F: Future<Output = Result<V, E>> + Send + 'static,
+        E: Into<PollFailure> + 'static,
     {
         let state = PollerState {
             entries: HashMap::new(),
@@ -169,7 +196,7 @@ where
             seeds: HashMap::new(),
         };
         let shared = Arc::new(Shared {
-            fetch: Box::new(move |key, last| Box::pin(fetch(key, last))),
+            fetch: Box::new(move |key, last| Box::pin(fetch(key, last).map_err(Into::into))),
             poll_timeout,
             clock,
             state: Mutex::new(state),
@@ -386,8 +413,9 @@ where
                 "the poll did not complete within {} s; it is retried later",
                 shared.poll_timeout.as_secs()
             );
-            Err(Problem { reason: reason::REGISTRY_UNAVAILABLE, message })
+            Err(Problem { reason: reason::REGISTRY_UNAVAILABLE, message }.into())
         });
+    let retry_after = result.as_ref().err().and_then(|failure| failure.retry_after);
 
     let mut state = shared.lock();
     let state = &mut *state;
@@ -410,7 +438,7 @@ where
                 resumed_at,
             }
         }
-        Err(problem) => {
+        Err(PollFailure { problem, .. }) => {
             entry.failures = entry.failures.saturating_add(1);
             let first_observed = before.map_or(polled_at, |before| before.first_observed);
             let value = before.and_then(|before| before.value.clone());
@@ -428,7 +456,10 @@ where
         BuildHasherDefault::<DefaultHasher>::default().hash_one((entry.number, entry.polls));
     let pause = match entry.failures {
         0 if entry.is_outdated => Duration::ZERO,
-        failures => next_pause(entry.interval(), failures, jitter),
+        failures => {
+            let pause = next_pause(entry.interval(), failures, jitter);
+            retry_after.map_or(pause, |wanted| pause.min(wanted_pause(wanted, jitter)))
+        }
     };
     let due_at = Instant::now() + pause;
     entry.due_at = Some(due_at);
@@ -466,6 +497,14 @@ fn next_pause(interval: Duration, failures: u32, jitter: u64) -> Duration {
         .clamp(1, MAX_BACKOFF_FACTOR);
     let jitter = u32::try_from(jitter % 201).unwrap_or(100);
     interval * factor * (900 + jitter) / 1000
+}
+
+/// Returns the pause after which a poll is repeated whose registry asked for a pause. Many polls
+/// may have been asked for the same one, so up to as much is added depending on `jitter`.
+fn wanted_pause(wanted: Duration, jitter: u64) -> Duration {
+    let wanted = wanted.max(MIN_WANTED_PAUSE);
+    let jitter = u32::try_from(jitter % 1001).unwrap_or(1000);
+    wanted + wanted * jitter / 1000
 }
 
 #[cfg(test)]

@@ -12,13 +12,19 @@ use crate::{
         condition::{Problem, reason},
     },
     registry::{
-        Client, CredentialIdentity, DOCKER_MANIFEST, Digest, Keychain, Manifest, ManifestKind,
-        OCI_MANIFEST, Platform, PlatformEntry, Reference, image_of,
+        Client, CredentialIdentity, DOCKER_MANIFEST, Digest, Index, IndexEntry, Keychain, Manifest,
+        ManifestHead, ManifestKind, OCI_MANIFEST, Platform, PlatformEntry, Reference,
+        RegistryError, image_of,
     },
+    upstream::PollFailure,
 };
 
 /// Maximum number of images of an index that are kept. An index with more is followed as a whole.
 const MAX_ENTRIES: usize = 64;
+/// Maximum number of images without a platform whose configurations are read.
+const MAX_UNNAMED_ENTRIES: usize = 4;
+/// Maximum number of characters of an artifact's type in a message.
+const MAX_ARTIFACT_TYPE: usize = 100;
 
 /// What is needed to know of a tag.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -144,51 +150,120 @@ impl fmt::Debug for ImageKey {
     }
 }
 
-/// Resolves the tag. It sends a HEAD, which registries do not count as a pull. The manifest itself
-/// is read only if the digest has changed since `last`, and if it may be an index or the key
-/// requires platforms.
+/// Resolves the tag; see [`poll_tag`].
 pub async fn resolve_tag(
     client: &Client,
     key: &ImageKey,
     last: Option<&UpstreamDigest>,
 ) -> Result<UpstreamDigest, Problem> {
-    let reference: Reference = key.reference.parse()?;
-    let Some(found) = client.head(&reference, &key.keychain).await? else {
+    poll_tag(client, key, last).await.map_err(|failure| failure.problem)
+}
+
+/// Resolves the tag. It sends a HEAD, which registries do not count as a pull. The manifest itself
+/// is read only if the digest has changed since `last`, and if more than the digest is needed.
+pub async fn poll_tag(
+    client: &Client,
+    key: &ImageKey,
+    last: Option<&UpstreamDigest>,
+) -> Result<UpstreamDigest, PollFailure> {
+    let reference: Reference = key.reference.parse().map_err(Problem::from)?;
+    let last_digest = last.and_then(|last| last.tagged.parse().ok());
+    let Some(found) = client.poll(&reference, &key.keychain, last_digest.as_ref()).await? else {
         let message = format!(
             "{reference} does not exist in the registry; correct the image or the tag, or push the \
              image"
         );
-        return Err(Problem { reason: reason::IMAGE_NOT_FOUND, message });
+        return Err(Problem { reason: reason::IMAGE_NOT_FOUND, message }.into());
     };
     let tagged = found.digest.to_string();
     if let Some(last) = last.filter(|last| last.tagged == tagged) {
         return Ok(last.clone());
     }
-    let by_digest = reference.with_digest(&found.digest);
-    let is_image = [OCI_MANIFEST, DOCKER_MANIFEST].contains(&found.media_type.as_str());
+    let tag = TagContentReader { client, keychain: &key.keychain, tag: &reference };
     let (images, missing_platforms) = match &key.needs {
         TagNeeds::Images { required } if !required.is_empty() => {
-            let manifest = client.manifest(&by_digest, &key.keychain).await?;
-            let offered = match &manifest.kind {
-                ManifestKind::Index(index) => index.platforms(),
-                ManifestKind::Image(image) => {
-                    vec![client.config(&by_digest, image, &key.keychain).await?.platform]
-                }
-            };
-            let is_missing = |required: &&String| {
-                !offered.iter().any(|offered| platform_matches(offered, required))
-            };
-            let missing = required.iter().filter(is_missing).cloned().collect();
-            (images(Some(&manifest)), missing)
+            tag.required(&found, required).await?
         }
-        TagNeeds::Images { .. } if !is_image => {
-            // What cannot be read is followed by its digest, which says as much.
-            let manifest = client.readable_manifest(&by_digest, &key.keychain).await?;
-            (images(manifest.as_ref()), Vec::new())
-        }
-        TagNeeds::Images { .. } | TagNeeds::Digest => (Vec::new(), Vec::new()),
+        TagNeeds::Images { .. } => (tag.any(&found).await?, Vec::new()),
+        TagNeeds::Digest => (Vec::new(), Vec::new()),
     };
     Ok(UpstreamDigest { tagged, images, missing_platforms, is_partial: false })
+}
+
+/// Reads what a tag points to.
+struct TagContentReader<'a> {
+    client: &'a Client,
+    keychain: &'a Keychain,
+    tag: &'a Reference,
+}
+
+impl TagContentReader<'_> {
+    /// Returns the images of an index, and which of the required platforms are missing.
+    async fn required(
+        &self,
+        found: &ManifestHead,
+        required: &[String],
+    ) -> Result<(Vec<PlatformEntry>, Vec<String>), PollFailure> {
+        let by_digest = self.tag.with_digest(&found.digest);
+        let manifest = self.client.known_manifest(&by_digest, self.keychain).await?;
+        self.reject_artifact(&manifest)?;
+        let offered = match &manifest.kind {
+            ManifestKind::Index(index) => self.offered(index).await?,
+            ManifestKind::Image(image) => {
+                vec![self.client.config(&by_digest, image, self.keychain).await?.platform]
+            }
+        };
+        let is_missing =
+            |required: &&String| !offered.iter().any(|offered| platform_matches(offered, required));
+        let missing = required.iter().filter(is_missing).cloned().collect();
+        Ok((images(Some(&manifest)), missing))
+    }
+
+    /// Returns the images of an index. What cannot be read is followed by its digest, which says as
+    /// much.
+    async fn any(&self, found: &ManifestHead) -> Result<Vec<PlatformEntry>, PollFailure> {
+        let by_digest = self.tag.with_digest(&found.digest);
+        let media_type = found.media_type.as_deref();
+        let is_image =
+            media_type.is_some_and(|known| [OCI_MANIFEST, DOCKER_MANIFEST].contains(&known));
+        let manifest = match self.client.readable_manifest(&by_digest, self.keychain).await {
+            // A single image need not be read; only an artifact would be noticed.
+            Err(error) if is_image && error.is_transient() => None,
+            manifest => manifest?,
+        };
+        if let Some(manifest) = &manifest {
+            self.reject_artifact(manifest)?;
+        }
+        Ok(images(manifest.as_ref()))
+    }
+
+    /// Returns the platforms of an index. Images that are listed without one say in their
+    /// configuration what they are for.
+    async fn offered(&self, index: &Index) -> Result<Vec<Platform>, RegistryError> {
+        let mut offered = index.platforms();
+        let is_unnamed =
+            |entry: &&IndexEntry| entry.platform.as_ref().is_none_or(|known| !known.is_known());
+        for entry in index.images().filter(is_unnamed).take(MAX_UNNAMED_ENTRIES) {
+            let image = self.tag.with_digest(&entry.descriptor.digest);
+            let manifest = self.client.known_manifest(&image, self.keychain).await?;
+            if let ManifestKind::Image(content) = &manifest.kind {
+                offered.push(self.client.config(&image, content, self.keychain).await?.platform);
+            }
+        }
+        Ok(offered)
+    }
+
+    /// Rejects what is no image, such as a chart or a signature: no build can be built on it.
+    fn reject_artifact(&self, manifest: &Manifest) -> Result<(), PollFailure> {
+        let Some(artifact) = manifest.artifact_type() else { return Ok(()) };
+        let artifact: String =
+            artifact.chars().filter(|c| !c.is_control()).take(MAX_ARTIFACT_TYPE).collect();
+        let message = format!(
+            "{} is not an image, but an artifact of the type {artifact}; follow a tag of an image",
+            self.tag
+        );
+        Err(Problem { reason: reason::INVALID_REGISTRY_RESPONSE, message }.into())
+    }
 }
 
 /// Returns the images of an index that name their platform. Of an index with too many it returns
@@ -351,11 +426,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_tag_without_an_index_is_not_read() {
+    async fn a_tag_without_an_index_is_read_once() {
         let (registry, _) = registry(OCI_MANIFEST, "an image").await;
         let tag = ServedTag::new(registry);
         let found = tag.resolve(&tag.upstream(&[]), None).await;
-        assert_eq!((found.tagged, found.images.len(), tag.gets()), (digest_of("an image"), 0, 0));
+        assert_eq!((found.tagged.as_str(), found.images.len()), (&*digest_of("an image"), 0));
+        tag.resolve(&tag.upstream(&[]), Some(&found)).await;
+        assert_eq!(tag.gets(), 1);
     }
 
     #[tokio::test]

@@ -75,6 +75,12 @@ fn toml(registries: &Config, private: &BTreeSet<String>) -> String {
     text
 }
 
+/// Returns the name of a repository at a mirror.
+pub(super) fn mirrored_name(mirror: &Url, path: &str) -> String {
+    let prefix = mirror.path().trim_end_matches('/');
+    format!("{}{prefix}/{path}", authority(mirror))
+}
+
 /// Returns the host of a URL, with the port unless it is the default port of the scheme.
 pub(super) fn authority(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();

@@ -41,12 +41,16 @@ pub(super) fn write(
     paths: &PodPaths,
 ) -> Result<Keychain, PrepareError> {
     let keychain = merge(&spec.credentials, &paths.credentials)?;
-    write_file(
-        &keychain
-            .docker_config(images(spec, registries).iter().map(|(image, wanted)| (image, *wanted))),
-        &paths.docker_config,
-        ConfigAccess::OwnerOnly,
-    )?;
+    let images = images(spec, registries);
+    let wanted = || images.iter().map(|(image, wanted)| (image, *wanted));
+    for repository in keychain.hidden_by_host(wanted()) {
+        tracing::warn!(
+            repository,
+            "the credential of this repository differs from that of another image on its host; \
+             BuildKit uses one credential per host, and that is the one of the other image"
+        );
+    }
+    write_file(&keychain.docker_config(wanted()), &paths.docker_config, ConfigAccess::OwnerOnly)?;
     Ok(keychain)
 }
 
@@ -106,9 +110,7 @@ fn images(spec: &PrepareSpec, registries: &Config) -> Vec<(Reference, Credential
         .iter()
         .flat_map(|(image, _)| {
             let mirrors = buildkitd::mirrors(registries, image.registry());
-            mirrors
-                .into_iter()
-                .map(|mirror| format!("{}/{}", buildkitd::authority(&mirror), image.path()))
+            mirrors.into_iter().map(|mirror| buildkitd::mirrored_name(&mirror, image.path()))
         })
         .filter_map(|text| Some((text.parse().ok()?, CredentialUse::Pull)))
         .collect();

@@ -97,7 +97,7 @@ mod tests {
     use super::*;
     use crate::registry::{
         Digest, OCI_INDEX, OCI_MANIFEST,
-        fault_registry::{FaultRegistry, reply},
+        fault_registry::{FaultRegistry, not_found, reply},
     };
 
     fn spec(parents: &[String]) -> PrepareSpec {
@@ -175,7 +175,7 @@ mod tests {
         let registry = FaultRegistry::start(move |request| {
             let name = request.target.rsplit('/').next().unwrap_or_default();
             content.get(name).map_or_else(
-                || reply(404, &[], ""),
+                || not_found("MANIFEST_UNKNOWN"),
                 |(media_type, body)| reply(200, &[("content-type", media_type)], body.clone()),
             )
         })

@@ -80,8 +80,10 @@ async fn mirrors_are_tried_first_and_receive_no_credential_of_the_registry() {
 }
 
 #[tokio::test]
-async fn not_found_on_a_mirror_wins_over_an_unreachable_registry() {
-    let mirror = FaultRegistry::start(|_| reply(404, &[], Body::empty())).await;
+async fn not_found_on_a_mirror_is_not_the_word_of_an_unreachable_registry() {
+    let mirror =
+        FaultRegistry::start(|_| reply(404, &[], r#"{"errors":[{"code":"MANIFEST_UNKNOWN"}]}"#))
+            .await;
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
     let origin = listener.local_addr().expect("address");
     drop(listener);
@@ -89,7 +91,9 @@ async fn not_found_on_a_mirror_wins_over_an_unreachable_registry() {
         [(origin.to_string(), vec![format!("http://{}", mirror.address).parse().expect("mirror")])];
     let client =
         Client::new(Config { mirrors: mirrors.into(), ..config(&[origin]) }).expect("client");
-    assert_eq!(client.head(&image(origin), &none()).await, Ok(None));
+    let error = client.head(&image(origin), &none()).await.expect_err("unreachable");
+    assert_eq!(error.reason(), reason::REGISTRY_UNAVAILABLE);
+    assert!(error.to_string().contains(&mirror.address.to_string()), "{error}");
 }
 
 #[tokio::test]

@@ -14,6 +14,7 @@ use crate::registry::{
     credentials::{
         Credential, KeychainEntry, MAX_SECRET_BYTES, SecretError, scope::CredentialScope,
     },
+    platform::null_is_absent,
     reference::DOCKER_HUB,
 };
 
@@ -25,8 +26,8 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 
 #[derive(Deserialize)]
 struct DockerConfig {
-    #[serde(default)]
-    auths: BTreeMap<String, AuthEntry>,
+    #[serde(default, deserialize_with = "null_is_absent")]
+    auths: BTreeMap<String, Option<AuthEntry>>,
 }
 
 #[derive(Deserialize)]
@@ -38,10 +39,20 @@ struct AuthEntry {
     encoded: Option<SecretString>,
     #[serde(rename = "identitytoken")]
     identity_token: Option<SecretString>,
+    #[serde(rename = "registrytoken")]
+    registry_token: Option<SecretString>,
 }
 
-/// Parses the entries of one Secret.
-pub(super) fn parse(secret: &str, payload: &[u8]) -> Result<Vec<KeychainEntry>, SecretError> {
+/// The content of one Secret.
+pub(super) struct ParsedSecret {
+    pub entries: Vec<KeychainEntry>,
+    /// The entries that cannot be used.
+    pub ignored: Vec<SecretError>,
+}
+
+/// Parses the entries of one Secret. Entries that cannot be used do not affect the others; a Secret
+/// without any that can be is an error.
+pub(super) fn parse(secret: &str, payload: &[u8]) -> Result<ParsedSecret, SecretError> {
     if payload.len() > MAX_SECRET_BYTES {
         return Err(SecretError::TooLarge { secret: secret.into(), bytes: payload.len() });
     }
@@ -50,26 +61,41 @@ pub(super) fn parse(secret: &str, payload: &[u8]) -> Result<Vec<KeychainEntry>, 
     let config: DockerConfig = serde_json::from_slice(payload).map_err(|error| {
         SecretError::Malformed { secret: secret.into(), line: error.line(), column: error.column() }
     })?;
-    let mut entries = Vec::with_capacity(config.auths.len());
+    let mut parsed = ParsedSecret { entries: Vec::new(), ignored: Vec::new() };
     for (key, auth) in config.auths {
-        let error = |problem| SecretError::Entry {
-            secret: secret.into(),
-            host: key.chars().filter(|c| !c.is_control()).take(100).collect(),
-            problem,
-        };
-        let Some(credential) = credential(auth).map_err(error)? else { continue };
-        let scope =
-            CredentialScope::parse(&key).ok_or_else(|| error("is not the name of a registry"))?;
-        entries.push(KeychainEntry { scope, credential, uses: Vec::new() });
+        match entry(&key, auth) {
+            Ok(Some(entry)) => parsed.entries.push(entry),
+            Ok(None) => {}
+            Err(problem) => parsed.ignored.push(SecretError::Entry {
+                secret: secret.into(),
+                host: key.chars().filter(|c| !c.is_control()).take(100).collect(),
+                problem,
+            }),
+        }
     }
-    if entries.is_empty() { Err(SecretError::Empty { secret: secret.into() }) } else { Ok(entries) }
+    if !parsed.entries.is_empty() {
+        return Ok(parsed);
+    }
+    let unusable = parsed.ignored.into_iter().next();
+    Err(unusable.unwrap_or_else(|| SecretError::Empty { secret: secret.into() }))
+}
+
+/// Returns an entry of a keychain, or `None` for an entry without a credential.
+fn entry(key: &str, auth: Option<AuthEntry>) -> Result<Option<KeychainEntry>, &'static str> {
+    let Some(credential) = auth.map(credential).transpose()?.flatten() else { return Ok(None) };
+    let scope = CredentialScope::parse(key).ok_or("is not the name of a registry")?;
+    Ok(Some(KeychainEntry { scope, credential, uses: Vec::new() }))
 }
 
 /// Returns the credential of one entry, or `None` for the empty entries that a credential helper
 /// leaves behind.
 fn credential(auth: AuthEntry) -> Result<Option<Credential>, &'static str> {
     let is_set = |secret: &SecretString| !secret.expose_secret().is_empty();
+    if let Some(token) = auth.registry_token.filter(is_set) {
+        return Ok(Some(Credential::RegistryToken { token }));
+    }
     let decoded = auth.encoded.filter(is_set).map(|encoded| decode(&encoded)).transpose()?;
+    let is_encoded = decoded.is_some();
     let (username, password) = match decoded {
         Some((username, password)) => (username, Some(password)),
         None => (auth.username.unwrap_or_default(), auth.password),
@@ -82,6 +108,10 @@ fn credential(auth: AuthEntry) -> Result<Option<Credential>, &'static str> {
     }
     match (username.is_empty(), password.filter(is_set)) {
         (true, None) => Ok(None),
+        (true, Some(password)) if is_encoded => {
+            // Some services expect a token in place of the password, and no user name.
+            Ok(Some(Credential::Password { username, password }))
+        }
         (true, Some(_)) => Err("has a password but no user name"),
         (false, None) => Err("has a user name but no password"),
         (false, Some(_)) if username.contains(':') => Err("has a colon in its user name"),
@@ -90,9 +120,11 @@ fn credential(auth: AuthEntry) -> Result<Option<Credential>, &'static str> {
 }
 
 fn decode(encoded: &SecretString) -> Result<(String, SecretString), &'static str> {
-    let bytes = BASE64
-        .decode(encoded.expose_secret().trim())
-        .map_err(|_| "has an `auth` that is not base64")?;
+    // `base64` wraps its output at 76 columns.
+    let one_line: SecretString =
+        encoded.expose_secret().split_ascii_whitespace().collect::<String>().into();
+    let bytes =
+        BASE64.decode(one_line.expose_secret()).map_err(|_| "has an `auth` that is not base64")?;
     let text = String::from_utf8(bytes).map_err(|_| "has an `auth` that is not valid UTF-8")?;
     let (username, password) = text
         .split_once(':')
@@ -106,7 +138,7 @@ pub(super) fn auth_key(registry: &str) -> &str {
 }
 
 /// Renders a Docker configuration with these credentials by key.
-pub(super) fn render(auths: &BTreeMap<&str, &Credential>) -> SecretString {
+pub(super) fn render(auths: &BTreeMap<String, &Credential>) -> SecretString {
     let auths: BTreeMap<_, _> = auths
         .iter()
         .map(|(key, credential)| {
@@ -118,6 +150,9 @@ pub(super) fn render(auths: &BTreeMap<&str, &Credential>) -> SecretString {
                 Credential::IdentityToken { username, token } => {
                     let auth = STANDARD.encode(format!("{username}:"));
                     json!({ "auth": auth, "identitytoken": token.expose_secret() })
+                }
+                Credential::RegistryToken { token } => {
+                    json!({ "registrytoken": token.expose_secret() })
                 }
             };
             (key, auth)
@@ -132,13 +167,16 @@ mod tests {
 
     fn parse_single(auth: &str) -> Result<(String, String), String> {
         let payload = format!(r#"{{"auths":{{"r.example":{auth}}}}}"#);
-        let entries = parse("regcred", payload.as_bytes()).map_err(|error| error.to_string())?;
-        Ok(match entries.into_iter().next().expect("one").credential {
+        let parsed = parse("regcred", payload.as_bytes()).map_err(|error| error.to_string())?;
+        Ok(match parsed.entries.into_iter().next().expect("one").credential {
             Credential::Password { username, password } => {
                 (username, password.expose_secret().into())
             }
             Credential::IdentityToken { username, token } => {
                 (username, format!("token {}", token.expose_secret()))
+            }
+            Credential::RegistryToken { token } => {
+                (String::new(), format!("registry token {}", token.expose_secret()))
             }
         })
     }
@@ -156,6 +194,13 @@ mod tests {
             parse_single(r#"{"auth":"dXNlcjo=","identitytoken":"t"}"#),
             Ok(("user".into(), "token t".into()))
         );
+        assert_eq!(
+            parse_single(r#"{"registrytoken":"t"}"#),
+            Ok((String::new(), "registry token t".into()))
+        );
+        assert_eq!(parse_single(r#"{"auth":"OnRvaw=="}"#), Ok((String::new(), "tok".into())));
+        let wrapped = r#"{"auth":"dXNlcjpw\nYXNzOn\r\ndvcmQ=\n"}"#;
+        assert_eq!(parse_single(wrapped), Ok(("user".into(), "pass:word".into())));
     }
 
     #[test]
@@ -182,7 +227,17 @@ mod tests {
             r#"{"credsStore":"evil","credHelpers":{"r.example":"evil"},"auths":{"r.example":{}}}"#;
         assert!(matches!(parse("s", helpers.as_bytes()), Err(SecretError::Empty { .. })));
         let mixed = r#"{"credsStore":"evil","auths":{"q.example":{},"r.example":{"auth":"dTpw"}}}"#;
-        assert_eq!(parse("s", mixed.as_bytes()).map(|entries| entries.len()).ok(), Some(1));
+        let parsed = parse("s", mixed.as_bytes()).expect("one entry");
+        assert_eq!((parsed.entries.len(), parsed.ignored.len()), (1, 0));
+    }
+
+    #[test]
+    fn an_entry_that_cannot_be_used_does_not_affect_the_others() {
+        let mixed = r#"{"auths":{"a":{"username":"me"},"b":null,"r.example":{"auth":"dTpw"}}}"#;
+        let parsed = parse("s", mixed.as_bytes()).expect("one entry");
+        assert_eq!(parsed.entries.len(), 1);
+        let ignored: Vec<String> = parsed.ignored.iter().map(ToString::to_string).collect();
+        assert_eq!(ignored, ["Secret s: auths[a] has a user name but no password"]);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::registry::reference::DOCKER_HUB;
 pub(super) struct CredentialScope {
     /// Host and port, in lower case; the labels of the host may hold `*`.
     host: String,
-    /// The prefix of the path, without a slash at its start or end.
+    /// The prefix of the path, without a slash at its start. A slash at its end is a boundary.
     path: String,
 }
 
@@ -31,8 +31,10 @@ impl CredentialScope {
     /// `https://index.docker.io/v1/`. Returns `None` if the key has no host.
     pub(super) fn parse(key: &str) -> Option<Self> {
         let key = key.trim();
-        let bare =
-            key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")).unwrap_or(key);
+        let bare = match key.split_once("://") {
+            Some((scheme, bare)) if is_http(scheme) => bare,
+            _ => key,
+        };
         let (host, path) = bare.split_once('/').unwrap_or((bare, ""));
         // Old clients appended the version of the API, which is not part of an image's name.
         let path = match path.split_once('/') {
@@ -49,7 +51,7 @@ impl CredentialScope {
             }
             name => name,
         };
-        Some(Self { host, path: path.trim_matches('/').to_owned() })
+        Some(Self { host, path: path.trim_start_matches('/').to_owned() })
     }
 
     /// Returns the rank by which scopes are sorted, the most specific first.
@@ -84,6 +86,10 @@ impl fmt::Debug for CredentialScope {
     }
 }
 
+fn is_http(scheme: &str) -> bool {
+    ["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known))
+}
+
 fn split_port(host: &str) -> (&str, Option<&str>) {
     host.rsplit_once(':').map_or((host, None), |(name, port)| (name, Some(port)))
 }
@@ -113,7 +119,9 @@ mod tests {
             ("https://R.example/v2/", Some("r.example")),
             ("http://r.example:5000/v1", Some("r.example:5000")),
             ("r.example/v2/team", Some("r.example/team")),
-            ("r.example/team/", Some("r.example/team")),
+            ("r.example/team/", Some("r.example/team/")),
+            ("HTTPS://R.Example/", Some("r.example")),
+            ("ftp://r.example", Some("ftp://r.example")),
             ("https://index.docker.io/v1/", Some("docker.io")),
             ("", None),
             ("https:///v1/", None),
@@ -142,6 +150,31 @@ mod tests {
         ] {
             let scope = CredentialScope::parse(key).expect(key);
             assert_eq!(scope.matches(registry, path), expected, "{key} {registry}/{path}");
+        }
+    }
+
+    #[test]
+    fn keys_are_read_as_the_kubelet_does() {
+        for (key, image, expected) in [
+            ("https://index.docker.io/v1/", "alpine", true),
+            ("registry-1.docker.io", "alpine", true),
+            ("https://docker.io/v1/", "docker.io/org/x", true),
+            ("docker.io/org", "docker.io/org/x", true),
+            ("registry.hub.docker.com", "registry.hub.docker.com/library/alpine", true),
+            ("*.dkr.ecr.*.amazonaws.com", "1.dkr.ecr.eu-west-1.amazonaws.com/a:1", true),
+            ("https://r.example/", "r.example/a:1", true),
+            ("r.example/team/", "r.example/team/a:1", true),
+            ("r.example/team/", "r.example/team-evil/a:1", false),
+            ("r.example/team", "r.example/team-evil/a:1", true),
+            ("r.example:443", "r.example/a:1", false),
+            ("HTTPS://R.Example", "r.example/a:1", true),
+            ("*:5000", "localhost:5000/a", true),
+            ("https://r.example/v2/team", "r.example/team/a", true),
+            ("r.example/v1beta/x", "r.example/v1beta/x", true),
+        ] {
+            let image: crate::registry::Reference = image.parse().expect(image);
+            let scope = CredentialScope::parse(key).expect(key);
+            assert_eq!(scope.matches(image.registry(), image.path()), expected, "{key} {image}");
         }
     }
 

@@ -7,7 +7,10 @@ use kube::runtime::events::EventType;
 use tracing::{info, warn};
 
 use crate::{
-    api::{ImageState, condition::reason},
+    api::{
+        ImageState,
+        condition::{Reason, reason},
+    },
     controller::{
         family::{reconcile::Reconcile, record::events::Notice},
         reconcile_cache::TimedTag,
@@ -19,8 +22,12 @@ use crate::{
 
 /// The number of images whose tags are moved concurrently.
 const MAX_CONCURRENT_PROMOTIONS: usize = 8;
-/// The pause until a tag that could not be moved is retried.
-const TAG_RETRY_PAUSE: SignedDuration = SignedDuration::from_secs(10);
+/// The pause until a tag that could not be moved is retried. It doubles with each failure.
+const MIN_TAG_RETRY_PAUSE: SignedDuration = SignedDuration::from_secs(10);
+/// Upper bound on the pause after transient failures.
+const MAX_TAG_RETRY_PAUSE: SignedDuration = SignedDuration::from_mins(2);
+/// Upper bound on the pause after refusals, which pass only if somebody changes something.
+const MAX_TAG_REFUSED_PAUSE: SignedDuration = SignedDuration::from_mins(10);
 
 /// The promotion of one image.
 struct ImagePromotion<'a> {
@@ -69,8 +76,10 @@ impl Reconcile<'_> {
                 Err(Problem { reason, message }) => {
                     warn!(image = promotion.image, tag = %tag.tag, message, "could not move a tag");
                     let message = format!("tag {}: {message}", tag.tag);
-                    let retry_at =
-                        self.now.saturating_add(TAG_RETRY_PAUSE).unwrap_or(Timestamp::MAX);
+                    let known = self.cache.tags.get(promotion.image);
+                    let known = known.and_then(|known| known.get(&tag.tag));
+                    let retry_at = self.now.saturating_add(retry_pause(known, reason));
+                    let retry_at = retry_at.unwrap_or(Timestamp::MAX);
                     ObservedTag::Failed(Problem { reason, message }, retry_at)
                 }
             };
@@ -129,7 +138,7 @@ impl Reconcile<'_> {
         let ImagePromotion { repository, digest, .. } = promotion;
         let (registry, keychain) = (&self.context.registry, &self.snapshot.keychain);
         let reference = format!("{repository}:{}", tag.tag).parse::<Reference>()?;
-        let current = registry.head(&reference, keychain).await?;
+        let current = registry.own_head(&reference, keychain).await?;
         match current.map(|descriptor| ImageDigest::from(descriptor.digest.as_str())) {
             Some(current) if current == **digest => return Ok(ObservedTag::At(current)),
             Some(current) if tag.immutable => return Ok(ObservedTag::Taken(current)),
@@ -185,6 +194,21 @@ impl Reconcile<'_> {
     }
 }
 
+/// Returns the pause after a tag could not be moved. `known` is what the last attempt has found.
+fn retry_pause(known: Option<&TimedTag>, reason: Reason) -> SignedDuration {
+    let last = known.and_then(|known| match known.tag {
+        ObservedTag::Failed(_, retry_at) => Some(retry_at.duration_since(known.at)),
+        ObservedTag::At(_) | ObservedTag::Taken(_) => None,
+    });
+    let most = if reason == reason::REGISTRY_UNAVAILABLE {
+        MAX_TAG_RETRY_PAUSE
+    } else {
+        MAX_TAG_REFUSED_PAUSE
+    };
+    let doubled = last.map_or(MIN_TAG_RETRY_PAUSE, |last| last.saturating_mul(2));
+    doubled.clamp(MIN_TAG_RETRY_PAUSE, most)
+}
+
 /// Returns why a tag is not set, or `None` if it is.
 fn unset_problem(tag: &str, observed: &ObservedTag) -> Option<Problem> {
     match observed {
@@ -198,5 +222,33 @@ fn unset_problem(tag: &str, observed: &ObservedTag) -> Option<Problem> {
                 short(digest)
             ),
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_tag_is_retried_ever_more_rarely() {
+        let pauses = |reason: Reason| -> Vec<i64> {
+            let (mut now, mut known, mut pauses) = (Timestamp::UNIX_EPOCH, None, Vec::new());
+            for _ in 0..10 {
+                let pause = retry_pause(known.as_ref(), reason);
+                let problem = Problem { reason, message: String::new() };
+                let tag = ObservedTag::Failed(problem, now + pause);
+                known = Some(TimedTag { tag, at: now });
+                now += pause;
+                pauses.push(pause.as_secs());
+            }
+            pauses
+        };
+        assert_eq!(pauses(reason::PUSH_REFUSED), [10, 20, 40, 80, 160, 320, 600, 600, 600, 600]);
+        assert_eq!(
+            pauses(reason::REGISTRY_UNAVAILABLE),
+            [10, 20, 40, 80, 120, 120, 120, 120, 120, 120]
+        );
+        let set = TimedTag { tag: ObservedTag::At("sha256:1".into()), at: Timestamp::UNIX_EPOCH };
+        assert_eq!(retry_pause(Some(&set), reason::PUSH_REFUSED), MIN_TAG_RETRY_PAUSE);
     }
 }

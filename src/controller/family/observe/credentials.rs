@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, ResourceExt};
+use tracing::warn;
 
 use crate::{
     api::{RegistryCredential, condition::reason},
@@ -54,6 +55,10 @@ impl Observer<'_> {
         self.cache.lookups.clear();
         self.cache.check_images.clear();
         self.cache.deferred_jobs.clear();
+        self.cache.forget_failed_tags();
+        for ignored in keychain.ignored() {
+            warn!(namespace, family = self.key.name, "spec.credentials: {ignored}; it is ignored");
+        }
         self.cache.keychain = Some(CachedKeychain { secrets, keychain: Arc::clone(&keychain) });
         Ok(keychain)
     }

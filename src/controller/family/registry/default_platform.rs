@@ -199,7 +199,7 @@ mod tests {
         api::labels,
         registry::{
             Config, Digest, OCI_INDEX, OCI_MANIFEST,
-            fault_registry::{FaultRegistry, RecordedRequest, reply},
+            fault_registry::{FaultRegistry, RecordedRequest, not_found, reply},
         },
     };
 
@@ -250,7 +250,7 @@ mod tests {
             }
             Some(("artifact", _)) => served(OCI_MANIFEST, "[]".into()),
             Some(("down", _)) => reply(503, &[], Body::empty()),
-            _ => reply(404, &[], Body::empty()),
+            _ => not_found("MANIFEST_UNKNOWN"),
         }
     }
 

@@ -116,7 +116,12 @@ mod tests {
         PlatformImage {
             platform: platform.clone(),
             variant_is_named: false,
-            manifest: ImageManifest { config, layers: Vec::new(), annotations: BTreeMap::new() },
+            manifest: ImageManifest {
+                config,
+                layers: Vec::new(),
+                annotations: BTreeMap::new(),
+                artifact_type: None,
+            },
             config: ImageConfig {
                 created: None,
                 newest_layer: None,

@@ -331,6 +331,7 @@ mod tests {
                 config: Descriptor { digest: Digest::of(b""), media_type: String::new(), size: 0 },
                 layers: Vec::new(),
                 annotations: std::collections::BTreeMap::new(),
+                artifact_type: None,
             },
             config: ImageConfig {
                 triggers: Vec::new(),

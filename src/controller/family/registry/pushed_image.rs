@@ -1,6 +1,8 @@
 //! What a registry has of an image: what the image is, whether a manifest belongs to a fingerprint,
 //! and whether the image is built on a base. Needs a registry, and no client of the API server.
 
+use std::collections::VecDeque;
+
 use crate::{
     api::{condition::reason, labels},
     engine::{
@@ -17,6 +19,8 @@ use crate::{
 
 /// The most platforms of one image that are read.
 const MAX_PLATFORMS: usize = 32;
+/// The most indexes inside of each other that are followed.
+const MAX_DEPTH: usize = 3;
 
 /// The highest build number that is accepted: higher than any real one, and far from an overflow of
 /// the numbers that follow.
@@ -47,11 +51,7 @@ impl<'a> Repository<'a> {
 
     /// Returns the manifest that a tag points to, or `None` if there is no such tag.
     pub async fn tagged(&self, tag: &str) -> Result<Option<Manifest>, Problem> {
-        match self.client.manifest(&self.tag(tag)?, self.keychain).await {
-            Ok(manifest) => Ok(Some(manifest)),
-            Err(registry::RegistryError::NotFound { .. }) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        Ok(self.client.own_manifest(&self.tag(tag)?, self.keychain).await?)
     }
 
     /// Returns the number of the last build in the repository; `tags` returns the tags of a build
@@ -92,7 +92,7 @@ impl<'a> Repository<'a> {
 
     /// Returns the digest that a tag points to, or `None` if there is no such tag.
     pub async fn digest_of(&self, tag: &str) -> Result<Option<Digest>, Problem> {
-        let found = self.client.head(&self.tag(tag)?, self.keychain).await?;
+        let found = self.client.own_head(&self.tag(tag)?, self.keychain).await?;
         Ok(found.map(|found| found.digest))
     }
 
@@ -102,7 +102,7 @@ impl<'a> Repository<'a> {
         tag: &Reference,
         digest: &Digest,
     ) -> Result<(), registry::RegistryError> {
-        let known = self.client.head(tag, self.keychain).await?;
+        let known = self.client.own_head(tag, self.keychain).await?;
         if known.is_none_or(|known| known.digest != *digest) {
             self.retag(tag, digest).await?;
         }
@@ -125,26 +125,50 @@ impl<'a> Repository<'a> {
         self.client.manifest(&self.name.with_digest(digest), self.keychain).await
     }
 
-    /// Returns the images of a manifest, one per platform, with their configurations.
+    /// Returns the manifest of a digest, which is read at most once as long as it is remembered.
+    async fn known_manifest(&self, digest: &Digest) -> Result<Manifest, registry::RegistryError> {
+        self.client.known_manifest(&self.name.with_digest(digest), self.keychain).await
+    }
+
+    /// Returns the images of a manifest, one per platform, with their configurations. Indexes
+    /// inside of indexes are followed.
     pub async fn images(&self, manifest: &Manifest) -> Result<Vec<PlatformImage>, Problem> {
-        match &manifest.kind {
-            ManifestKind::Image(_) => Ok(vec![self.image(manifest, None).await?]),
-            ManifestKind::Index(index) => {
-                let mut images = Vec::new();
-                for entry in index.images() {
-                    if images.len() == MAX_PLATFORMS {
-                        let message = format!(
-                            "{}@{} lists more than {MAX_PLATFORMS} images, which is the limit",
-                            self.name.repository(),
-                            manifest.digest
-                        );
-                        return Err(Problem { reason: reason::INVALID_REGISTRY_RESPONSE, message });
-                    }
-                    images.push(self.entry(entry).await?);
+        let root = ListedManifest { manifest: manifest.clone(), platform: None, depth: 0 };
+        let (mut images, mut listed) = (Vec::new(), VecDeque::from([root]));
+        while let Some(ListedManifest { manifest: known, platform, depth }) = listed.pop_front() {
+            let ManifestKind::Index(index) = &known.kind else {
+                images.push(self.image(&known, platform).await?);
+                continue;
+            };
+            self.check_depth(&known, depth)?;
+            for entry in index.images() {
+                if images.len() + listed.len() == MAX_PLATFORMS {
+                    let message = format!(
+                        "{}@{} lists more than {MAX_PLATFORMS} images, which is the limit",
+                        self.name.repository(),
+                        manifest.digest
+                    );
+                    return Err(Problem { reason: reason::INVALID_REGISTRY_RESPONSE, message });
                 }
-                Ok(images)
+                let platform = known_platform(entry).or_else(|| platform.clone());
+                let manifest = self.known_manifest(&entry.descriptor.digest).await?;
+                listed.push_back(ListedManifest { manifest, platform, depth: depth + 1 });
             }
         }
+        Ok(images)
+    }
+
+    /// Rejects an index that is nested too deep.
+    fn check_depth(&self, index: &Manifest, depth: usize) -> Result<(), Problem> {
+        if depth < MAX_DEPTH {
+            return Ok(());
+        }
+        let message = format!(
+            "{}@{} is an index inside of {MAX_DEPTH} others, which is the limit",
+            self.name.repository(),
+            index.digest
+        );
+        Err(Problem { reason: reason::INVALID_REGISTRY_RESPONSE, message })
     }
 
     /// Returns the platforms of a manifest's images.
@@ -155,30 +179,22 @@ impl<'a> Repository<'a> {
         }
     }
 
-    async fn entry(&self, entry: &IndexEntry) -> Result<PlatformImage, Problem> {
-        self.image(&self.manifest(&entry.descriptor.digest).await?, Some(entry)).await
-    }
-
+    /// Reads an image. `platform` is what an index says that it is for.
     async fn image(
         &self,
         manifest: &Manifest,
-        entry: Option<&IndexEntry>,
+        platform: Option<Platform>,
     ) -> Result<PlatformImage, Problem> {
         let ManifestKind::Image(image) = &manifest.kind else {
-            let name = self.name.repository();
-            let message = format!(
-                "{name}@{} is an index inside an index, which is not supported",
-                manifest.digest
-            );
+            let message = format!("{}@{} is an index", self.name.repository(), manifest.digest);
             return Err(Problem { reason: reason::INVALID_REGISTRY_RESPONSE, message });
         };
         let config = self
             .client
             .config(&self.name.with_digest(&manifest.digest), image, self.keychain)
             .await?;
-        let labelled = entry.and_then(|entry| entry.platform.clone());
-        let variant_is_named = labelled.is_some() || config.variant_is_named;
-        let platform = labelled.unwrap_or_else(|| config.platform.clone());
+        let variant_is_named = platform.is_some() || config.variant_is_named;
+        let platform = platform.unwrap_or_else(|| config.platform.clone());
         Ok(PlatformImage { platform, variant_is_named, manifest: image.clone(), config })
     }
 
@@ -196,7 +212,8 @@ impl<'a> Repository<'a> {
         if *fingerprint == own {
             return Ok(true);
         }
-        let original = self.client.head(&self.tag(&tags::pushed_as(&own))?, self.keychain).await?;
+        let tag = self.tag(&tags::pushed_as(&own))?;
+        let original = self.client.own_head(&tag, self.keychain).await?;
         Ok(original.is_some_and(|original| original.digest == manifest.digest))
     }
 
@@ -208,18 +225,8 @@ impl<'a> Repository<'a> {
         images: &[PlatformImage],
         platform: &Platform,
     ) -> Result<BaseComparison, Problem> {
-        let base = self.manifest(digest).await?;
-        let base = match &base.kind {
-            ManifestKind::Image(_) => self.image(&base, None).await?,
-            ManifestKind::Index(index) => {
-                let is_known =
-                    |entry: &&IndexEntry| entry.platform.as_ref().is_some_and(Platform::is_known);
-                let unlabelled = || index.images().find(|entry| !is_known(entry));
-                match index.image_for(platform).or_else(unlabelled) {
-                    Some(entry) => self.entry(entry).await?,
-                    None => return Ok(BaseComparison::NotOffered),
-                }
-            }
+        let Some(base) = self.image_for(digest, platform).await? else {
+            return Ok(BaseComparison::NotOffered);
         };
         let is_other = |known: &Platform| {
             known.is_known()
@@ -232,6 +239,42 @@ impl<'a> Repository<'a> {
             images.iter().all(|image| image.config.diff_ids.starts_with(&base.config.diff_ids));
         Ok(if is_base { BaseComparison::IsBase } else { BaseComparison::OtherLayers })
     }
+
+    /// Returns the image of a digest for a platform, or `None` if the digest is that of an index
+    /// without one. Indexes inside of indexes are followed.
+    async fn image_for(
+        &self,
+        digest: &Digest,
+        platform: &Platform,
+    ) -> Result<Option<PlatformImage>, Problem> {
+        let mut manifest = self.known_manifest(digest).await?;
+        let mut labelled = None;
+        let mut depth = 0;
+        while let ManifestKind::Index(index) = &manifest.kind {
+            self.check_depth(&manifest, depth)?;
+            depth += 1;
+            let unlabelled = || index.images().find(|entry| known_platform(entry).is_none());
+            let listed = index.image_for(platform).or_else(|| index.nested_for(platform));
+            let Some(entry) = listed.or_else(unlabelled) else { return Ok(None) };
+            labelled = known_platform(entry).or(labelled);
+            manifest = self.known_manifest(&entry.descriptor.digest).await?;
+        }
+        Ok(Some(self.image(&manifest, labelled).await?))
+    }
+}
+
+/// A manifest that an index lists.
+struct ListedManifest {
+    manifest: Manifest,
+    /// The platform that the index names.
+    platform: Option<Platform>,
+    /// The number of indexes around it.
+    depth: usize,
+}
+
+/// Returns the platform of an entry if it is one that says something.
+fn known_platform(entry: &IndexEntry) -> Option<Platform> {
+    entry.platform.clone().filter(Platform::is_known)
 }
 
 /// How images compare with what is to be their base.

@@ -20,7 +20,7 @@ use crate::{
     identity::{BlobsHash, ContentHash},
     registry::{
         Client, Config, Digest, Keychain, OCI_INDEX, OCI_MANIFEST, Platform,
-        fault_registry::{FaultRegistry, FaultReply, RecordedRequest, reply},
+        fault_registry::{FaultRegistry, FaultReply, RecordedRequest, not_found, reply},
     },
 };
 
@@ -174,7 +174,7 @@ impl RegistryModel {
 }
 
 fn serve(content: &mut RepositoryContent, request: &RecordedRequest) -> FaultReply {
-    let nothing = || reply(404, &[], Body::empty());
+    let nothing = || not_found("MANIFEST_UNKNOWN");
     let Some(path) = request.target.strip_prefix("/v2/team/app/") else { return nothing() };
     match (request.method.as_str(), path.split_once('/')) {
         ("PUT", Some(("manifests", name))) => {

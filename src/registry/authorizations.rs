@@ -1,0 +1,216 @@
+//! Authorizations that have been granted, and which credential a registry has accepted.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
+
+use http::HeaderValue;
+use indexmap::IndexMap;
+use tokio::time::Instant;
+
+use crate::registry::{
+    challenge::Challenge,
+    config::{Endpoint, Purpose},
+    credentials::CredentialIdentity,
+    token::Authorization,
+};
+
+/// Maximum number of cached authorizations.
+const MAX_CACHED_AUTHORIZATIONS: usize = 4096;
+/// Maximum number of remembered preferences.
+const MAX_PREFERENCES: usize = 4096;
+/// Maximum number of remembered challenges.
+const MAX_CHALLENGES: usize = 1024;
+/// Upper bound on how long an authorization is cached.
+pub(super) const MAX_AUTHORIZATION_LIFETIME: Duration = Duration::from_hours(1);
+/// How long the challenge of a registry's root is remembered.
+const CHALLENGE_LIFETIME: Duration = Duration::from_mins(10);
+
+/// What an authorization is valid for.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(super) struct AuthorizationKey {
+    pub base: String,
+    pub path: String,
+    pub purpose: Purpose,
+    pub identity: CredentialIdentity,
+}
+
+impl AuthorizationKey {
+    pub(super) fn new(
+        endpoint: &Endpoint,
+        path: &str,
+        purpose: Purpose,
+        identity: CredentialIdentity,
+    ) -> Self {
+        let path = endpoint.repository(path);
+        Self { base: endpoint.base.clone(), path, purpose, identity }
+    }
+
+    /// Returns the scope to request if the challenge names none.
+    pub(super) fn default_scope(&self) -> String {
+        let actions = match self.purpose {
+            Purpose::Pull => "pull",
+            Purpose::Push => "pull,push",
+        };
+        format!("repository:{}:{actions}", self.path)
+    }
+}
+
+/// A cached authorization.
+#[derive(Clone)]
+pub(super) struct CachedAuthorization {
+    pub value: HeaderValue,
+    /// Whether the registry has denied access right after it was granted, so that a later denial is
+    /// no sign that it has expired.
+    pub is_insufficient: bool,
+    until: Instant,
+}
+
+/// Cache of authorizations that have been granted and have not expired.
+#[derive(Default)]
+pub(super) struct AuthorizationCache {
+    granted: Mutex<IndexMap<AuthorizationKey, CachedAuthorization>>,
+    /// The requests of authorizations in progress.
+    requests: Mutex<HashMap<AuthorizationKey, Weak<tokio::sync::Mutex<()>>>>,
+    /// The position of the credential that a registry has accepted last, where several match.
+    preferences: Mutex<IndexMap<AuthorizationKey, usize>>,
+    /// What the roots of registries require.
+    challenges: Mutex<IndexMap<String, RootChallenge>>,
+}
+
+struct RootChallenge {
+    challenge: Option<Challenge>,
+    until: Instant,
+}
+
+impl AuthorizationCache {
+    pub(super) fn get(&self, key: &AuthorizationKey) -> Option<CachedAuthorization> {
+        let granted = self.granted.lock().unwrap_or_else(PoisonError::into_inner);
+        granted.get(key).filter(|cached| Instant::now() < cached.until).cloned()
+    }
+
+    /// Keeps an authorization until it expires. If there are too many, the oldest is dropped.
+    pub(super) fn insert(
+        &self,
+        key: AuthorizationKey,
+        authorization: &Authorization,
+        is_insufficient: bool,
+    ) {
+        let lifetime = authorization.lifetime.min(MAX_AUTHORIZATION_LIFETIME);
+        if lifetime.is_zero() {
+            return;
+        }
+        let mut granted = self.granted.lock().unwrap_or_else(PoisonError::into_inner);
+        let value = authorization.value.clone();
+        let cached =
+            CachedAuthorization { value, is_insufficient, until: Instant::now() + lifetime };
+        insert_bounded(&mut granted, key, cached, MAX_CACHED_AUTHORIZATIONS);
+    }
+
+    pub(super) fn remove(&self, key: &AuthorizationKey) {
+        self.granted.lock().unwrap_or_else(PoisonError::into_inner).shift_remove(key);
+    }
+
+    /// Returns the lock under which this authorization is requested, so that calls that need it at
+    /// the same time request it once.
+    pub(super) fn request_lock(&self, key: &AuthorizationKey) -> Arc<tokio::sync::Mutex<()>> {
+        let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = requests.get(key).and_then(Weak::upgrade) {
+            return known;
+        }
+        requests.retain(|_, known| known.strong_count() > 0);
+        let lock = Arc::new(tokio::sync::Mutex::new(()));
+        requests.insert(key.clone(), Arc::downgrade(&lock));
+        lock
+    }
+
+    /// Returns the position of the credential to try first. The key has the identity of all that
+    /// match.
+    pub(super) fn preferred(&self, key: &AuthorizationKey) -> usize {
+        let preferences = self.preferences.lock().unwrap_or_else(PoisonError::into_inner);
+        preferences.get(key).copied().unwrap_or(0)
+    }
+
+    /// Remembers which credential the registry has accepted.
+    pub(super) fn prefer(&self, key: AuthorizationKey, position: usize) {
+        let mut preferences = self.preferences.lock().unwrap_or_else(PoisonError::into_inner);
+        insert_bounded(&mut preferences, key, position, MAX_PREFERENCES);
+    }
+
+    /// Returns what the root of a registry requires, if that is known.
+    pub(super) fn root_challenge(&self, base: &str) -> KnownRoot {
+        let challenges = self.challenges.lock().unwrap_or_else(PoisonError::into_inner);
+        match challenges.get(base).filter(|known| Instant::now() < known.until) {
+            Some(known) => KnownRoot::Known(known.challenge.clone()),
+            None => KnownRoot::Unknown,
+        }
+    }
+
+    /// Remembers what the root of a registry requires.
+    pub(super) fn note_root_challenge(&self, base: &str, challenge: Option<Challenge>) {
+        let mut challenges = self.challenges.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = RootChallenge { challenge, until: Instant::now() + CHALLENGE_LIFETIME };
+        insert_bounded(&mut challenges, base.to_owned(), known, MAX_CHALLENGES);
+    }
+}
+
+/// What is known of the root of a registry.
+pub(super) enum KnownRoot {
+    Unknown,
+    /// It requires this, or nothing.
+    Known(Option<Challenge>),
+}
+
+/// Inserts a value, and drops the oldest one if there are too many.
+fn insert_bounded<K: std::hash::Hash + Eq, V>(
+    map: &mut IndexMap<K, V>,
+    key: K,
+    value: V,
+    limit: usize,
+) {
+    if map.len() >= limit && !map.contains_key(&key) {
+        map.shift_remove_index(0);
+    }
+    map.insert(key, value);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{api::CredentialUse, registry::Keychain};
+
+    fn key(path: &str, purpose: Purpose) -> AuthorizationKey {
+        let identity = Keychain::default().identity(["r"], "a", CredentialUse::Pull);
+        AuthorizationKey { base: "https://r".into(), path: path.into(), purpose, identity }
+    }
+
+    fn authorization(lifetime: Duration) -> Authorization {
+        Authorization { value: HeaderValue::from_static("Bearer t"), lifetime }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn authorizations_expire_and_are_separate_per_purpose() {
+        let cache = AuthorizationCache::default();
+        let minute = authorization(Duration::from_mins(1));
+        cache.insert(key("a", Purpose::Pull), &minute, false);
+        assert!(cache.get(&key("a", Purpose::Pull)).is_some());
+        assert!(cache.get(&key("a", Purpose::Push)).is_none());
+        tokio::time::advance(Duration::from_secs(61)).await;
+        assert!(cache.get(&key("a", Purpose::Pull)).is_none());
+        cache.insert(key("a", Purpose::Pull), &authorization(Duration::ZERO), false);
+        assert!(cache.get(&key("a", Purpose::Pull)).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_oldest_authorization_gives_way() {
+        let cache = AuthorizationCache::default();
+        let minute = authorization(Duration::from_mins(1));
+        for number in 0..=MAX_CACHED_AUTHORIZATIONS {
+            cache.insert(key(&number.to_string(), Purpose::Pull), &minute, false);
+        }
+        assert!(cache.get(&key("0", Purpose::Pull)).is_none());
+        assert!(cache.get(&key(&MAX_CACHED_AUTHORIZATIONS.to_string(), Purpose::Pull)).is_some());
+    }
+}

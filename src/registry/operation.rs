@@ -1,0 +1,127 @@
+//! Requests to registries, independent of the endpoint that receives them.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, header};
+
+use crate::registry::{
+    Manifest, Reference, RegistryError,
+    client::{MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES, MAX_UPLOAD_RESPONSE_BYTES},
+    config::{Endpoint, Purpose},
+    error::{ErrorContext, MANIFEST},
+    http::{HttpRequest, Receivers},
+};
+
+const ACCEPT: HeaderValue = HeaderValue::from_static(
+    "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
+     application/vnd.docker.distribution.manifest.list.v2+json, \
+     application/vnd.docker.distribution.manifest.v2+json",
+);
+
+/// A request to a registry.
+pub(super) struct Operation {
+    pub method: Method,
+    /// The part of the URL after the repository's path, or after `/v2/` if it concerns none.
+    path: String,
+    headers: HeaderMap,
+    body: Bytes,
+    what: &'static str,
+    limit: usize,
+    pub purpose: Purpose,
+    is_about_repository: bool,
+}
+
+impl Operation {
+    /// Reads what a tag or a digest refers to.
+    pub(super) fn manifest(method: Method, image: &Reference) -> Self {
+        Self::pull(method, format!("manifests/{}", image.identifier()))
+    }
+
+    /// Reads an image's configuration.
+    pub(super) fn config(digest: &str) -> Self {
+        Self {
+            what: "configuration",
+            limit: MAX_CONFIG_BYTES,
+            ..Self::pull(Method::GET, format!("blobs/{digest}"))
+        }
+    }
+
+    /// Reads the root of the API, which says how to authenticate.
+    pub(super) fn root() -> Self {
+        Self {
+            what: "response",
+            limit: MAX_UPLOAD_RESPONSE_BYTES,
+            is_about_repository: false,
+            ..Self::pull(Method::GET, String::new())
+        }
+    }
+
+    /// Sets a tag.
+    pub(super) fn set_tag(tag: &Reference, manifest: &Manifest, media_type: HeaderValue) -> Self {
+        Self {
+            method: Method::PUT,
+            headers: HeaderMap::from_iter([(header::CONTENT_TYPE, media_type)]),
+            body: manifest.bytes.clone(),
+            what: "push response",
+            purpose: Purpose::Push,
+            ..Self::manifest(Method::PUT, tag)
+        }
+    }
+
+    /// Begins or cancels an upload.
+    pub(super) fn upload(method: Method, path: String) -> Self {
+        Self {
+            headers: HeaderMap::new(),
+            what: "upload response",
+            limit: MAX_UPLOAD_RESPONSE_BYTES,
+            purpose: Purpose::Push,
+            ..Self::pull(method, path)
+        }
+    }
+
+    fn pull(method: Method, path: String) -> Self {
+        let headers = HeaderMap::from_iter([(header::ACCEPT, ACCEPT)]);
+        Self {
+            method,
+            path,
+            headers,
+            body: Bytes::new(),
+            what: MANIFEST,
+            limit: MAX_MANIFEST_BYTES,
+            purpose: Purpose::Pull,
+            is_about_repository: true,
+        }
+    }
+
+    /// Returns the request to an endpoint.
+    pub(super) fn to_request(
+        &self,
+        context: ErrorContext<'_>,
+        endpoint: &Endpoint,
+        image: &Reference,
+        authorization: Option<HeaderValue>,
+    ) -> Result<HttpRequest<'static>, RegistryError> {
+        let query = endpoint
+            .mirrored
+            .as_ref()
+            .map_or_else(String::new, |registry| format!("?ns={registry}"));
+        let url = if self.is_about_repository {
+            endpoint.url(&format!("{}/{}{query}", image.path(), self.path))
+        } else {
+            endpoint.url("")
+        };
+        let url = url.parse().map_err(|_| {
+            context.invalid_response("has an image name that is not valid in a URL")
+        })?;
+        Ok(HttpRequest {
+            method: self.method.clone(),
+            url,
+            headers: self.headers.clone(),
+            authorization,
+            body: self.body.clone(),
+            what: self.what,
+            limit: self.limit,
+            receivers: Receivers::Origin,
+            elsewhere: None,
+        })
+    }
+}
