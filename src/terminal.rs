@@ -3,8 +3,9 @@
 
 use std::fmt::Write as _;
 
-/// Returns a text whose characters are all shown: line breaks stay, a tabulator becomes a space, and
-/// what a terminal acts on, hides, or uses to reorder the line becomes an escape such as `\u{1b}`.
+/// Returns a text whose characters are all shown: line breaks stay, a tabulator becomes a space,
+/// and what a terminal acts on, hides, or uses to reorder the line becomes an escape such as
+/// `\u{1b}`.
 #[must_use]
 pub fn printable(text: &str) -> String {
     let mut printable = String::with_capacity(text.len());

@@ -52,6 +52,7 @@ async fn answer(request: Request) -> Response {
         Some("large") => (manifest, vec![b' '; 5 << 20]).into_response(),
         Some("broken") => (StatusCode::INTERNAL_SERVER_ERROR, "no").into_response(),
         Some("silent") => std::future::pending().await,
-        _ => StatusCode::NOT_FOUND.into_response(),
+        // Any other 404 may be that of a proxy in front of a registry.
+        _ => (StatusCode::NOT_FOUND, r#"{"errors":[{"code":"MANIFEST_UNKNOWN"}]}"#).into_response(),
     }
 }
