@@ -1,20 +1,17 @@
 //! The controller's process, from its settings to running controllers and to an orderly shutdown.
 
 mod authorities;
+mod definitions;
+mod pollers;
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
 use clap::Args;
 use kube::{
-    Api, Client, Resource,
-    api::ListParams,
-    runtime::{
-        events::{Recorder, Reporter},
-        reflector::ObjectRef,
-    },
+    Client,
+    runtime::events::{Recorder, Reporter},
 };
-use serde::de::DeserializeOwned;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
@@ -22,16 +19,14 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
-    api::{self, BuildStrategy, Cascade, ImageFamily, ManagedImage, condition::reason, labels},
+    api::{self, labels},
     build_info,
-    builds::{git, job::BuildEnvironment, pod_settings::PodSettings, proxy::ProxyVariables},
+    builds::{job::BuildEnvironment, pod_settings::PodSettings, proxy::ProxyVariables},
     clock::Clock,
     controller::{
         backoff::ReconcileBackoff,
         context::Context,
         dependents::Dependents,
-        folder_poller::FolderPoller,
-        git_poll,
         installations::Installations,
         quota::{BuildLimits, BuildQuota},
         reconcile_cache::ReconcileCaches,
@@ -48,25 +43,13 @@ use crate::{
     object_watch::DeniedWatches,
     registry::{self, Platform},
     rollout,
-    server::{self, Metrics, Readiness, metrics::PollResult},
-    upstream::{self, PollFailure, Poller},
+    server::{self, Metrics, Readiness},
 };
 
 /// Name of the Lease, and of the reporter of Events.
 const NAME: &str = "groundswell";
 /// How long running reconciles may take to complete when the process is asked to stop.
 const SHUTDOWN_GRACE_PERIOD: Duration = Duration::from_secs(20);
-/// Interval at which the controller checks for missing `CustomResourceDefinitions` at start-up.
-const CRD_CHECK_INTERVAL: Duration = Duration::from_secs(2);
-/// Timeout of one such check.
-const CRD_CHECK_TIMEOUT: Duration = Duration::from_secs(10);
-/// Timeout of one poll of a tag or a revision.
-const POLL_TIMEOUT: Duration = Duration::from_mins(1);
-/// Timeout for a Git server to list its branches and tags and to send the trees of a commit.
-const GIT_TIMEOUT: Duration = Duration::from_secs(45);
-/// Maximum number of Git servers that are queried at once.
-const MAX_CONCURRENT_GIT_QUERIES: usize = 4;
-
 /// Settings of the controller. None of them is a secret: all are logged at start-up.
 #[derive(Args, Clone, Debug)]
 pub struct Settings {
@@ -237,7 +220,7 @@ async fn lead_until_stopped(
     stop: watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
     tokio::select! {
-        () = wait_for_definitions(&client, &readiness) => {}
+        () = definitions::wait_for_definitions(&client, &readiness) => {}
         () = wait_for_stop(stop.clone()) => return Ok(()),
     }
     let (lease, identity) = (&settings.lease_namespace, &settings.identity);
@@ -293,49 +276,6 @@ async fn lead_until_stopped(
     }
 }
 
-/// Waits until the API server serves all four kinds. Readiness lists the missing ones.
-async fn wait_for_definitions(client: &Client, readiness: &Readiness) {
-    let (report, missing) = watch::channel(vec!["not checked yet".to_owned()]);
-    readiness.require("CustomResourceDefinitions", move || missing.borrow().clone());
-    loop {
-        let checks = tokio::join!(
-            missing_definition::<ImageFamily>(client),
-            missing_definition::<ManagedImage>(client),
-            missing_definition::<Cascade>(client),
-            missing_definition::<BuildStrategy>(client)
-        );
-        let absent: Vec<String> =
-            [checks.0, checks.1, checks.2, checks.3].into_iter().flatten().collect();
-        let done = absent.is_empty();
-        if !done && *report.borrow() != absent {
-            warn!(missing = ?absent, "waiting for CustomResourceDefinitions: install the CRDs of \
-                the chart, and grant the service account the verb list on them");
-        }
-        report.send_replace(absent);
-        if done {
-            return;
-        }
-        tokio::time::sleep(CRD_CHECK_INTERVAL).await;
-    }
-}
-
-/// Returns what prevents the listing of a kind, or `None` if the API server serves it.
-async fn missing_definition<K>(client: &Client) -> Option<String>
-where
-    K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned,
-{
-    let api: Api<kube::core::PartialObjectMeta<K>> = Api::all(client.clone());
-    let name = format!("{}.{}", K::plural(&()), K::group(&()));
-    match tokio::time::timeout(CRD_CHECK_TIMEOUT, api.list(&ListParams::default().limit(1))).await {
-        // A missing permission to list all namespaces proves that the kind exists. The watches
-        // cover only the configured namespaces.
-        Ok(Ok(_)) => None,
-        Ok(Err(kube::Error::Api(status))) if status.is_forbidden() => None,
-        Ok(Err(error)) => Some(format!("{name}: {error}")),
-        Err(_) => Some(format!("{name}: no answer from the API server")),
-    }
-}
-
 /// Builds what all reconciles share, and the stream of changed workloads.
 fn build_context(
     settings: &Settings,
@@ -356,9 +296,9 @@ fn build_context(
     let (workloads, changes) = rollout::WorkloadStore::start(&client, &only, &denied);
 
     let clock = Clock::wall();
-    let tags = start_tag_poller(registry.clone(), metrics.clone(), clock.clone());
+    let tags = pollers::start_tag_poller(registry.clone(), metrics.clone(), clock.clone());
     let trust_file = authorities::write_trust_file(&registries.ca_bundle)?;
-    let revisions = start_revision_poller(client.clone(), clock.clone(), trust_file)?;
+    let revisions = pollers::start_revision_poller(client.clone(), clock.clone(), trust_file)?;
 
     let reporter = Reporter { controller: NAME.into(), instance: Some(settings.identity.clone()) };
     let context = Context {
@@ -409,51 +349,6 @@ fn log_configuration(environment: &BuildEnvironment) {
         log_filter = std::env::var("RUST_LOG").ok(),
         "the configuration is read"
     );
-}
-
-/// Starts polling the tags of upstreams, and counts the results.
-fn start_tag_poller(
-    registry: registry::Client,
-    metrics: Metrics,
-    clock: Clock,
-) -> Poller<upstream::ImageKey, upstream::UpstreamDigest, ObjectRef<ImageFamily>> {
-    Poller::start(POLL_TIMEOUT, clock, move |key: upstream::ImageKey, last| {
-        let (registry, metrics) = (registry.clone(), metrics.clone());
-        async move {
-            let last = last.and_then(|polled| polled.value.clone());
-            let result = upstream::poll_tag(&registry, &key, last.as_ref()).await;
-            let reason_of = |failure: &PollFailure| failure.problem.reason;
-            metrics.upstream_polled(match (&result, &last) {
-                (Ok(digest), Some(last)) if digest.tagged != last.tagged => PollResult::Moved,
-                // The first poll of a tag is not a move.
-                (Ok(_), _) => PollResult::Unchanged,
-                (Err(failure), _) if reason_of(failure) == reason::IMAGE_NOT_FOUND => {
-                    PollResult::NotFound
-                }
-                (Err(failure), _) if reason_of(failure) == reason::REGISTRY_DENIED => {
-                    PollResult::Denied
-                }
-                (Err(_), _) => PollResult::Unavailable,
-            });
-            result
-        }
-    })
-}
-
-/// Starts polling the folders of Git repositories.
-fn start_revision_poller(
-    client: Client,
-    clock: Clock,
-    trust_file: Option<PathBuf>,
-) -> anyhow::Result<FolderPoller<ObjectRef<ImageFamily>>> {
-    let program = std::env::current_exe()
-        .context("find the path of this program, which queries Git servers in a child process")?;
-    let resolver = git::subprocess::Resolver::new(program, GIT_TIMEOUT, MAX_CONCURRENT_GIT_QUERIES);
-    let resolver = Arc::new(resolver.with_ca_file(trust_file));
-    Ok(FolderPoller::start(POLL_TIMEOUT, clock, move |poll| {
-        let (client, resolver) = (client.clone(), Arc::clone(&resolver));
-        async move { git_poll::read_folders(client, &resolver, poll).await }
-    }))
 }
 
 /// Reads and validates the configuration of registries, or returns the default without one.

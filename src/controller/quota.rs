@@ -477,5 +477,8 @@ fn running_builds(stores: &Stores, family: &Key) -> Vec<BuildUpstreams> {
 }
 
 #[cfg(test)]
+#[path = "quota_fixture.rs"]
+mod fixture;
+#[cfg(test)]
 #[path = "quota_tests.rs"]
 mod tests;

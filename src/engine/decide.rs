@@ -14,7 +14,7 @@ use crate::{
         input::{BuildOutcome, DecideInput, LookupResult, ObservedBuild, ObservedImage},
         label_tags::LabelTagProblems,
         members::CascadeMembers,
-        requests, tags, upstreams,
+        requests, tag_moves, upstreams,
     },
     identity::{BuildIdentity, JobName},
 };
@@ -61,7 +61,7 @@ pub fn decide(input: &DecideInput<'_>, now: Timestamp) -> Decision {
     let unset_tags = LabelTagProblems::of(input, &evaluation.images);
     if !input.spec.suspend {
         let plan = &mut evaluation.plan;
-        let promotion = tags::TagPromotion {
+        let promotion = tag_moves::TagPromotion {
             input,
             images: &evaluation.images,
             unmarked: &plan.unmarked,

@@ -24,8 +24,8 @@
 //! - [`image`]: the state of each image, with a module per step
 //! - [`cascade`]: when a cascade starts, which of its builds start, and what it records
 //! - [`end_of_life`]: upstreams whose distribution has no support any more
-//! - [`tags`]: tag templates, and which tags to set; `label_tags`: those that depend on labels of
-//!   the built image
+//! - [`tags`]: tag templates; `label_tags`: those that depend on labels of the built image;
+//!   [`tag_moves`]: which tags to set
 //!
 //! Shared by them:
 //!
@@ -53,6 +53,7 @@ pub mod members;
 pub mod requests;
 pub mod states;
 mod tag_labels;
+pub mod tag_moves;
 pub mod tags;
 pub mod templates;
 pub mod upstream_memory;

@@ -1,26 +1,20 @@
-//! Tags: their templates, and which tags to set.
+//! The tags of a build: their templates, and what they give. `tag_moves` sets them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use jiff::Timestamp;
 use minijinja::{Value, context, value::merge_maps};
 
 use crate::{
-    api::{
-        Image, ImageFamilySpec, ImageState, LabelRecord, TagRecord, Upstream, condition::reason,
-    },
+    api::{Image, ImageFamilySpec, LabelRecord, Upstream},
     engine::{
         causes::short,
-        decision::{Effect, ImageDecision, TagMove},
-        input::{DecideInput, ObservedImage, ObservedTag, VerifiedBuild},
-        label_tags::LabelTagProblems,
+        input::VerifiedBuild,
         tag_labels::{
             LABEL_VARIABLE, absent_labels, are_read, check_count, label_values, named_labels,
         },
         templates::{self, RenderedTemplate, Templates, UnrenderableTemplate},
     },
-    identity::{Fingerprint, ImageDigest},
-    lineage::ImageIndex,
+    identity::Fingerprint,
 };
 
 /// Placeholder for any build number in a claim. Real numbers count from 1.
@@ -336,204 +330,6 @@ fn is_tag(text: &str) -> bool {
     text.len() <= 128
         && text.starts_with(word)
         && text.chars().all(|c| word(c) || c == '.' || c == '-')
-}
-
-/// The tags of all images, and what they should point to.
-pub struct TagPromotion<'a> {
-    /// What the reconcile has read.
-    pub input: &'a DecideInput<'a>,
-    /// The decided images.
-    pub images: &'a [ImageDecision],
-    /// The images whose tags wait until the registry has marked their rebuilds.
-    pub unmarked: &'a [ImageIndex],
-    /// The tags that are not set because of labels.
-    pub(in crate::engine) unset: &'a LabelTagProblems,
-}
-
-impl TagPromotion<'_> {
-    /// Adds the tag moves that images need: new tags, tags that point to an older digest, and tags
-    /// that somebody else has moved. Tags that name the build point to the digest of a current
-    /// image. The others point to the digest that the image is promoted to, whatever its state is.
-    pub fn add_moves(
-        &self,
-        now: Timestamp,
-        effects: &mut Vec<Effect>,
-        wake_at: &mut Option<Timestamp>,
-    ) {
-        for (index, decision) in ImageIndex::enumerate(self.images) {
-            let (Some(verified), Some(observed)) =
-                (&decision.verified, self.input.images.get(index.position()))
-            else {
-                continue;
-            };
-            if collides(self.input, index)
-                || self.unmarked.contains(&index)
-                || at_rest(self.input, index, observed, decision)
-            {
-                continue;
-            }
-            let mut moves: Vec<(&ImageDigest, Vec<TagMove>)> = Vec::new();
-            for (tag, digest) in self.wanted(index, decision, verified) {
-                let Some(moved) = needed_move(observed, tag, digest, now, wake_at) else {
-                    continue;
-                };
-                match moves.iter_mut().find(|(to, _)| *to == digest) {
-                    Some((_, tags)) => tags.push(moved),
-                    None => moves.push((digest, vec![moved])),
-                }
-            }
-            let moves = moves.into_iter();
-            effects.extend(moves.map(|(digest, tags)| Effect::Promote {
-                image: index,
-                digest: digest.clone(),
-                tags,
-            }));
-        }
-    }
-
-    /// Returns the tags of an image with the digests that they should point to.
-    fn wanted<'d>(
-        &self,
-        index: ImageIndex,
-        decision: &'d ImageDecision,
-        verified: &'d VerifiedBuild,
-    ) -> Vec<(Tag, &'d ImageDigest)> {
-        let Some(image) = self.input.spec.images.get(index.position()) else { return Vec::new() };
-        let tags = of_build(self.input.spec, image, verified).tags;
-        let current = decision.state == ImageState::Current;
-        let record = self.input.images.get(index.position()).and_then(|observed| observed.record);
-        let earlier = record.and_then(|record| record.adopted.as_ref());
-        // No build of ours has made an adopted digest. No tag names it as one, and no tag is moved
-        // to it: its tags pointed to it when it was adopted, and whoever has moved them since goes
-        // first.
-        let is_adopted = |digest: &ImageDigest| {
-            verified.adopted.is_some() && verified.digest == *digest
-                || earlier.is_some_and(|adopted| *digest == adopted.digest)
-        };
-        let target = |tag: Tag| {
-            let digest = if tag.immutable {
-                current.then_some(&verified.digest)
-            } else {
-                decision.promoted_digest()
-            };
-            let digest = digest.filter(|digest| !is_adopted(digest))?;
-            // The labels of the verified build are not those of an earlier one.
-            let is_labelled = tag.names_label && *digest != verified.digest;
-            (!is_labelled && !self.unset.withholds(index, &tag.name)).then_some((tag, digest))
-        };
-        tags.into_iter().filter_map(target).collect()
-    }
-}
-
-/// A floating tag that does not point to the digest that its image was adopted with.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StrayTag {
-    /// The name of the tag.
-    pub name: String,
-    /// What it points to, if it was read.
-    pub digest: Option<ImageDigest>,
-}
-
-/// Returns a floating tag of an adopted image that points to another digest, or that was not read
-/// yet. The tags of such an image are read again.
-#[must_use]
-pub fn stray_tag(
-    input: &DecideInput<'_>,
-    index: ImageIndex,
-    observed: &ObservedImage<'_>,
-    verified: &VerifiedBuild,
-) -> Option<StrayTag> {
-    let image = input.spec.images.get(index.position())?;
-    let recorded = observed.record.map_or(&[][..], |record| &record.tags);
-    let points_to = |name: &str| match observed.tags.get(name) {
-        Some(ObservedTag::At(digest)) => Some(digest.clone()),
-        Some(ObservedTag::Taken(_) | ObservedTag::Failed(..)) | None => {
-            let record = recorded.iter().find(|record| record.tag == name);
-            record.map(|record| ImageDigest::from(&record.digest))
-        }
-    };
-    // Without a change of the templates, no template is rendered.
-    let is_of_spec = input.generation.is_some()
-        && observed.record.is_some_and(|record| record.observed_generation == input.generation);
-    let at_rest = |record: &TagRecord| points_to(&record.tag).as_ref() == Some(&verified.digest);
-    if is_of_spec && !recorded.is_empty() && recorded.iter().all(at_rest) {
-        return None;
-    }
-    let tags = render(input.spec, image, verified.build, &verified.fingerprint).unwrap_or_default();
-    let floating = tags.into_iter().filter(|tag| !tag.immutable);
-    let mut read = floating.map(|tag| StrayTag { digest: points_to(&tag.name), name: tag.name });
-    read.find(|tag| tag.digest.as_ref() != Some(&verified.digest))
-}
-
-/// Whether another image claims a tag of this one. Moving it would start a contest.
-fn collides(input: &DecideInput<'_>, index: ImageIndex) -> bool {
-    let problem = input.blueprint.images.get(index.position());
-    let problem = problem.and_then(|image| image.problem.as_ref());
-    problem.is_some_and(|problem| problem.reason == reason::TAG_COLLISION)
-}
-
-/// Whether all tags of an image are known to point to the right digests. No template is rendered
-/// for this: in most reconciles nothing else is done for most images.
-fn at_rest(
-    input: &DecideInput<'_>,
-    index: ImageIndex,
-    observed: &ObservedImage<'_>,
-    decision: &ImageDecision,
-) -> bool {
-    let (Some(record), Some(image), Some(verified)) =
-        (observed.record, input.spec.images.get(index.position()), &decision.verified)
-    else {
-        return false;
-    };
-    let target = |tag: &TagRecord| {
-        if tag.immutable { Some(&verified.digest) } else { decision.promoted_digest() }
-    };
-    input.generation.is_some()
-        && record.observed_generation == input.generation
-        && record.build == Some(verified.build)
-        && record.fingerprint.as_deref() == Some(verified.fingerprint.as_str())
-        && record.tags.len() == image.tags.len()
-        && record.tags.iter().all(|tag| target(tag).is_some_and(|digest| *digest == tag.digest))
-        && observed.tags.iter().all(|(name, observed)| {
-            let record = record.tags.iter().find(|record| record.tag == *name);
-            let ObservedTag::At(digest) = observed else { return false };
-            record.is_none_or(|record| *digest == record.digest)
-        })
-}
-
-/// Returns the move that a tag needs, if any. A tag that could not be set is retried later.
-fn needed_move(
-    observed: &ObservedImage<'_>,
-    tag: Tag,
-    digest: &ImageDigest,
-    now: Timestamp,
-    wake_at: &mut Option<Timestamp>,
-) -> Option<TagMove> {
-    let record = observed
-        .record
-        .into_iter()
-        .flat_map(|record| &record.tags)
-        .find(|record| record.tag == tag.name);
-    let recorded = record.is_some_and(|record| *digest == record.digest);
-    let moved_to = match observed.tags.get(&tag.name) {
-        Some(ObservedTag::Failed(_, retry_at)) if *retry_at > now => {
-            *wake_at = Some(wake_at.map_or(*retry_at, |at| at.min(*retry_at)));
-            return None;
-        }
-        // Whatever is recorded: only another attempt shows what the tag points to.
-        Some(ObservedTag::Failed(..)) => None,
-        Some(ObservedTag::Taken(_)) if tag.immutable => return None,
-        Some(ObservedTag::At(at)) if at == digest => {
-            if recorded {
-                return None;
-            }
-            None
-        }
-        Some(ObservedTag::At(at)) if recorded && !tag.immutable => Some(at.clone()),
-        _ if recorded => return None,
-        _ => None,
-    };
-    Some(TagMove { tag: tag.name, immutable: tag.immutable, moved_to })
 }
 
 #[cfg(test)]

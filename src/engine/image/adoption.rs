@@ -21,7 +21,7 @@ use crate::{
             inputs::{ResolvedInputs, ResolvedParents},
         },
         input::{ExistingImage, FoundImage, LookupResult, ObservedTag, VerifiedBuild},
-        tags::{self, StrayTag},
+        tag_moves::{self, StrayTag},
     },
     identity::Fingerprint,
 };
@@ -106,7 +106,7 @@ impl ImageEval<'_> {
     /// Returns a floating tag that does not point to the adopted digest.
     fn stray_tag(&self, verified: &VerifiedBuild) -> Option<StrayTag> {
         verified.adopted.as_ref()?;
-        tags::stray_tag(self.context.input, self.index, self.observed, verified)
+        tag_moves::stray_tag(self.context.input, self.index, self.observed, verified)
     }
 
     /// Returns the decision for an adopted image that is not to be rebuilt. If its tags point

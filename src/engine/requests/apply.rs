@@ -5,8 +5,8 @@ use jiff::Timestamp;
 
 use crate::{
     api::{
-        ApprovalRecord, CandidateDigest, HoldTarget, ManualHold, Request, RequestScope,
-        RequestState, RequestedAction, UpstreamStatus,
+        ApprovalRecord, CandidateDigest, HoldTarget, ManagedImageStatus, ManualHold, Request,
+        RequestScope, RequestState, RequestedAction, UpstreamStatus,
     },
     engine::{
         causes::short,
@@ -95,10 +95,7 @@ impl RequestEffects {
         request: &Request,
     ) -> Applied {
         let images = images_of(input, scope)?;
-        self.withdraw_cancels(&images, request);
-        self.override_images(&images, |index, overrides| {
-            overrides.cancel = false;
-            let record = input.images.get(index.position()).and_then(|image| image.record);
+        self.restart(input, &images, request, |record, overrides| {
             let retried = record.and_then(|record| record.failure.as_ref()?.retried.as_deref());
             if !retried.is_some_and(|retried| request.is_earlier_than(retried)) {
                 overrides.retry = Some(request.nonce());
@@ -136,11 +133,8 @@ impl RequestEffects {
         request: &Request,
     ) -> Applied {
         let images = images_of(input, scope)?;
-        self.withdraw_cancels(&images, request);
-        self.override_images(&images, |index, overrides| {
-            overrides.cancel = false;
+        self.restart(input, &images, request, |record, overrides| {
             // What a later request has forced already is as new as this request wants it.
-            let record = input.images.get(index.position()).and_then(|image| image.record);
             let nonce = record.and_then(|record| record.nonce.as_deref());
             if !nonce.is_some_and(|nonce| request.is_earlier_than(nonce)) {
                 overrides.nonce = Some(request.nonce());
@@ -319,6 +313,22 @@ impl RequestEffects {
     }
 
     /// Changes what requests override for each of these images.
+    /// Has images built that an earlier request may have cancelled. `change` gets what is recorded
+    /// of each.
+    fn restart(
+        &mut self,
+        input: &DecideInput<'_>,
+        images: &[ImageIndex],
+        request: &Request,
+        change: impl Fn(Option<&ManagedImageStatus>, &mut ImageOverrides),
+    ) {
+        self.withdraw_cancels(images, request);
+        self.override_images(images, |index, overrides| {
+            overrides.cancel = false;
+            change(input.images.get(index.position()).and_then(|image| image.record), overrides);
+        });
+    }
+
     fn override_images(
         &mut self,
         images: &[ImageIndex],

@@ -12,15 +12,6 @@ use crate::{
     },
 };
 
-/// Returns a family of images that are built on one upstream.
-fn fan(images: usize) -> FamilyModel {
-    let images: Vec<(String, String)> =
-        (0..images).map(|image| (format!("image{image}"), "up".to_owned())).collect();
-    let images: Vec<(&str, &str)> =
-        images.iter().map(|(name, parent)| (name.as_str(), parent.as_str())).collect();
-    FamilyModel::new(&["up", "up2"], &images)
-}
-
 /// Lets the infrastructure of these images fail.
 fn fail(model: &mut FamilyModel, images: impl IntoIterator<Item = usize>) {
     model.failing = images.into_iter().map(|image| (image, FailureClass::Infrastructure)).collect();
@@ -74,7 +65,7 @@ fn an_outage_of_days_heals_within_minutes_after_its_end() {
 
 #[test]
 fn one_build_at_a_time_is_tried_for_all_images_of_an_outage() {
-    let mut model = fan(100);
+    let mut model = FamilyModel::fan(100);
     model.settle();
     model.spec.policy.parallelism = 10;
     model.spec.policy.breaker = Breaker { consecutive_failures: 0, ..Breaker::default() };
@@ -129,7 +120,7 @@ fn builds_that_need_something_else_go_on_in_an_outage() {
 /// An image that runs out of memory says nothing about the others, and is likely to do so again.
 #[test]
 fn a_build_that_needs_too_much_holds_back_no_other_and_fails_in_the_end() {
-    let mut model = fan(30);
+    let mut model = FamilyModel::fan(30);
     model.settle();
     model.spec.policy.parallelism = 5;
     model.upstream_digests[0] = "sha256:up-1".into();
@@ -149,7 +140,7 @@ fn a_build_that_needs_too_much_holds_back_no_other_and_fails_in_the_end() {
 /// Two nodes are drained: what was evicted is built again at once, and side by side.
 #[test]
 fn a_passing_trouble_makes_no_build_wait_for_another() {
-    let mut model = fan(8);
+    let mut model = FamilyModel::fan(8);
     model.settle();
     model.spec.policy.parallelism = 8;
     model.upstream_digests[0] = "sha256:up-1".into();
@@ -165,7 +156,7 @@ fn a_passing_trouble_makes_no_build_wait_for_another() {
 
 #[test]
 fn a_cascade_that_only_waits_for_an_outage_ends_for_what_is_pending() {
-    let mut model = fan(6);
+    let mut model = FamilyModel::fan(6);
     model.settle();
     model.upstream_digests[0] = "sha256:up-1".into();
     fail(&mut model, 0..6);
@@ -203,7 +194,7 @@ fn a_child_may_continue_with_the_last_verified_digest_of_a_parent_in_an_outage()
 
 #[test]
 fn a_user_who_retries_waits_for_no_outage() {
-    let mut model = fan(10);
+    let mut model = FamilyModel::fan(10);
     model.settle();
     model.upstream_digests[0] = "sha256:up-1".into();
     fail(&mut model, 0..10);

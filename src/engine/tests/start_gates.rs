@@ -11,11 +11,7 @@ use crate::{
 };
 
 fn fan(images: usize) -> FamilyModel {
-    let images: Vec<(String, String)> =
-        (0..images).map(|image| (format!("image{image}"), "up".to_owned())).collect();
-    let images: Vec<(&str, &str)> =
-        images.iter().map(|(name, parent)| (name.as_str(), parent.as_str())).collect();
-    let mut model = FamilyModel::new(&["up"], &images);
+    let mut model = FamilyModel::fan(images);
     model.settle();
     model.jobs.clear();
     model

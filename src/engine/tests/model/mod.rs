@@ -1,9 +1,11 @@
 //! A small model of cluster and registry, in which a family is reconciled step by step.
 //!
-//! This file creates, observes and reconciles the family. [`cluster`] applies a decision to the
-//! Jobs and the registry, [`records`] to what the controller records.
+//! This file creates and reconciles the family. [`observe`] reads what a reconcile decides on.
+//! [`cluster`] applies a decision to the Jobs and the registry, [`records`] to what the controller
+//! records.
 
 mod cluster;
+mod observe;
 mod records;
 
 use std::{
@@ -16,13 +18,12 @@ use jiff::{SignedDuration, Timestamp};
 use crate::{
     api::{
         CascadeStatus, Edge, EdgeUse, FailureClass, FamilyRequestSpec, Follow, Image,
-        ImageFamilySpec, ImageFamilyStatus, ImageState, ManagedImageStatus, PlatformDigest,
-        RememberedUpstream, Request, RequestState, RequestedAction, Upstream,
+        ImageFamilySpec, ImageFamilyStatus, ImageState, ManagedImageStatus, RememberedUpstream,
+        Request, RequestState, RequestedAction, Upstream,
         condition::{Reason, reason},
     },
     engine::*,
     identity::{CascadeName, Fingerprint, FolderRevision, ImageDigest},
-    lineage::UpstreamIndex,
 };
 
 /// A cascade that runs.
@@ -208,6 +209,13 @@ impl FamilyModel {
         }
     }
 
+    /// Images that are built on the first of two upstreams.
+    pub(in crate::engine) fn fan(images: usize) -> Self {
+        let names: Vec<String> = (0..images).map(|image| format!("image{image}")).collect();
+        let images: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "up")).collect();
+        Self::new(&["up", "up2"], &images)
+    }
+
     pub(in crate::engine) fn index(&self, name: &str) -> usize {
         self.spec.images.iter().position(|image| image.name == name).expect(name)
     }
@@ -230,137 +238,6 @@ impl FamilyModel {
         let blueprint = self.blueprint();
         let input = self.input(&blueprint);
         decide(&input, self.now)
-    }
-
-    pub(in crate::engine) fn input<'a>(&'a self, blueprint: &'a Blueprint) -> DecideInput<'a> {
-        DecideInput {
-            family: "family",
-            generation: None,
-            spec: &self.spec,
-            blueprint,
-            status: &self.status,
-            upstreams: self.observed_upstreams(blueprint),
-            images: (0..self.spec.images.len())
-                .map(|image| ObservedImage {
-                    record: self.records[image].as_ref(),
-                    remembered: self.remembered.get(image).map_or(&[], Vec::as_slice),
-                    verified: self.records[image]
-                        .as_ref()
-                        .and_then(VerifiedBuild::of)
-                        .map(Arc::new),
-                    checks: self
-                        .checks
-                        .iter()
-                        .filter(|(of, _)| *of == image)
-                        .map(|(_, check)| check.clone())
-                        .collect(),
-                    source: match self.unreadable_sources.get(&image) {
-                        Some(problem) => Observed::Failed(problem.clone()),
-                        None => self.source.clone(),
-                    },
-                    folder: self.folder.clone(),
-                    strategy: self.observed_strategy(image),
-                    platform: self.platform(image).map(Into::into),
-                    builds: self
-                        .jobs
-                        .iter()
-                        .filter(|(of, _)| *of == image)
-                        .map(|(_, job)| job.clone())
-                        .collect(),
-                    deferred: self.deferred.get(&image).cloned().unwrap_or_default(),
-                    job_version: self.job_version.clone(),
-                    pod_version: self.pod_version.clone(),
-                    lookups: self.asked.get(&image).cloned().unwrap_or_default(),
-                    tags: self
-                        .tags
-                        .iter()
-                        .filter(|((of, _), _)| *of == image)
-                        .map(|((_, tag), digest)| (tag.clone(), ObservedTag::At(digest.into())))
-                        .collect(),
-                    rebuild_mark: self.rebuild_marks.get(&image).cloned(),
-                    labels: self.read_labels.get(&image).cloned(),
-                    foreign_tags: Arc::new(self.foreign_tags.clone()),
-                })
-                .collect(),
-            imports: self.imports.clone(),
-            orphans: self.orphans.iter().map(|(_, job)| job.clone()).collect(),
-            cascades: self
-                .running
-                .iter()
-                .map(|cascade| ObservedCascade {
-                    name: &cascade.name,
-                    supersedes: cascade.supersedes.as_ref(),
-                    planned: &cascade.planned,
-                    status: &cascade.status,
-                })
-                .collect(),
-            ended: self
-                .ended
-                .iter()
-                .map(|(name, superseded)| EndedCascade {
-                    name: name.clone(),
-                    superseded: *superseded,
-                    supersedes: self.superseded_by.get(name).cloned(),
-                })
-                .collect(),
-            requests: self.requests.clone(),
-            allowance: self.allowance.clone(),
-        }
-    }
-
-    fn platform(&self, image: usize) -> Option<&'static str> {
-        self.platforms.get(&image).copied().unwrap_or(Some("linux/amd64"))
-    }
-
-    /// The platform is a part of the revision.
-    fn observed_strategy(&self, image: usize) -> Observed<String> {
-        match self.platform(image) {
-            Some("linux/amd64") => Observed::Known(self.strategy.clone()),
-            Some(platform) => Observed::Known(format!("{} {platform}", self.strategy)),
-            None => Observed::Failed(Problem {
-                reason: reason::STRATEGY_NOT_FOUND,
-                message: "there is none".into(),
-            }),
-        }
-    }
-
-    /// Returns the upstreams as the poller shows them for the platforms that are built.
-    fn observed_upstreams(&self, blueprint: &Blueprint) -> Vec<ObservedUpstream> {
-        let upstreams = UpstreamIndex::enumerate(&self.spec.upstreams);
-        let observed = upstreams.map(|(index, upstream)| {
-            let (digest, images) =
-                (&self.upstream_digests[index.position()], &self.upstream_images[index.position()]);
-            let children = blueprint.lineage.upstream_children(index).iter();
-            let built: Vec<Option<&str>> =
-                children.map(|child| self.platform(child.position())).collect();
-            let recorded = self.status.upstreams.iter().find(|known| known.name == upstream.name);
-            let adopted = recorded.and_then(|recorded| recorded.adopted.as_ref());
-            let kept = adopted.filter(|_| built.contains(&None)).into_iter();
-            let kept = kept.flat_map(|adopted| &adopted.platforms);
-            let mut built: Vec<&str> = built.iter().copied().flatten().collect();
-            built.extend(kept.map(|image| image.platform.as_str()));
-            built.sort_unstable();
-            built.dedup();
-            let (mut platforms, mut unoffered) = (Vec::new(), Vec::new());
-            for platform in built.iter().filter(|_| !images.is_empty()) {
-                match images.iter().find(|(of, _)| of == platform) {
-                    Some((of, digest)) => platforms
-                        .push(PlatformDigest { platform: (*of).into(), digest: (*digest).into() }),
-                    None => unoffered.push((*platform).to_owned()),
-                }
-            }
-            let newest = (!built.is_empty()).then(|| ObservedDigest {
-                digest: digest.into(),
-                platforms,
-                unoffered,
-                missing_platforms: vec![],
-                first_observed: self.now,
-                confirmed_at: self.confirmed_at.unwrap_or(self.now),
-                resumed_at: self.resumed_at,
-            });
-            ObservedUpstream { newest, problem: None }
-        });
-        observed.collect()
     }
 
     /// Reconciles once: decides, carries out, records.

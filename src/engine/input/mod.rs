@@ -1,6 +1,9 @@
 //! The input of the decision: everything that a reconcile has read. Only the time is passed
 //! separately.
 
+mod jobs;
+mod registry;
+
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
@@ -10,17 +13,22 @@ use jiff::Timestamp;
 
 use crate::{
     api::{
-        AdoptionRecord, BuildFailure, CascadeStatus, Cause, ImageFamilySpec, ImageFamilyStatus,
-        Inputs, LabelRecord, ManagedImageStatus, PlatformDigest, RememberedUpstream, Request,
-        RequestError, RequestState, TagContent,
-        condition::{Problem, Reason},
+        AdoptionRecord, CascadeStatus, Cause, ImageFamilySpec, ImageFamilyStatus, Inputs,
+        LabelRecord, ManagedImageStatus, PlatformDigest, RememberedUpstream, Request, RequestError,
+        RequestState, TagContent, condition::Problem,
     },
     engine::blueprint::Blueprint,
     identity::{
-        BlobsHash, BuildIdentity, CascadeName, ChecksHash, ContentHash, Fingerprint,
-        FolderRevision, ImageDigest, JobName,
+        BlobsHash, CascadeName, ChecksHash, ContentHash, Fingerprint, FolderRevision, ImageDigest,
     },
     lineage::Lineage,
+};
+
+pub use jobs::{
+    BuildOutcome, CheckOutcome, DeferredJob, DeferredWork, ObservedBuild, ObservedCheck,
+};
+pub use registry::{
+    ExistingImage, FoundImage, LabelAnswer, Lookup, LookupResult, ObservedTag, RebuildMark,
 };
 
 /// Everything that a reconcile of a family has read. Lists are parallel to those of the spec.
@@ -247,66 +255,6 @@ pub struct ObservedImage<'a> {
     pub foreign_tags: Arc<BTreeMap<String, String>>,
 }
 
-/// An attempt to mark a digest in the registry as the newest build of its inputs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RebuildMark {
-    /// The fingerprint of the inputs without the request.
-    pub fingerprint: Fingerprint,
-    /// The digest.
-    pub digest: ImageDigest,
-    /// When to try again, if the registry could not answer.
-    pub retry_at: Option<Timestamp>,
-}
-
-/// The registry's answer about labels of a digest.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LabelAnswer {
-    /// The labels that were asked for.
-    Read {
-        /// The digest.
-        digest: ImageDigest,
-        /// Its labels.
-        labels: Vec<LabelRecord>,
-    },
-    /// They could not be read. They are read again at the given time.
-    Unread {
-        /// The digest.
-        digest: ImageDigest,
-        /// Why.
-        problem: Problem,
-        /// When to ask again.
-        ask_at: Timestamp,
-    },
-}
-
-/// A Job that a quota, a policy or a node has rejected. It is created again, and no attempt is
-/// spent.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DeferredJob {
-    /// What the Job is for.
-    pub work: DeferredWork,
-    /// Why it was rejected.
-    pub problem: Problem,
-    /// When it was first rejected, of the rejections in a row.
-    pub since: Timestamp,
-    /// When it is created again.
-    pub retry_at: Timestamp,
-}
-
-/// What a Job that was rejected is for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum DeferredWork {
-    /// A build of a fingerprint.
-    Build(Fingerprint),
-    /// A check of a digest.
-    Check {
-        /// The digest.
-        digest: ImageDigest,
-        /// Hash of the check's spec.
-        revision: String,
-    },
-}
-
 /// A build that is pushed and has passed its checks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VerifiedBuild {
@@ -370,203 +318,6 @@ impl VerifiedBuild {
     pub fn mismatch(&self) -> Option<&str> {
         self.adopted.as_ref()?.mismatch.as_deref()
     }
-}
-
-/// What a tag points to in the registry.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ObservedTag {
-    /// The tag points to this digest.
-    At(ImageDigest),
-    /// The tag is immutable and points to a digest that is not ours. It is left as it is.
-    Taken(ImageDigest),
-    /// The tag could not be set. It is tried again at the given time.
-    Failed(Problem, Timestamp),
-}
-
-/// A build as its Job shows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ObservedBuild {
-    /// The name of the Job.
-    pub job: JobName,
-    /// Identifies the build, and says what it was started for.
-    pub identity: BuildIdentity,
-    /// When the Job was created.
-    pub started_at: Option<Timestamp>,
-    /// The outcome so far.
-    pub outcome: BuildOutcome,
-    /// What the pod waits for, if it has not started.
-    pub waits_for: Option<String>,
-    /// The reason for what the pod waits for.
-    pub wait_reason: Option<Reason>,
-    /// Whether a container of ours has started, or may have.
-    pub has_started: bool,
-    /// The repository that the build pushes to; `None` if its Job does not say so, because an
-    /// earlier version has created it.
-    pub repository: Option<String>,
-    /// Whether the Job has not ended, so that its pods may run or start, whatever `outcome` says.
-    pub live: bool,
-}
-
-impl ObservedBuild {
-    /// Whether the build pushes to this repository, as far as its Job says.
-    #[must_use]
-    pub fn pushes_to(&self, repository: &str) -> bool {
-        self.repository.as_ref().is_none_or(|known| known == repository)
-    }
-
-    /// Ignores how the build has ended if it does not push to the repository that its image has
-    /// now. It is then neither a success nor a failure.
-    pub fn ignore_other_repository(&mut self, wanted: &str) {
-        if !self.pushes_to(wanted) && self.outcome != BuildOutcome::Running {
-            self.outcome = BuildOutcome::Stopped;
-        }
-    }
-
-    /// Returns when the build was started, unless a user caused it or it was not admitted.
-    /// `policy.rateLimit` counts these starts only.
-    #[must_use]
-    pub fn rate_limited_start(&self) -> Option<Timestamp> {
-        self.started_at.filter(|_| !self.identity.user_caused && !self.is_rejected())
-    }
-
-    /// Whether the Job has no pod that may run, because the pod was rejected.
-    #[must_use]
-    pub const fn is_rejected(&self) -> bool {
-        matches!(self.outcome, BuildOutcome::NotAdmitted(_))
-    }
-}
-
-/// The outcome of a build so far.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum BuildOutcome {
-    /// The build has not ended.
-    Running,
-    /// The build has succeeded. Only the registry says what was pushed.
-    Succeeded,
-    /// The build has failed.
-    Failed(BuildFailure),
-    /// The Job's pod was rejected, so that nothing has run. This is not a failure.
-    NotAdmitted(Problem),
-    /// The Job is being deleted on purpose, or was. It counts neither as a success nor as a
-    /// failure.
-    Stopped,
-}
-
-/// A check as its Job shows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ObservedCheck {
-    /// The Job's name.
-    pub job: JobName,
-    /// The name of the check.
-    pub check: String,
-    /// Hash of the check's spec.
-    pub revision: String,
-    /// The digest that is checked.
-    pub digest: ImageDigest,
-    /// The image that the check runs in, with its digest, if that is not the new image.
-    pub image: Option<String>,
-    /// Which attempt it is, counted from 0.
-    pub attempt: i32,
-    /// What its pod waits for, if it has not started.
-    pub waits_for: Option<String>,
-    /// The outcome so far.
-    pub outcome: CheckOutcome,
-    /// Whether the Job has not ended. A stopped check runs until its pod is gone.
-    pub live: bool,
-}
-
-/// The outcome of a check so far.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CheckOutcome {
-    /// The check has not ended.
-    Running,
-    /// The exit code was 0. Holds the end of its output.
-    Passed(String),
-    /// The exit code was not 0, or the infrastructure failed. The class says which.
-    Failed(BuildFailure),
-    /// The Job's pod was rejected, so that nothing has run. There is no result.
-    NotAdmitted(Problem),
-    /// The Job was deleted before it ended, so that there is no result.
-    Stopped,
-}
-
-/// The registry's answer to whether a fingerprint was pushed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Lookup {
-    /// The fingerprint that was looked up.
-    pub fingerprint: Fingerprint,
-    /// The answer.
-    pub result: LookupResult,
-}
-
-/// Whether a fingerprint was pushed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LookupResult {
-    /// The registry has the fingerprint.
-    Present {
-        /// The digest that was pushed.
-        digest: ImageDigest,
-        /// The number of the build that pushed it.
-        build: i64,
-        /// Size of the configs and layers in bytes.
-        size: i64,
-        /// Its content; `None` if it is unknown.
-        content: Option<ContentHash>,
-        /// Its configs and layers; `None` if they are unknown.
-        blobs: Option<BlobsHash>,
-        /// The id of the request that has rebuilt these inputs, if the build is the result. The
-        /// build then has the fingerprint of these inputs with the id.
-        request: Option<String>,
-    },
-    /// The registry does not have the fingerprint.
-    Absent {
-        /// The highest build number that the registry has for the image; looked up only where no
-        /// record has a number.
-        last_build: Option<i64>,
-        /// The highest attempt that had succeeded when the registry was asked.
-        after: Option<i32>,
-    },
-    /// The registry does not have the fingerprint, and the family may adopt what the tags of the
-    /// image point to.
-    Existing(ExistingImage),
-    /// The registry has an image that is not what its tag claims, for example one that is not built
-    /// on the pinned parent. It is asked again at the given time, because a user may delete the
-    /// tag.
-    Rejected(Problem, Timestamp),
-    /// The registry could not answer. It is asked again at the given time.
-    Failed(Problem, Timestamp),
-}
-
-/// What the floating tags of an image point to that has no build yet.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ExistingImage {
-    /// What each of them points to, of those that were read.
-    pub tags: BTreeMap<String, ImageDigest>,
-    /// The image that all of them point to, or `None` if there is none.
-    pub found: Option<FoundImage>,
-    /// Why there is none, or why it is not adopted as current.
-    pub mismatch: Option<String>,
-    /// The platforms of the image that the family does not build.
-    pub lost_platforms: Vec<String>,
-    /// The highest build number that the registry has for the image.
-    pub last_build: Option<i64>,
-    /// When the tags were read.
-    pub read_at: Timestamp,
-    /// When to ask again if there is none.
-    pub ask_at: Timestamp,
-}
-
-/// An image that the registry has.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FoundImage {
-    /// The digest.
-    pub digest: ImageDigest,
-    /// Size of the configs and layers in bytes.
-    pub size: i64,
-    /// Its content.
-    pub content: Option<ContentHash>,
-    /// Its configs and layers.
-    pub blobs: Option<BlobsHash>,
 }
 
 /// A request that has not ended.
