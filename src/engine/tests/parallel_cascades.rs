@@ -333,8 +333,8 @@ fn a_candidate_that_may_start_settles_with_one_that_ends_a_cascade() {
     assert_eq!(cascade.planned.concat().len(), 4, "one cascade for both: {:?}", cascade.planned);
 }
 
-#[test]
-fn at_most_sixteen_cascades_run_and_the_others_wait() {
+/// Twenty upstreams that move one after the other, each with an image that is being built.
+fn twenty_trees(supersede: Supersede) -> FamilyModel {
     let upstreams: Vec<String> = (0..20).map(|number| format!("up{number}")).collect();
     let images: Vec<String> = (0..20).map(|number| format!("image{number}")).collect();
     let upstreams: Vec<&str> = upstreams.iter().map(String::as_str).collect();
@@ -342,15 +342,94 @@ fn at_most_sixteen_cascades_run_and_the_others_wait() {
         images.iter().zip(&upstreams).map(|(image, up)| (image.as_str(), *up)).collect();
     let mut model = FamilyModel::new(&upstreams, &images);
     model.spec.policy.parallelism = 100;
+    model.spec.policy.supersede = supersede;
     model.settle();
     for upstream in 0..20 {
         model.upstream_digests[upstream] = format!("sha256:moved-{upstream}");
         model.begin();
     }
+    model
+}
+
+#[test]
+fn at_most_sixteen_cascades_run_and_the_others_wait() {
+    let mut model = twenty_trees(Supersede::Finish);
     assert_eq!(names(&model).len(), 16);
     assert_eq!(model.builds().iter().filter(|builds| **builds == 2).count(), 16);
     model.settle();
     assert_eq!((model.builds(), model.states()), (vec![2; 20], vec![CURRENT; 20]));
+}
+
+#[test]
+fn what_waits_for_a_place_among_sixteen_cascades_supersedes_none() {
+    let mut model = twenty_trees(Supersede::Cancel);
+    let first = names(&model);
+    assert_eq!((first.len(), model.ended.iter().any(|(_, superseded)| *superseded)), (16, false));
+    for waiting in 16..20 {
+        let message = model.status.upstreams[waiting].message.clone().unwrap_or_default();
+        assert!(
+            message.ends_with("waits until one of the running cascades has ended"),
+            "{message}"
+        );
+    }
+    model.now += SignedDuration::from_hours(1);
+    model.reconcile();
+    assert_eq!(names(&model), first, "however long it takes");
+    // The one that a candidate touches is superseded, also among sixteen.
+    model.upstream_digests[3] = "sha256:again".into();
+    model.reconcile();
+    model.now += SignedDuration::from_secs(30);
+    model.reconcile();
+    let superseded: Vec<String> = model
+        .ended
+        .iter()
+        .filter(|(_, superseded)| *superseded)
+        .map(|(name, _)| name.to_string())
+        .collect();
+    assert_eq!(superseded, [first[3].clone()]);
+    model.settle();
+    let mut builds = vec![2; 20];
+    builds[3] = 3;
+    assert_eq!((model.builds(), model.states()), (builds, vec![CURRENT; 20]));
+}
+
+#[test]
+fn a_supersession_is_not_forgotten_while_another_cascade_ends() {
+    let mut model = two_trees();
+    model.spec.policy.supersede = Supersede::Cancel;
+    model.spec.policy.retries.build = 0;
+    model.finish_only("slow");
+    model.reconcile();
+    move_second(&mut model);
+    let [first, second] = &names(&model)[..] else { panic!("{:?}", names(&model)) };
+    model.upstream_digests[1] = "sha256:up2-2".into();
+    model.reconcile();
+    model.now += SignedDuration::from_secs(30);
+    let ended = |decision: CascadeDecision| match decision {
+        CascadeDecision::Finish { ending } => {
+            ending.into_iter().map(|ended| (ended.name.to_string(), ended.superseded)).collect()
+        }
+        _ => Vec::new(),
+    };
+    assert_eq!(ended(model.reconcile().cascade), [(second.clone(), true)]);
+    model.failing.insert(1, FailureClass::Build);
+    model.finish_only("below");
+    model.failing.clear();
+    assert_eq!(ended(model.reconcile().cascade), [(first.clone(), false)], "in between");
+    let CascadeDecision::Start { supersedes, .. } = model.reconcile().cascade else {
+        panic!("{:?}", names(&model))
+    };
+    assert_eq!(supersedes.map(String::from).as_ref(), Some(second));
+    model.settle();
+    assert_eq!((model.builds(), model.states()), (vec![2, 3, 3, 2], vec![CURRENT; 4]));
+    // It is replaced once, also if the cascade that has replaced it has ended.
+    model.upstream_digests[1] = "sha256:up2-3".into();
+    model.reconcile();
+    model.now += SignedDuration::from_secs(30);
+    let CascadeDecision::Start { supersedes, .. } = model.reconcile().cascade else {
+        panic!("{:?}", names(&model))
+    };
+    assert_eq!(supersedes, None);
 }
 
 #[test]

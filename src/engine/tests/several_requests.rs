@@ -134,6 +134,29 @@ fn holds_and_approvals_survive_the_loss_of_every_status() {
 }
 
 #[test]
+fn a_hold_without_a_digest_keeps_no_digest_of_another_image() {
+    let mut model = chain();
+    model.ask(r#"{"id":"1","action":"Hold","upstream":"up"}"#);
+    model.settle();
+    assert_eq!(model.answers["1"].digest.as_deref(), Some("sha256:up-0"));
+    let builds = model.builds();
+    model.spec.upstreams[0].image = "docker.io/library/other".into();
+    model.upstream_digests[0] = "sha256:other-0".into();
+    model.settle();
+    let upstream = &model.status.upstreams[0];
+    assert_eq!(upstream.hold.as_ref().expect("a hold").digest, None, "that of another image");
+    assert_eq!((&upstream.adopted, upstream.known_reason()), (&None, Some(reason::HELD)));
+    let message = upstream.message.as_deref().unwrap_or_default();
+    assert!(message.ends_with("set hold.digest, or end the hold"), "{message}");
+    assert_eq!((model.request_state("1"), model.builds()), (Some(Active), builds));
+    // Once the hold has ended, the new image is built from.
+    model.requests.clear();
+    model.settle();
+    let adopted = model.status.upstreams[0].adopted.as_ref().expect("a digest");
+    assert_eq!((adopted.digest.as_str(), model.states()), ("sha256:other-0", vec![CURRENT; 3]));
+}
+
+#[test]
 fn an_approval_lasts_until_its_digest_is_adopted_or_gone() {
     let mut model = chain();
     model.spec.upstreams[0].approval = crate::api::Approval::Manual;

@@ -81,3 +81,25 @@ pub(super) fn ended(cascade: &Arc<Cascade>) -> EndedCascade {
         supersedes: cascade.spec.supersedes.as_ref().map(Into::into),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{CascadeSpec, CascadeStatus};
+
+    #[test]
+    fn an_ended_cascade_still_says_what_replaced_what() {
+        let cascade = |phase, supersedes: Option<&str>| {
+            let spec =
+                CascadeSpec { supersedes: supersedes.map(Into::into), ..CascadeSpec::default() };
+            let status = CascadeStatus { phase, ..CascadeStatus::default() };
+            ended(&Arc::new(Cascade { status: Some(status), ..Cascade::new("later", spec) }))
+        };
+        let replaced = cascade(CascadePhase::Superseded, None);
+        assert_eq!((replaced.name.as_str(), replaced.superseded), ("later", true));
+        assert_eq!(replaced.supersedes, None);
+        let replacing = cascade(CascadePhase::Complete, Some("earlier"));
+        assert!(!replacing.superseded);
+        assert_eq!(replacing.supersedes, Some("earlier".into()));
+    }
+}
