@@ -13,8 +13,10 @@ pub const MAX_CHECK_MESSAGE: usize = 512;
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct FailureRecord {
-    /// Fingerprint that failed. Empty if the image was cancelled before its fingerprint was known.
-    pub fingerprint: String,
+    /// Fingerprint that failed. Not set if the image was cancelled before its fingerprint was
+    /// known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<String>,
     /// Number of failures of the build itself.
     pub build: i32,
     /// Number of failures of the infrastructure around the build.
@@ -25,8 +27,9 @@ pub struct FailureRecord {
     /// What the failed build was started for. The breaker groups failures by this key.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub cause: String,
-    /// Highest attempt that is counted here.
-    pub attempt: i32,
+    /// Highest attempt at the build that is counted here, from 0. Not set if none is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<i32>,
     /// Number of the next attempt at the checks, from 0.
     #[serde(skip_serializing_if = "is_zero")]
     pub check_attempt: i32,
@@ -44,6 +47,14 @@ pub struct FailureRecord {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub at: Option<Timestamp>,
+}
+
+impl FailureRecord {
+    /// Returns whether these are failures of this fingerprint.
+    #[must_use]
+    pub fn is_of(&self, fingerprint: &str) -> bool {
+        self.fingerprint.as_deref() == Some(fingerprint)
+    }
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]

@@ -317,7 +317,8 @@ impl ImageEval<'_> {
             .filter(|build| build.identity.fingerprint == *wanted)
             .map(|build| build.identity.attempt)
             .max();
-        made.max(failure.map(|failure| failure.attempt)).map_or(0, |last| last.saturating_add(1))
+        made.max(failure.and_then(|failure| failure.attempt))
+            .map_or(0, |last| last.saturating_add(1))
     }
 }
 

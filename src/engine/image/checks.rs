@@ -15,8 +15,11 @@ use crate::{
     engine::{
         Problem, causes,
         decision::{Effect, ImageDecision},
-        image::evaluation::{ImageEval, Plan, ReadyCheck},
-        image::failure::{self, RetryDecision},
+        image::{
+            attempts::{AttemptKind, FailedAttempt},
+            evaluation::{ImageEval, Plan, ReadyCheck},
+            failure::{self, RetryDecision},
+        },
         input::{CheckOutcome, DeferredJob, DeferredWork, ObservedCheck, VerifiedBuild},
     },
     lineage::CheckIndex,
@@ -191,7 +194,7 @@ impl ImageEval<'_> {
     ) -> Option<PassedChecks> {
         let wanted = &self.blueprint.checks;
         let cancelled = |known: &FailureRecord| {
-            failure::is_cancelled(known) && verified.fingerprint == known.fingerprint
+            failure::is_cancelled(known) && known.is_of(verified.fingerprint.as_str())
         };
         if wanted.is_none()
             || verified.checked == *wanted
@@ -330,7 +333,7 @@ impl ImageEval<'_> {
     ) -> Option<FailureRecord> {
         let known = known.or_else(|| {
             let recorded =
-                self.failure_record().filter(|known| verified.fingerprint == known.fingerprint);
+                self.failure_record().filter(|known| known.is_of(verified.fingerprint.as_str()));
             self.effective_failure(recorded.cloned(), &verified.fingerprint)
         });
         let mut failed: Vec<&ObservedCheck> = self
@@ -356,27 +359,21 @@ impl ImageEval<'_> {
         }
         for observed in failed {
             let CheckOutcome::Failed(outcome) = &observed.outcome else { continue };
-            let counted = record.as_ref().map_or(0, |record| record.check_attempt);
-            if observed.attempt < counted {
-                continue;
-            }
             let mut outcome = outcome.clone();
             if outcome.class == FailureClass::Build {
                 outcome.reason = reason::CHECK_FAILED.into();
             }
             outcome.message = format!("check {}: {}", observed.check, outcome.message);
-            let attempt = record.as_ref().map_or(0, |record| record.attempt);
-            let cause = causes::key(&self.image.name, &verified.causes);
-            let failed = failure::FailedAttempt { attempt, cascade, cause: &cause };
-            let added = failure::add_failure(
-                record,
-                &verified.fingerprint,
-                &failed,
-                outcome,
-                self.context.now,
-            );
-            record =
-                Some(FailureRecord { check_attempt: observed.attempt.saturating_add(1), ..added });
+            let failed = FailedAttempt {
+                kind: AttemptKind::Checks,
+                fingerprint: &verified.fingerprint,
+                attempt: observed.attempt,
+                cascade,
+                cause: &causes::key(&self.image.name, &verified.causes),
+                failure: outcome,
+                versions: self.observed.versions(),
+            };
+            record = Some(failed.count(record, self.context.now));
         }
         record
     }

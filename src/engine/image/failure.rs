@@ -1,4 +1,5 @@
-//! Failed attempts: how they are counted, and whether and when a build is retried.
+//! Failed attempts: whether and when a build is retried, and what clears its failures.
+//! [`attempts`](crate::engine::image::attempts) counts them.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -9,7 +10,7 @@ use crate::{
     },
     backoff,
     engine::input::{BuildOutcome, ObservedBuild, ObservedImage},
-    identity::{BuildIdentity, CascadeName, Fingerprint},
+    identity::{CascadeName, Fingerprint},
 };
 
 /// Pause after the first failure of the build itself.
@@ -35,101 +36,23 @@ pub enum RetryDecision {
     GiveUp,
 }
 
-/// The attempt that a failure belongs to.
-#[derive(Clone, Copy, Debug)]
-pub struct FailedAttempt<'a> {
-    /// Which attempt it was, counted from 0.
-    pub attempt: i32,
-    /// The name of the cascade that the attempt was part of.
-    pub cascade: &'a str,
-    /// What the attempt was made for; see [`causes::key`](crate::engine::causes::key).
-    pub cause: &'a str,
-}
-
-/// Returns the record with the failed attempts that it does not count yet; `None` if nothing has
-/// failed at this fingerprint.
-#[must_use]
-pub fn count_failures(
-    record: Option<&FailureRecord>,
-    fingerprint: &Fingerprint,
-    observed: &ObservedImage<'_>,
-    cause: &str,
-    now: Timestamp,
-) -> Option<FailureRecord> {
-    let mut known = record.filter(|record| *fingerprint == record.fingerprint).cloned();
-    let mut failed: Vec<(FailedAttempt<'_>, &BuildFailure)> = observed
-        .builds
-        .iter()
-        .filter(|build| build.identity.fingerprint == *fingerprint)
-        .filter_map(|build| match &build.outcome {
-            BuildOutcome::Failed(failure) => {
-                let BuildIdentity { attempt, cascade, .. } = &build.identity;
-                Some((
-                    FailedAttempt { attempt: *attempt, cascade: cascade.as_str(), cause },
-                    failure,
-                ))
-            }
-            _ => None,
-        })
-        .collect();
-    failed.sort_by_key(|(failed, _)| failed.attempt);
-    for (failed, failure) in failed {
-        if known.as_ref().is_none_or(|known| failed.attempt > known.attempt) {
-            let added = add_failure(known, fingerprint, &failed, failure.clone(), now);
-            known = Some(of_pod(added, &observed.pod_version));
-        }
-    }
-    known
-}
-
-/// Returns the record with one more failure.
-#[must_use]
-pub fn add_failure(
-    record: Option<FailureRecord>,
-    fingerprint: &Fingerprint,
-    failed: &FailedAttempt<'_>,
-    failure: BuildFailure,
-    now: Timestamp,
-) -> FailureRecord {
-    let mut record =
-        record.filter(|record| *fingerprint == record.fingerprint).unwrap_or_else(|| {
-            FailureRecord { fingerprint: fingerprint.into(), ..FailureRecord::default() }
-        });
-    match failure.class {
-        FailureClass::Infrastructure => {
-            record.infrastructure = record.infrastructure.saturating_add(1);
-        }
-        FailureClass::Build | FailureClass::Input => record.build = record.build.saturating_add(1),
-        FailureClass::Cancelled => {}
-    }
-    record.attempt = failed.attempt;
-    record.cascade = failed.cascade.into();
-    record.cause = failed.cause.into();
-    record.last = failure;
-    record.job_version = None;
-    record.at = Some(now);
-    record
-}
-
 /// Returns the record of a build that a user has cancelled in this cascade and that is not retried
 /// at this fingerprint. `last_attempt` is the highest attempt so far, so that no later attempt gets
 /// the name of its Job.
 #[must_use]
 pub fn record_cancellation(
     record: Option<FailureRecord>,
-    fingerprint: &Fingerprint,
+    fingerprint: Option<&Fingerprint>,
     cascade: Option<&CascadeName>,
     last_attempt: Option<i32>,
     now: Timestamp,
 ) -> FailureRecord {
     let record = record.unwrap_or_else(|| FailureRecord {
-        fingerprint: fingerprint.into(),
-        // Without an attempt, the next one is the first.
-        attempt: -1,
+        fingerprint: fingerprint.map(String::from),
         ..FailureRecord::default()
     });
     let record = FailureRecord {
-        attempt: record.attempt.max(last_attempt.unwrap_or(-1)),
+        attempt: record.attempt.max(last_attempt),
         cascade: cascade.map_or(record.cascade, String::from),
         ..record
     };
@@ -150,15 +73,13 @@ pub fn record_cancellation_while_waiting(
     now: Timestamp,
 ) -> FailureRecord {
     let known = record.filter(|record| is_cancelled_in(record, cascade)).cloned();
-    known.unwrap_or_else(|| {
-        record_cancellation(None, &Fingerprint::default(), Some(cascade), None, now)
-    })
+    known.unwrap_or_else(|| record_cancellation(None, None, Some(cascade), None, now))
 }
 
 /// Whether this is the record of an image that was cancelled in this cascade while it waited.
 #[must_use]
 pub fn is_cancelled_in(record: &FailureRecord, cascade: &CascadeName) -> bool {
-    record.fingerprint.is_empty() && is_cancelled(record) && *cascade == record.cascade
+    record.fingerprint.is_none() && is_cancelled(record) && *cascade == record.cascade
 }
 
 /// Whether a user has cancelled the build.
@@ -196,19 +117,6 @@ pub fn reset_by_version(record: FailureRecord, observed: &ObservedImage<'_>) -> 
     };
     let has_changed = record.job_version.as_ref().is_some_and(|known| known != now);
     if has_changed { reset_counts(record) } else { record }
-}
-
-/// Returns the record with what the Job was made of, if the API server found the Job invalid.
-#[must_use]
-pub fn of_version(record: FailureRecord, job_version: &str) -> FailureRecord {
-    let is_invalid_job = record.last.reason == reason::INVALID_STRATEGY;
-    FailureRecord { job_version: is_invalid_job.then(|| job_version.into()), ..record }
-}
-
-/// Returns the record with what the pods are made of, if another pod may not fail.
-fn of_pod(record: FailureRecord, pod_version: &str) -> FailureRecord {
-    let may_change = has_failed_with(&record, ReasonTrait::DependsOnPod);
-    FailureRecord { job_version: may_change.then(|| pod_version.into()), ..record }
 }
 
 /// Returns the record in a cascade: a build that was given up in an earlier cascade is retried in
@@ -291,14 +199,9 @@ pub fn retry_decision(
 /// for as long as it takes. A build that needs more than it may use is not.
 #[must_use]
 pub fn is_of_environment(record: &FailureRecord) -> bool {
+    let reason = record.last.known_reason();
     record.last.class == FailureClass::Infrastructure
-        && !has_failed_with(record, ReasonTrait::ExceedsResources)
-}
-
-/// Whether the reason of the last failure has this trait. One that another version has recorded
-/// has none that is known here.
-fn has_failed_with(record: &FailureRecord, wanted: ReasonTrait) -> bool {
-    record.last.known_reason().is_some_and(|reason| reason.has(wanted))
+        && !reason.is_some_and(|reason| reason.has(ReasonTrait::ExceedsResources))
 }
 
 /// Returns when a build is retried that failed of an outage which is over.
@@ -317,7 +220,8 @@ fn retry_at(
     now: Timestamp,
 ) -> Timestamp {
     let failures = failures.unsigned_abs();
-    let seed = backoff::jitter_seed(&[&record.fingerprint]).wrapping_add(failures.into());
+    let seed = backoff::jitter_seed(&[record.fingerprint.as_deref().unwrap_or_default()])
+        .wrapping_add(failures.into());
     let pause = backoff::pause(failures, first, longest, seed);
     match record.at {
         // The clock was set back, so that it is unknown how long the pause has lasted.
@@ -367,7 +271,6 @@ pub fn given_up_reason(record: &FailureRecord) -> Reason {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::fixtures;
 
     #[test]
     fn a_log_is_summarized_by_its_last_line() {
@@ -395,30 +298,14 @@ mod tests {
         }
     }
 
-    fn failed(attempt: i32, class: FailureClass) -> ObservedBuild {
-        fixtures::job(
-            "f",
-            attempt,
-            BuildOutcome::Failed(BuildFailure { class, ..BuildFailure::default() }),
-        )
+    fn failed_twice() -> FailureRecord {
+        let last = BuildFailure { class: FailureClass::Infrastructure, ..BuildFailure::default() };
+        FailureRecord { build: 1, infrastructure: 1, last, ..FailureRecord::default() }
     }
 
     #[test]
-    fn each_attempt_counts_once_and_on_its_own_retry_budget() {
-        let now = Timestamp::UNIX_EPOCH;
-        let builds = [failed(1, FailureClass::Infrastructure), failed(0, FailureClass::Build)];
-        let builds = fixtures::observed(builds.into());
-        let record = count_failures(None, &"f".into(), &builds, "", now).expect("failures");
-        assert_eq!((record.build, record.infrastructure, record.attempt), (1, 1, 1));
-        assert_eq!(
-            count_failures(Some(&record), &"f".into(), &builds, "", now),
-            Some(record.clone())
-        );
-        assert_eq!(
-            count_failures(Some(&record), &"g".into(), &builds, "", now),
-            None,
-            "another fingerprint starts without failures"
-        );
+    fn only_what_needs_too_much_is_given_up_after_the_retries_of_the_infrastructure() {
+        let (now, record) = (Timestamp::UNIX_EPOCH, failed_twice());
         let retries = Retries { build: 0, infrastructure: 0 };
         let decision = retry_decision(Some(&record), &retries, now);
         assert!(matches!(decision, RetryDecision::RetryAt(at) if at > now), "it ends some time");
@@ -462,32 +349,20 @@ mod tests {
                 reason: "OfAnotherVersion".into(),
                 ..BuildFailure::default()
             };
-            FailureRecord { last, job_version: Some("1".into()), ..FailureRecord::default() }
+            FailureRecord { last, ..FailureRecord::default() }
         };
         let (input, outside) = (failed(FailureClass::Input), failed(FailureClass::Infrastructure));
         assert_eq!(given_up_reason(&input), reason::BUILD_FAILED);
         assert_eq!(infrastructure_reason(&outside), reason::INFRASTRUCTURE_FAILED);
         assert!(is_of_environment(&outside), "it is retried for as long as it takes");
-        assert_eq!(of_pod(outside, "1").job_version, None, "another pod is not known to help");
-        assert_eq!(of_version(input, "1").job_version, None);
     }
 
     #[test]
     fn a_bad_input_is_not_retried() {
-        let record = count_failures(
-            None,
-            &"f".into(),
-            &fixtures::observed(vec![failed(0, FailureClass::Input)]),
-            "",
-            Timestamp::UNIX_EPOCH,
-        );
-        assert_eq!(
-            retry_decision(
-                record.as_ref(),
-                &Retries { build: 9, infrastructure: 9 },
-                Timestamp::UNIX_EPOCH
-            ),
-            RetryDecision::GiveUp
-        );
+        let last = BuildFailure { class: FailureClass::Input, ..BuildFailure::default() };
+        let record = FailureRecord { build: 1, last, ..FailureRecord::default() };
+        let retries = Retries { build: 9, infrastructure: 9 };
+        let decision = retry_decision(Some(&record), &retries, Timestamp::UNIX_EPOCH);
+        assert_eq!(decision, RetryDecision::GiveUp);
     }
 }

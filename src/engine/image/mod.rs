@@ -13,11 +13,13 @@
 //! - `rebuilds`: which of several builds from the same inputs is the newest
 //! - [`recorded`]: what an image keeps in every state
 //! - [`cutoff`]: whether a rebuild changed anything
-//! - [`failure`]: attempts, retry budgets and pauses
+//! - [`attempts`]: how failed attempts are counted
+//! - [`failure`]: retry budgets and pauses
 //! - [`environment`]: what builds need around them, and whether it works
 
 pub mod absent;
 pub mod adoption;
+pub mod attempts;
 pub mod checks;
 pub mod cutoff;
 pub mod environment;

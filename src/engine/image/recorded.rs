@@ -167,7 +167,7 @@ impl ImageEval<'_> {
             .max();
         let cascade = self.cascade().map(|cascade| cascade.name);
         let now = self.context.now;
-        Some(failure::record_cancellation(record, fingerprint, cascade, last_attempt, now))
+        Some(failure::record_cancellation(record, Some(fingerprint), cascade, last_attempt, now))
     }
 
     /// Returns whether and when the image is tried again. An image that failed of an outage does
@@ -219,7 +219,7 @@ impl ImageEval<'_> {
         let cascade = running.map(|cascade| cascade.name);
         let retry = self.overrides().and_then(|overrides| overrides.retry.as_deref());
         // The image was taken out of a cascade that has ended since, or a user retries it.
-        if record.fingerprint.is_empty()
+        if record.fingerprint.is_none()
             && (retry.is_some() || cascade.is_none_or(|cascade| *cascade != record.cascade))
         {
             return None;

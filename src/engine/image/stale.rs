@@ -14,6 +14,7 @@ use crate::{
         fingerprint::fingerprint,
         image::evaluation::{ImageEval, Plan},
         image::{
+            attempts::{self, AttemptKind, FailedAttempt},
             cutoff,
             evaluate::blank,
             failure,
@@ -132,7 +133,7 @@ impl ImageEval<'_> {
             folder: self.observed.folder.as_deref(),
         };
         let causes = change.causes(parents.causes());
-        let counted = failure::count_failures(
+        let counted = attempts::count_failed_builds(
             self.failure_record(),
             wanted,
             self.observed,
@@ -219,19 +220,19 @@ impl ImageEval<'_> {
         stale: &ImageDecision,
     ) -> Option<FailureRecord> {
         let known = stale.failure.as_deref().cloned();
-        match succeeded {
-            Some(attempt) if known.as_ref().is_none_or(|known| known.attempt < attempt) => {
-                let mut builds = self.observed.builds.iter().map(|build| &build.identity);
-                let build =
-                    builds.find(|build| build.attempt == attempt && build.fingerprint == *wanted);
-                let cascade = build.map_or("", |build| build.cascade.as_str());
-                let cause = causes::key(&self.image.name, &stale.causes);
-                let failed = failure::FailedAttempt { attempt, cascade, cause: &cause };
-                let failure = failure::missing_push();
-                Some(failure::add_failure(known, wanted, &failed, failure, self.context.now))
-            }
-            _ => known,
-        }
+        let Some(attempt) = succeeded else { return known };
+        let mut builds = self.observed.builds.iter().map(|build| &build.identity);
+        let build = builds.find(|build| build.attempt == attempt && build.fingerprint == *wanted);
+        let failed = FailedAttempt {
+            kind: AttemptKind::Build,
+            fingerprint: wanted,
+            attempt,
+            cascade: build.map_or("", |build| build.cascade.as_str()),
+            cause: &causes::key(&self.image.name, &stale.causes),
+            failure: failure::missing_push(),
+            versions: self.observed.versions(),
+        };
+        Some(failed.count(known, self.context.now))
     }
 }
 

@@ -8,6 +8,7 @@ use crate::{
         Retries, condition::reason,
     },
     engine::{
+        image::attempts::{AttemptKind, FailedAttempt, JobVersions},
         tests::{CURRENT, model::FamilyModel},
         *,
     },
@@ -273,11 +274,17 @@ fn invalid_job(model: &FamilyModel) -> FailureRecord {
         reason: reason::INVALID_STRATEGY.into(),
         message: "Job.batch \"x\" is invalid".into(),
     };
-    let fingerprint = model.jobs[0].1.identity.fingerprint.to_string();
-    let cascade = model.running.first().expect("a cascade").name.to_string();
-    let failure =
-        FailureRecord { fingerprint, cascade, build: 1, last, ..FailureRecord::default() };
-    image::failure::of_version(failure, &model.job_version)
+    let identity = &model.jobs[0].1.identity;
+    let failed = FailedAttempt {
+        kind: AttemptKind::Build,
+        fingerprint: &identity.fingerprint,
+        attempt: identity.attempt,
+        cascade: identity.cascade.as_str(),
+        cause: "",
+        failure: last,
+        versions: JobVersions { job: &model.job_version, pod: "" },
+    };
+    failed.count(None, model.now)
 }
 
 #[test]

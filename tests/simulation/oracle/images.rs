@@ -211,7 +211,8 @@ impl Oracle<'_> {
         // A digest whose checks were cancelled is not used, whatever their result.
         let cancelled = record.failure.as_ref().is_some_and(|failure| {
             failure.last.class == FailureClass::Cancelled
-                && Some(&failure.fingerprint) == record.fingerprint.as_ref()
+                && failure.fingerprint.is_some()
+                && failure.fingerprint == record.fingerprint
         });
         let checked = edge.family.is_some() || pinned.as_ref().is_none_or(is_checked) && !cancelled;
         // An image of another family that waits may wait forever: its current digest is used. Of

@@ -28,7 +28,7 @@ use crate::{
         },
         object_cache::Key,
     },
-    engine::{DeferredWork, PlannedBuild, causes, image::failure, tags},
+    engine::{DeferredWork, PlannedBuild, causes, tags},
     identity::{BuildIdentity, FolderRevision, ParentNaming},
     registry::Reference,
 };
@@ -124,19 +124,8 @@ impl Reconcile<'_> {
                 self.cache.deferred_jobs.record(rejection, &family, job_version, self.now);
             }
             BuildStart::Rejected(JobRejection::Failed(rejected)) => {
-                image.state = ImageState::Queued;
-                image.reason = reason::RETRYING;
-                image.message = rejected.message.clone().into();
-                let cause = causes::key(&name, &image.causes);
-                let BuildIdentity { fingerprint, attempt, cascade, .. } = &build.identity;
-                let failed = failure::FailedAttempt {
-                    attempt: *attempt,
-                    cascade: cascade.as_str(),
-                    cause: &cause,
-                };
-                let known = image.failure.take().map(|known| *known);
-                let added = failure::add_failure(known, fingerprint, &failed, rejected, self.now);
-                image.failure = Some(failure::of_version(added, job_version).into());
+                let versions = self.snapshot.versions(build.image);
+                image.count_refused_build(&name, &build.identity, rejected, versions, self.now);
             }
         }
     }

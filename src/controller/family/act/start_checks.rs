@@ -7,9 +7,7 @@ use kube::{Api, Resource, ResourceExt};
 
 use crate::{
     api::{
-        BuildFailure, CheckRecord, CheckState, FailureRecord,
-        condition::{reason, shorten},
-        image_records::MAX_CHECK_MESSAGE,
+        BuildFailure, CheckRecord, CheckState, condition::shorten, image_records::MAX_CHECK_MESSAGE,
     },
     builds::{
         checks::{
@@ -29,8 +27,9 @@ use crate::{
         },
         object_cache::Key,
     },
-    engine::{DeferredWork, Effect, Problem, causes, fingerprint::check_revision, image::failure},
-    identity::Fingerprint,
+    engine::{
+        DeferredWork, Effect, Problem, fingerprint::check_revision, image::attempts::CheckRefusal,
+    },
     lineage::ImageIndex,
 };
 
@@ -102,38 +101,20 @@ impl Reconcile<'_> {
     /// of one attempt count once. An optional check is only reported, because it blocks nothing.
     fn count_refused_check(&mut self, check: WantedCheck, failure: BuildFailure) {
         let WantedCheck { image: index, request } = check;
-        let record = self.snapshot.records.get(index.position()).and_then(Option::as_ref);
-        let recorded = record
-            .and_then(|record| record.status.as_ref()?.fingerprint.as_ref())
-            .map(Fingerprint::from);
         let cascade = self.cascade_of(index).to_owned();
         let Some(image) = self.decision.images.get_mut(index.position()) else { return };
         if !request.check.required {
             report_refused(&mut image.checks, &request, &failure);
             return;
         }
-        let known = image.failure.take();
-        if known.as_ref().is_some_and(|known| known.check_attempt > request.attempt) {
-            image.failure = known;
-            return;
-        }
-        let Some(fingerprint) = image.fingerprint.clone().or(recorded) else {
-            image.failure = known;
-            return;
+        let refusal = CheckRefusal {
+            check: &request.check.name,
+            attempt: request.attempt,
+            cascade: &cascade,
+            failure,
         };
-        let message = format!("check {}: {}", request.check.name, failure.message);
-        let refused = BuildFailure { message, ..failure };
-        image.reason = reason::RETRYING;
-        image.message = refused.message.clone().into();
-        let cause = causes::key(&request.image, &image.causes);
-        let attempt = known.as_ref().map_or(0, |known| known.attempt);
-        let failed = failure::FailedAttempt { attempt, cascade: &cascade, cause: &cause };
-        let known = known.map(|known| *known);
-        let added = failure::add_failure(known, &fingerprint, &failed, refused, self.now);
-        let added = failure::of_version(added, self.snapshot.job_version(index));
-        image.failure = Some(
-            FailureRecord { check_attempt: request.attempt.saturating_add(1), ..added }.into(),
-        );
+        let versions = self.snapshot.versions(index);
+        image.count_refused_check(&request.image, refusal, versions, self.now);
     }
 
     /// Records that a check waits until its Job is admitted. It counts as no attempt.

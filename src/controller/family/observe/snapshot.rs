@@ -34,7 +34,7 @@ use crate::{
     engine::{
         Blueprint, BuildAllowance, DecideInput, EndedCascade, Observed, ObservedBuild,
         ObservedCascade, ObservedCheck, ObservedImage, ObservedImport, ObservedUpstream,
-        VerifiedBuild, blueprint::ImageBlueprint,
+        VerifiedBuild, blueprint::ImageBlueprint, image::attempts::JobVersions,
     },
     identity::{CascadeName, FolderRevision, JobName},
     lineage::ImageIndex,
@@ -384,6 +384,13 @@ impl Snapshot {
     #[must_use]
     pub fn job_version(&self, image: ImageIndex) -> &str {
         self.job_versions.get(image.position()).map_or("", String::as_str)
+    }
+
+    /// Returns the versions of what the Jobs of an image are made of.
+    #[must_use]
+    pub fn versions(&self, image: ImageIndex) -> JobVersions<'_> {
+        let pod = self.pod_versions.get(image.position()).map_or("", String::as_str);
+        JobVersions { job: self.job_version(image), pod }
     }
 
     /// Returns the builds of an image whose Jobs exist.

@@ -71,10 +71,10 @@ impl RecordChange<'_> {
     /// Returns a build that has failed without a Job, because it could not be started.
     fn refused(&self) -> Option<BuildResult> {
         let failure = self.new.failure.as_ref()?;
-        let counted = self.known(failure).map_or(-1, |known| known.attempt);
+        let counted = self.known(failure).and_then(|known| known.attempt);
         let has_job = |build: &ObservedBuild| {
-            build.identity.fingerprint == failure.fingerprint
-                && build.identity.attempt == failure.attempt
+            failure.is_of(build.identity.fingerprint.as_str())
+                && failure.attempt == Some(build.identity.attempt)
         };
         let is_new = failure.attempt > counted && failure.last.class != FailureClass::Cancelled;
         (is_new && !failure.last.reason.is_empty() && !self.builds.iter().any(has_job))
@@ -151,10 +151,10 @@ mod tests {
         BuildFailure { class, reason: "X".into(), message: String::new() }
     }
 
-    fn record(attempt: i32, class: FailureClass) -> ManagedImageStatus {
+    fn record(attempt: impl Into<Option<i32>>, class: FailureClass) -> ManagedImageStatus {
         let failure = FailureRecord {
-            fingerprint: "f".into(),
-            attempt,
+            fingerprint: Some("f".into()),
+            attempt: attempt.into(),
             last: failure(class),
             ..FailureRecord::default()
         };
@@ -227,7 +227,11 @@ mod tests {
         forgiven.failure = ended.failure.clone().map(crate::engine::image::failure::reset_counts);
         assert_eq!(builds(&ended, &forgiven, &jobs), [], "nothing has happened");
         assert_eq!(builds(&blank, &forgiven, &[]), []);
-        assert_eq!(builds(&blank, &record(-1, FailureClass::Cancelled), &[]), [], "nothing ran");
+        assert_eq!(
+            builds(&blank, &record(None::<i32>, FailureClass::Cancelled), &[]),
+            [],
+            "nothing ran"
+        );
         assert_eq!(
             builds(&blank, &record(0, class), &[]),
             [BuildResult::InfrastructureFailed],

@@ -96,7 +96,7 @@ impl HistoryUpdate<'_> {
         if decided.state != ImageState::Failed || old.state == ImageState::Failed {
             return None;
         }
-        let failed = || Some(Fingerprint::from(&decided.failure.as_ref()?.fingerprint));
+        let failed = || Some(Fingerprint::from(decided.failure.as_ref()?.fingerprint.as_ref()?));
         let fingerprint = decided.fingerprint.clone().or_else(failed).unwrap_or_default();
         Some(BuildRecord {
             build: self.known.number_of(old, &fingerprint),
@@ -228,7 +228,8 @@ mod tests {
             Some(8),
             "a check of it has failed"
         );
-        let failure = FailureRecord { fingerprint: "verified".into(), ..FailureRecord::default() };
+        let failure =
+            FailureRecord { fingerprint: Some("verified".into()), ..FailureRecord::default() };
         let only_checks = ImageDecision { failure: Some(Box::new(failure)), ..failed(None) };
         assert_eq!(
             number(&old, &only_checks, &[], &[]),
