@@ -295,7 +295,7 @@ fn start_cascade(
     start: Start,
 ) -> CascadeStep {
     let Start { mut changes, settling, name } = start;
-    let pending = settling.clone().or_else(|| gates::newly_waiting(&changes, context.now));
+    let pending = settling.clone().or_else(|| gates::left_waiting(context, &changes));
     if settling.is_some() {
         changes.upstreams.clear();
         changes.left.clear();

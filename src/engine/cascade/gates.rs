@@ -136,14 +136,18 @@ pub fn quiet_time(context: &CascadeContext<'_>, changes: &Changes) -> QuietTime 
     QuietTime { pending, until }
 }
 
-/// Returns the changes that have come now and wait for running cascades, or `None` if none do.
+/// Returns the changes that wait for running cascades while another one starts, or `None` if none
+/// do. They count from now, unless they are what has waited before.
 #[must_use]
-pub fn newly_waiting(changes: &Changes, now: Timestamp) -> Option<Pending> {
-    (!changes.awaited.is_empty()).then(|| Pending {
-        change: changes.hash_of_waiting(),
-        waits_for_cascade: true,
-        ..new_pending(now)
-    })
+pub fn left_waiting(context: &CascadeContext<'_>, changes: &Changes) -> Option<Pending> {
+    if changes.awaited.is_empty() {
+        return None;
+    }
+    let change = changes.hash_of_waiting();
+    let before = context.input.status.pending.as_ref();
+    let before = before.filter(|pending| pending.change == change).cloned();
+    let pending = before.unwrap_or_else(|| Pending { change, ..new_pending(context.now) });
+    Some(Pending { waits_for_cascade: true, ..pending })
 }
 
 fn new_pending(now: Timestamp) -> Pending {

@@ -237,28 +237,46 @@ fn only_the_cascade_that_an_upstream_touches_is_superseded() {
 #[test]
 fn what_has_waited_for_a_cascade_settles_no_longer_when_that_has_ended() {
     let mut model = FamilyModel::new(
-        &["up", "up2"],
-        &[("broken", "up"), ("held", "up"), ("child", "broken up2*")],
+        &["up", "up2", "up3"],
+        &[("slow", "up"), ("both", "slow up2*"), ("alone", "up3")],
     );
-    model.spec.policy.parallelism = 1;
-    model.spec.policy.breaker.consecutive_failures = 1;
     model.settle();
-    model.failing = [(0, FailureClass::Build)].into();
     model.upstream_digests[0] = "sha256:up-1".into();
     model.begin();
-    model.finish_only("broken");
-    model.reconcile();
-    model.now += model.spec.policy.breaker.probe_after.signed();
-    model.reconcile();
-    assert_eq!(model.builds(), [3, 1, 1], "the trial build runs");
     move_second(&mut model);
     model.now += model.spec.policy.max_settle.signed();
-    model.finish_only("broken");
-    for _ in 0..4 {
-        model.reconcile();
+    for image in ["slow", "both"] {
+        model.finish_only(image);
+        for _ in 0..3 {
+            if !model.running.is_empty() {
+                model.reconcile();
+            }
+        }
     }
-    assert_eq!(model.status.upstreams[1].candidate, None, "it has started at once");
-    assert_eq!(model.running[0].planned.concat().len(), 3, "with what the breaker held back");
+    assert!(model.running.is_empty() && model.status.upstreams[1].candidate.is_some());
+    // Another change comes in the moment at which the cascade has ended.
+    model.spec.images[2].args.insert("A".into(), "1".into());
+    model.reconcile();
+    assert_eq!(model.status.upstreams[1].candidate, None, "it starts at once");
+}
+
+#[test]
+fn what_waits_for_a_cascade_goes_on_waiting_while_others_start() {
+    let mut model = FamilyModel::new(
+        &["up", "up2", "up3"],
+        &[("slow", "up"), ("both", "slow up2*"), ("alone", "up3")],
+    );
+    model.settle();
+    model.upstream_digests[0] = "sha256:up-1".into();
+    model.begin();
+    move_second(&mut model);
+    let waiting = model.status.pending.clone();
+    assert!(waiting.as_ref().is_some_and(|pending| pending.waits_for_cascade));
+    model.upstream_digests[2] = "sha256:up3-1".into();
+    model.ask(r#"{"id":"1","action":"Trigger","image":"alone","by":"ada"}"#);
+    model.reconcile();
+    model.reconcile();
+    assert_eq!((names(&model).len(), &model.status.pending), (2, &waiting));
 }
 
 /// Two trees, of which the first is built by a cascade that has superseded another.
