@@ -149,16 +149,12 @@ impl EndpointAttempt<'_> {
         }
         let authorization =
             self.applicant(self.context, key, candidate.credential).authorize(challenge).await?;
-        let is_insufficient = false;
-        authorizations.insert(key.clone(), &authorization, is_insufficient);
+        authorizations.insert(key.clone(), &authorization);
         drop(guard);
         let response = self.request_authorized(candidate, authorization.value.clone()).await?;
         match response.status {
             StatusCode::UNAUTHORIZED => authorizations.remove(key),
-            StatusCode::FORBIDDEN => {
-                let is_insufficient = true;
-                authorizations.insert(key.clone(), &authorization, is_insufficient);
-            }
+            StatusCode::FORBIDDEN => authorizations.mark_insufficient(key),
             _ => {}
         }
         self.checked(response, candidate, Some(authorization.value))
@@ -294,8 +290,7 @@ impl EndpointAttempt<'_> {
         let authorization =
             self.applicant(context, &key, None).authorize(&Challenge::Bearer(bearer)).await;
         let authorization = authorization.map_err(RegistryError::of_other_host)?;
-        let is_insufficient = false;
-        self.call.client.authorizations.insert(key, &authorization, is_insufficient);
+        self.call.client.authorizations.insert(key, &authorization);
         Ok(())
     }
 

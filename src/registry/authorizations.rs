@@ -92,21 +92,24 @@ impl AuthorizationCache {
     }
 
     /// Keeps an authorization until it expires. If there are too many, the oldest is dropped.
-    pub(super) fn insert(
-        &self,
-        key: AuthorizationKey,
-        authorization: &Authorization,
-        is_insufficient: bool,
-    ) {
+    pub(super) fn insert(&self, key: AuthorizationKey, authorization: &Authorization) {
         let lifetime = authorization.lifetime.min(MAX_AUTHORIZATION_LIFETIME);
         if lifetime.is_zero() {
             return;
         }
         let mut granted = self.granted.lock().unwrap_or_else(PoisonError::into_inner);
-        let value = authorization.value.clone();
+        let (value, is_insufficient) = (authorization.value.clone(), false);
         let cached =
             CachedAuthorization { value, is_insufficient, until: Instant::now() + lifetime };
         insert_bounded(&mut granted, key, cached, MAX_CACHED_AUTHORIZATIONS);
+    }
+
+    /// Notes that the registry has denied access right after this authorization was granted.
+    pub(super) fn mark_insufficient(&self, key: &AuthorizationKey) {
+        let mut granted = self.granted.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(cached) = granted.get_mut(key) {
+            cached.is_insufficient = true;
+        }
     }
 
     pub(super) fn remove(&self, key: &AuthorizationKey) {
@@ -194,12 +197,12 @@ mod tests {
     async fn authorizations_expire_and_are_separate_per_purpose() {
         let cache = AuthorizationCache::default();
         let minute = authorization(Duration::from_mins(1));
-        cache.insert(key("a", Purpose::Pull), &minute, false);
+        cache.insert(key("a", Purpose::Pull), &minute);
         assert!(cache.get(&key("a", Purpose::Pull)).is_some());
         assert!(cache.get(&key("a", Purpose::Push)).is_none());
         tokio::time::advance(Duration::from_secs(61)).await;
         assert!(cache.get(&key("a", Purpose::Pull)).is_none());
-        cache.insert(key("a", Purpose::Pull), &authorization(Duration::ZERO), false);
+        cache.insert(key("a", Purpose::Pull), &authorization(Duration::ZERO));
         assert!(cache.get(&key("a", Purpose::Pull)).is_none());
     }
 
@@ -208,7 +211,7 @@ mod tests {
         let cache = AuthorizationCache::default();
         let minute = authorization(Duration::from_mins(1));
         for number in 0..=MAX_CACHED_AUTHORIZATIONS {
-            cache.insert(key(&number.to_string(), Purpose::Pull), &minute, false);
+            cache.insert(key(&number.to_string(), Purpose::Pull), &minute);
         }
         assert!(cache.get(&key("0", Purpose::Pull)).is_none());
         assert!(cache.get(&key(&MAX_CACHED_AUTHORIZATIONS.to_string(), Purpose::Pull)).is_some());

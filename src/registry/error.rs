@@ -263,10 +263,10 @@ impl RegistryError {
         self
     }
 
-    /// Returns the error, with whether the registry says that it does not know the repository.
-    pub(super) fn with_unknown_name(mut self, unknown: bool) -> Self {
+    /// Returns the error of a registry that says that it does not know the repository.
+    pub(super) fn of_unknown_name(mut self) -> Self {
         if let Self::NotFound { is_name_unknown, .. } = &mut self {
-            *is_name_unknown = unknown;
+            *is_name_unknown = true;
         }
         self
     }

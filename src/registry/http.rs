@@ -136,8 +136,8 @@ impl Http {
         self.circuits.admit(&host).map_err(|pause| context.unresponsive(&host, pause))?;
         let _slot = self.acquire_slot(context, &host, deadline).await?;
         let mut url = request.url.clone();
-        for redirects in 0..=MAX_REDIRECTS {
-            let response = self.send_once(context, deadline, &request, &url, redirects > 0).await?;
+        for _ in 0..=MAX_REDIRECTS {
+            let response = self.send_once(context, deadline, &request, &url).await?;
             let follows = matches!(request.method, Method::GET | Method::HEAD);
             match redirect_location(&response) {
                 Some(_) if is_named_by_redirect(&request, &url, &response) => {
@@ -146,16 +146,17 @@ impl Http {
                 Some(location) if follows => {
                     url = redirect_target(&url, &location)
                         .map_err(|problem| context.invalid_response(problem))?;
+                    let host = authority(&url);
+                    let admitted = self.circuits.admit(&host);
+                    admitted.map_err(|pause| context.unresponsive(&host, pause))?;
                 }
                 _ => {
                     let read = self.read(context, response, &request, url);
-                    return match timeout_at(deadline.ends_at(), read).await {
-                        Ok(read) => read,
-                        Err(_) => {
-                            self.circuits.note_failure(&host);
-                            Err(context.too_slow(deadline.limit))
-                        }
-                    };
+                    let read = timeout_at(deadline.ends_at(), read).await;
+                    return read.unwrap_or_else(|_| {
+                        self.circuits.note_failure(&host);
+                        Err(context.too_slow(deadline.limit))
+                    });
                 }
             }
         }
@@ -169,12 +170,8 @@ impl Http {
         deadline: &Deadline,
         request: &HttpRequest<'_>,
         url: &Url,
-        is_redirected: bool,
     ) -> Result<Response<ResponseBody>, RegistryError> {
         let host = authority(url);
-        if is_redirected {
-            self.circuits.admit(&host).map_err(|pause| context.unresponsive(&host, pause))?;
-        }
         let mut headers = request.headers.clone();
         let authorization = if request.is_received_by(url) {
             request.authorization.clone()
@@ -344,7 +341,8 @@ impl HttpResponse {
         }
         let names_nothing = is_name_unknown(&self.body);
         let pause = self.stated_pause();
-        Err(context.error_status(self.status, quoted, pause).with_unknown_name(names_nothing))
+        let error = context.error_status(self.status, quoted, pause);
+        Err(if names_nothing { error.of_unknown_name() } else { error })
     }
 
     /// Returns what a message quotes of the response. `secrets` are redacted.

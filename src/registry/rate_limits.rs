@@ -112,11 +112,12 @@ pub(super) fn stated_pause(headers: &HeaderMap, now: Timestamp) -> Option<Durati
 fn parse_pause(value: &str, now: Timestamp) -> Option<Duration> {
     let value = value.trim();
     let number = value.strip_suffix('s').unwrap_or(value).split(';').next()?.trim();
-    let pause = if let Ok(seconds) = number.parse::<f64>() {
-        let is_point_in_time = seconds >= FIRST_POINT_IN_TIME && seconds.is_finite();
+    let number: Option<f64> = number.parse().ok().filter(|number: &f64| number.is_finite());
+    let pause = if let Some(seconds) = number {
+        let is_point_in_time = seconds >= FIRST_POINT_IN_TIME;
         #[expect(clippy::cast_precision_loss, reason = "a point in time in seconds")]
         let since = if is_point_in_time { now.as_second() as f64 } else { 0.0 };
-        Duration::try_from_secs_f64((seconds - since).max(0.0)).ok()?
+        Duration::try_from_secs_f64((seconds - since).max(0.0)).unwrap_or(MAX_PAUSE)
     } else {
         let until = rfc2822::parse(value).ok()?.timestamp();
         Duration::try_from(until.duration_since(now)).unwrap_or_default()
@@ -174,12 +175,11 @@ impl RateLimits {
         let mut limits = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let key = |class| LimitKey { base: base.to_owned(), identity, class };
         let unnamed = limits.get(&key(class)).map_or(0, |known| known.unnamed);
-        let (pause, unnamed) = match limit.pause {
-            Some(pause) => (pause, 0),
-            None => {
-                let doubled = DEFAULT_PAUSE.saturating_mul(1 << unnamed.min(10));
-                (doubled.min(MAX_DEFAULT_PAUSE), unnamed.saturating_add(1))
-            }
+        let (pause, unnamed) = if let Some(pause) = limit.pause {
+            (pause, 0)
+        } else {
+            let doubled = DEFAULT_PAUSE.saturating_mul(1 << unnamed.min(10));
+            (doubled.min(MAX_DEFAULT_PAUSE), unnamed.saturating_add(1))
         };
         for class in class.limited_together() {
             let key = key(*class);

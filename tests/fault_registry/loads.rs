@@ -31,11 +31,14 @@ struct ServedAnswer {
     body: String,
 }
 
+/// Returns the answer to a request, or `None` if there is none.
+type AnswerRequest = dyn Fn(&OutgoingRequest) -> Option<ServedAnswer> + Send + Sync;
+
 /// Answers requests, or never responds, and notes the requests.
 #[derive(Clone)]
 struct LoadedServers {
     requests: Arc<Mutex<Vec<String>>>,
-    answer: Arc<dyn Fn(&OutgoingRequest) -> Option<ServedAnswer> + Send + Sync>,
+    answer: Arc<AnswerRequest>,
 }
 
 impl LoadedServers {

@@ -7,7 +7,10 @@
 
 mod server;
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use groundswell::{
     api::condition::reason,
@@ -177,8 +180,15 @@ async fn an_unreachable_registry_is_reported_until_it_returns() {
     let error = client.head(&image, &none).await.expect_err("unreachable");
     assert_eq!((error.reason(), error.is_transient()), (reason::REGISTRY_UNAVAILABLE, true));
     server.restart().await;
-    assert_eq!(
-        client.head(&image, &none).await.expect("head").map(|found| found.digest),
-        Some(pushed)
-    );
+    // A registry that did not respond several times is left alone for some seconds.
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let found = loop {
+        match client.head(&image, &none).await {
+            Err(error) if error.is_transient() && Instant::now() < deadline => {
+                tokio::time::sleep(error.retry_after().unwrap_or_default()).await;
+            }
+            found => break found.expect("head"),
+        }
+    };
+    assert_eq!(found.map(|found| found.digest), Some(pushed));
 }

@@ -121,7 +121,6 @@ mod tests {
             ("r.example/v2/team", Some("r.example/team")),
             ("r.example/team/", Some("r.example/team/")),
             ("HTTPS://R.Example/", Some("r.example")),
-            ("ftp://r.example", Some("ftp://r.example")),
             ("https://index.docker.io/v1/", Some("docker.io")),
             ("", None),
             ("https:///v1/", None),
