@@ -12,10 +12,13 @@ use serde_json::{Value, json};
 use crate::{
     cluster::{Cluster, Event, Shared},
     faults::{CallFate, Moment, Refusal},
-    invariants::{builds, records},
+    invariants::{builds, calm, records},
     job_controller::{self, Work},
     objects::{Kind, ObjectError, uid},
 };
+
+/// How long the controller may be busy with a fault.
+const FAULT_TIME: Duration = Duration::from_mins(2);
 
 /// A call to the API server.
 #[derive(Clone, Debug)]
@@ -155,7 +158,11 @@ fn arrive(cluster: &mut Cluster, call: Call) -> Option<Result<Answer, tower::Box
         crash.calls -= 1;
     }
     let creates_job = call.kind == Some(Kind::Job) && call.method == Method::POST;
-    match cluster.faults.fate(call.writes(), creates_job) {
+    let fate = cluster.faults.fate(call.writes(), creates_job);
+    if fate != CallFate::Answered {
+        calm::disturb(cluster, FAULT_TIME);
+    }
+    match fate {
         CallFate::Answered => Some(Ok(execute(cluster, call))),
         CallFate::Refused(code, reason) => {
             cluster.note(format_args!("{code} {}", call.shown()));

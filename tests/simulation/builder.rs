@@ -60,7 +60,9 @@ pub fn run(cluster: &mut Cluster, uid: &str, work: &Work) -> PushResult {
             "the Dockerfile names an image that `from` does not",
         ));
     }
-    if text.contains(BROKEN) {
+    let mut parents = specification.parents.iter();
+    let is_base_bad = parents.any(|parent| cluster.invariants.history.is_bad_base(&parent.pinned));
+    if text.contains(BROKEN) || is_base_bad {
         return PushResult::Failed(
             "error: failed to solve: process \"/bin/sh -c false\" did not complete successfully: \
              exit code: 1\n"

@@ -8,19 +8,27 @@ use std::{
     time::Duration,
 };
 
-use groundswell::{api::ImageFamilySpec, controller::object_cache::Key};
+use groundswell::{
+    api::ImageFamilySpec,
+    controller::{object_cache::Key, quota::BuildLimits},
+};
 use serde_json::Value;
 use tokio::sync::Notify;
 
 use crate::{
     faults::{Crash, Faults},
-    invariants::Invariants,
+    invariants::{Invariants, calm},
     job_controller::{Stage, Work},
     objects::{Change, Kind, ObjectError, Objects, owner, uid},
     registry::Registry,
     time::Time,
     trace::Trace,
 };
+
+/// The longest lag of a watch that is no disturbance.
+const MAX_CALM_LAG: Duration = Duration::from_millis(100);
+/// How long a new process takes to know everything.
+const START_TIME: Duration = Duration::from_secs(10);
 
 /// A scheduled event.
 #[derive(Clone, Debug)]
@@ -38,6 +46,8 @@ pub enum Event {
     Completes(String, String),
     /// Objects whose owner is gone are deleted.
     Collect,
+    /// The invariants are inspected that no event violates.
+    Inspect,
     /// A write arrives whose sender has died.
     Late(Box<crate::api_server::Call>),
 }
@@ -70,6 +80,8 @@ pub struct Cluster {
     /// Jobs in progress, by uid.
     pub work: BTreeMap<String, Work>,
     pub faults: Faults,
+    /// The operator's limits of concurrent builds.
+    pub limits: BuildLimits,
     /// Whether the call that takes effect now was sent by a process that has died.
     pub is_late: bool,
     pub crash: Option<Crash>,
@@ -117,6 +129,7 @@ impl Cluster {
             texts: BTreeMap::new(),
             work: BTreeMap::new(),
             faults,
+            limits: BuildLimits::default(),
             is_late: false,
             crash: None,
             process: 0,
@@ -163,6 +176,12 @@ impl Cluster {
     /// Returns the spec of a family at a generation for which [`Self::spec`] was called before.
     pub fn spec_at(&self, uid: &str, generation: i64) -> Option<Arc<ImageFamilySpec>> {
         self.specs.get(&(uid.to_owned(), generation)).cloned()
+    }
+
+    /// Returns the spec of a family as it is, if [`Self::spec`] was called since it changed.
+    pub fn current_spec(&self, family: &Value) -> Option<Arc<ImageFamilySpec>> {
+        let generation = family["metadata"]["generation"].as_i64().unwrap_or_default();
+        self.spec_at(uid(family), generation)
     }
 
     /// Schedules an event.
@@ -230,6 +249,9 @@ impl Cluster {
         let now = self.elapsed();
         if self.process != 0 && self.deliveries.get(&kind).is_none_or(|at| *at < now) {
             let lag = self.faults.lag(kind);
+            if lag > MAX_CALM_LAG {
+                calm::disturb(self, lag);
+            }
             self.deliveries.insert(kind, now + lag);
             self.schedule(lag, Event::Deliver(self.process, kind));
         }
@@ -245,6 +267,7 @@ impl Cluster {
         let next = self.invariants.history.next_process();
         self.process = 0;
         self.deliveries.clear();
+        calm::disturb(self, down + START_TIME);
         self.note(format_args!("controller dies"));
         self.schedule(down, Event::Start(next));
     }

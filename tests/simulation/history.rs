@@ -41,6 +41,8 @@ pub struct History {
     first_digests: BTreeMap<(String, String), Duration>,
     /// The digest that builds use of each upstream, and since when its tag has offered it.
     followed_since: BTreeMap<String, (String, Duration)>,
+    /// The digests of upstreams on which nothing can be built, as `repository@digest`.
+    bad_bases: BTreeSet<String>,
     /// The values of each leaf.
     truths: BTreeMap<String, LeafTruth>,
 }
@@ -70,6 +72,16 @@ impl History {
             self.first_digests.entry((repository.into(), digest.into())).or_insert(since);
         }
         self.upstreams.entry(repository.into()).or_default().push(digest.into());
+    }
+
+    /// Records that nothing can be built on `repository@digest`.
+    pub fn record_bad_base(&mut self, pinned: &str) {
+        self.bad_bases.insert(pinned.into());
+    }
+
+    /// Returns whether nothing can be built on `repository@digest`.
+    pub fn is_bad_base(&self, pinned: &str) -> bool {
+        self.bad_bases.contains(pinned)
     }
 
     /// Returns the digest that an upstream's tag pointed to before the current one.

@@ -10,10 +10,14 @@ use crate::{
     builder::{self, PushResult},
     checker,
     cluster::{Cluster, Event},
-    invariants::builds,
+    invariants::{attempts, builds, calm, reasons},
     objects::{Kind, key_of, label, owner, uid},
+    pod_end::{PodEnd, attempt_end, traced_end},
     random::Random,
 };
+
+/// How long the controller may take to see that a pod was admitted at last.
+const START_TIME: Duration = Duration::from_mins(2);
 
 /// The label with which Kubernetes marks the Job of a pod.
 const JOB_NAME: &str = "batch.kubernetes.io/job-name";
@@ -28,56 +32,6 @@ pub enum Stage {
     Deadline,
     PodGone,
     Expires,
-}
-
-/// How a pod ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PodEnd {
-    Succeeds,
-    /// It succeeds without having pushed.
-    SucceedsWithoutPush,
-    /// It has pushed, and is evicted before it succeeds.
-    EvictedAfterPush,
-    Fails,
-    OutOfMemory,
-    CommandOutOfMemory,
-    Evicted,
-    Preempted,
-    /// The pod disappears: its node is lost.
-    Lost,
-    /// The node can't pull the builder's image.
-    NotStarted,
-    /// It never finishes.
-    Hangs,
-    /// `prepare` could not reach the source.
-    SourceUnavailable,
-    RegistryUnavailable,
-    PushDenied,
-}
-
-impl PodEnd {
-    const OF_CHECKS: [Self; 6] = [
-        Self::OutOfMemory,
-        Self::Evicted,
-        Self::Preempted,
-        Self::Lost,
-        Self::NotStarted,
-        Self::Hangs,
-    ];
-    const INFRASTRUCTURE: [Self; 12] = [
-        Self::SucceedsWithoutPush,
-        Self::EvictedAfterPush,
-        Self::OutOfMemory,
-        Self::CommandOutOfMemory,
-        Self::Evicted,
-        Self::Preempted,
-        Self::Lost,
-        Self::NotStarted,
-        Self::Hangs,
-        Self::SourceUnavailable,
-        Self::RegistryUnavailable,
-        Self::PushDenied,
-    ];
 }
 
 /// The true phase of a build, which only the model knows.
@@ -124,6 +78,11 @@ impl Work {
     /// Returns whether it is being deleted.
     pub fn is_deleted(&self) -> bool {
         self.deleted
+    }
+
+    /// Returns whether its Job has not ended, so that it takes a place.
+    pub fn takes_place(&self) -> bool {
+        !self.job_ended
     }
 
     /// Returns whether its pod never starts.
@@ -207,8 +166,10 @@ pub fn created(cluster: &mut Cluster, job: &Arc<Value>) {
     };
     let uid = uid(job).to_owned();
     cluster.work.insert(uid.clone(), work);
+    reasons::place_changes(cluster, job);
     let made = random.pause(20..2000);
-    if refused.is_some() {
+    if let Some(refused) = refused {
+        calm::disturb(cluster, refused + START_TIME);
         let at = format!("{:.0}", cluster.time.truth());
         // The Job was created just now.
         _ = cluster.update(Kind::Job, &key_of(job), |job| job["status"] = json!({"startTime": at}));
@@ -259,6 +220,7 @@ pub fn proceed(cluster: &mut Cluster, job: &str, stage: Stage) {
             cluster.remove(Kind::Pod, &work.pod());
             cluster.remove(Kind::Job, &work.key);
             cluster.work.remove(job);
+            reasons::place_changes(cluster, &work.job);
         }
         Stage::Expires if !work.deleted => {
             cluster.note(format_args!("expires {}", work.key.name));
@@ -373,6 +335,7 @@ fn end_pod(cluster: &mut Cluster, job: &str, work: &Work) {
         (true, false) => builder::run(cluster, job, work),
         (false, _) => PushResult::NotPushed,
     };
+    let end = attempt_end(work.end, &pushed);
     let container_name = if work.is_check() { "check" } else { "build" };
     let failed = |state: Value| {
         let status = container(container_name, state);
@@ -427,6 +390,7 @@ fn end_pod(cluster: &mut Cluster, job: &str, work: &Work) {
         }
         (PodEnd::Lost, _) => {
             set_phase(cluster, job, Phase::Failed);
+            attempts::ended(cluster, &work.job, end);
             cluster.note(format_args!("pod lost {}", work.key.name));
             cluster.remove(Kind::Pod, &work.pod());
             let pause = cluster.faults.machinery.pause(500..10_000);
@@ -445,17 +409,12 @@ fn end_pod(cluster: &mut Cluster, job: &str, work: &Work) {
     if succeeded && work.has_pushed() && !work.is_check() {
         builds::succeeded(cluster, &work.job);
     }
+    attempts::ended(cluster, &work.job, end);
     set_phase(cluster, job, if succeeded { Phase::Succeeded } else { Phase::Failed });
     cluster.note(format_args!("pod ends {} {:?}", work.key.name, traced_end(work.end, succeeded)));
     set_pod(cluster, work, status);
     let pause = cluster.faults.machinery.pause(200..2000);
     cluster.schedule(pause, Event::Work(job.into(), Stage::JobEnds));
-}
-
-/// Returns how a pod ended, for the trace: a pod planned to succeed may have failed because of its
-/// inputs.
-fn traced_end(end: PodEnd, succeeded: bool) -> PodEnd {
-    if end == PodEnd::Succeeds && !succeeded { PodEnd::Fails } else { end }
 }
 
 fn end_job(cluster: &mut Cluster, job: &str, work: &Work, failed: Option<&str>) {
@@ -467,6 +426,7 @@ fn end_job(cluster: &mut Cluster, job: &str, work: &Work, failed: Option<&str>) 
     if let Some(work) = cluster.work.get_mut(job) {
         work.job_ended = true;
     }
+    reasons::place_changes(cluster, &work.job);
     let at = format!("{:.0}", cluster.time.truth());
     let updated = cluster.update(Kind::Job, &work.key, |job| {
         job["status"] = json!({

@@ -87,7 +87,7 @@ struct StatusOwner {
 /// All objects.
 #[derive(Debug, Default)]
 pub struct Objects {
-    objects: BTreeMap<(Kind, Key), Arc<Value>>,
+    objects: BTreeMap<Kind, BTreeMap<Key, Arc<Value>>>,
     log: BTreeMap<Kind, Vec<Change>>,
     /// The fields of each status that each owner has applied.
     applied: BTreeMap<StatusOwner, BTreeSet<String>>,
@@ -97,15 +97,12 @@ pub struct Objects {
 
 impl Objects {
     pub fn get(&self, kind: Kind, key: &Key) -> Option<&Arc<Value>> {
-        self.objects.get(&(kind, key.clone()))
+        self.objects.get(&kind)?.get(key)
     }
 
     /// Returns all objects of a kind, sorted by key.
     pub fn all(&self, kind: Kind) -> impl Iterator<Item = (&Key, &Arc<Value>)> {
-        self.objects
-            .iter()
-            .filter(move |((of, _), _)| *of == kind)
-            .map(|((_, key), object)| (key, object))
+        self.objects.get(&kind).into_iter().flatten()
     }
 
     /// Returns all changes of a kind so far.
@@ -121,7 +118,7 @@ impl Objects {
         now: Timestamp,
     ) -> Result<Arc<Value>, ObjectError> {
         let key = key_of(&object);
-        if self.objects.contains_key(&(kind, key.clone())) {
+        if self.get(kind, &key).is_some() {
             return Err(ObjectError::Exists);
         }
         self.uids += 1;
@@ -236,7 +233,7 @@ impl Objects {
 
     /// Deletes an object.
     pub fn remove(&mut self, kind: Kind, key: &Key) -> Option<Arc<Value>> {
-        let mut object = self.objects.remove(&(kind, key.clone()))?;
+        let mut object = self.objects.get_mut(&kind)?.remove(key)?;
         self.applied.retain(|applied, _| applied.kind != kind || applied.key != *key);
         self.version += 1;
         Arc::make_mut(&mut object)["metadata"]["resourceVersion"] = json!(self.version.to_string());
@@ -248,7 +245,7 @@ impl Objects {
         self.version += 1;
         object["metadata"]["resourceVersion"] = json!(self.version.to_string());
         let object = Arc::new(object);
-        self.objects.insert((kind, key), Arc::clone(&object));
+        self.objects.entry(kind).or_default().insert(key, Arc::clone(&object));
         self.log.entry(kind).or_default().push(Change { gone: false, object: Arc::clone(&object) });
         object
     }

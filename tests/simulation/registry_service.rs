@@ -1,6 +1,6 @@
 //! The connection to the registries, with latency and faults.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture};
@@ -16,8 +16,11 @@ use http::{Method, Response, header};
 use crate::{
     cluster::{Cluster, Shared},
     faults::{Moment, RegistryFate},
-    invariants,
+    invariants::{self, calm},
 };
+
+/// How long the controller may be busy with a fault: registries are asked again after pauses.
+const FAULT_TIME: Duration = Duration::from_mins(5);
 
 /// The transport of the process with this number.
 pub struct RegistryTransport {
@@ -82,6 +85,9 @@ fn arrive(
     }
     let now = cluster.elapsed();
     let fate = cluster.faults.registry_fate(&host, now);
+    if fate != RegistryFate::Answered {
+        calm::disturb(cluster, FAULT_TIME);
+    }
     cluster.note(format_args!("{} {host}{} {fate:?}", request.method, request.url.path()));
     Some(match fate {
         RegistryFate::Answered => Ok(execute(cluster, &host, request)),
@@ -146,6 +152,9 @@ async fn commit(
         } else {
             let now = cluster.elapsed();
             let answered = cluster.faults.registry_fate("git.test", now) == RegistryFate::Answered;
+            if !answered {
+                calm::disturb(&mut cluster, FAULT_TIME);
+            }
             Some(cluster.commits.get(&(url, branch)).filter(|_| answered).cloned())
         }
     };

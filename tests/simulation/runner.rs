@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::{
     cluster::{Cluster, Event, Shared, Violation},
     faults::Faults,
-    invariants,
+    invariants::{self, reached::Reached},
     objects::Kind,
     oracle::{self, Strictness},
     process::Process,
@@ -29,6 +29,8 @@ pub struct Report {
     pub reconciles: u64,
     pub effects: u64,
     pub builds: usize,
+    /// How often each rule was reached.
+    pub reached: Reached,
     /// The last lines of the trace, with [`TraceOutput::Tail`].
     pub lines: Vec<String>,
 }
@@ -52,6 +54,7 @@ pub fn run(script: &Script, output: TraceOutput) -> Report {
             reconciles: cluster.invariants.reconciles_started,
             effects: cluster.invariants.effects,
             builds: cluster.invariants.builds(),
+            reached: cluster.invariants.reached.clone(),
             lines: cluster.trace.tail(400),
         }
     })

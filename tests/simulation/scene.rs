@@ -13,12 +13,17 @@ use serde_json::{Value, json};
 use crate::{
     cluster::{Cluster, Event},
     edits::{edit_family, provide_source},
-    garbage_collector, invariants, job_controller,
+    garbage_collector,
+    invariants::{self, calm},
+    job_controller,
     objects::{Kind, key_of, uid},
     script::{Family, Move, NAMESPACE, PUBLIC, Script},
     steps,
     upstreams::{move_scanner, move_upstream, set_upstream},
 };
+
+/// How long the controller may be busy with the last faults.
+const RECOVERY_TIME: Duration = Duration::from_mins(10);
 
 /// Returns the name of an upstream's repository.
 pub fn upstream_repository(upstream: usize) -> String {
@@ -66,6 +71,8 @@ pub fn set_up(cluster: &mut Cluster, script: &Script) {
     for family in &script.families {
         create_family(cluster, family);
     }
+    cluster.limits = script.limits;
+    cluster.schedule(Duration::ZERO, Event::Inspect);
     for (number, step) in script.steps.iter().enumerate() {
         cluster.schedule(step.at, Event::Step(number));
     }
@@ -94,6 +101,7 @@ pub fn handle_event(cluster: &mut Cluster, script: &Script, event: Event) {
             }
         }
         Event::Work(job, stage) => job_controller::proceed(cluster, &job, stage),
+        Event::Inspect => invariants::inspection::inspect(cluster),
         Event::Collect => garbage_collector::collect(cluster),
         Event::Late(call) => {
             cluster.is_late = true;
@@ -115,6 +123,8 @@ pub fn handle_event(cluster: &mut Cluster, script: &Script, event: Event) {
 /// approval, so that the system can converge.
 pub fn stop_faults(cluster: &mut Cluster) {
     cluster.faults.stop();
+    calm::disturb(cluster, RECOVERY_TIME);
+    calm::change(cluster);
     cluster.crash = None;
     if cluster.time.was_skewed() {
         cluster.time.skew(SignedDuration::ZERO);

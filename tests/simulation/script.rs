@@ -11,6 +11,7 @@ use crate::{
     faults::{Crash, Moment, Rates},
     objects::Kind,
     random::Random,
+    scenarios,
     topology::{family, image, on_image, on_upstream, policy, use_scanner},
 };
 
@@ -93,6 +94,8 @@ pub enum Move {
     Back,
     /// To an index with another image for a platform that nobody builds.
     Index,
+    /// To a digest on which nothing can be built.
+    Bad,
 }
 
 /// How a source changes.
@@ -191,8 +194,13 @@ pub struct UserRequest {
 }
 
 impl Script {
-    /// Draws the script of this seed.
+    /// Draws the script of this seed: every second one is about one policy.
     pub fn draw(seed: u64) -> Self {
+        if seed.is_multiple_of(2) { Self::mixed(seed) } else { scenarios::draw(seed) }
+    }
+
+    /// Draws a script in which anything may happen.
+    pub fn mixed(seed: u64) -> Self {
         let random = &mut Random::of(seed, "script");
         let upstreams = random.within(1..4);
         let families = match random.below(10) {
@@ -348,6 +356,15 @@ fn draw_action(random: &mut Random, script: &Script) -> Option<StepAction> {
         111..116 => StepAction::StallWatch(Kind::ALL[random.below(Kind::ALL.len())], short),
         _ => StepAction::BreakWatch(Kind::ALL[random.below(Kind::ALL.len())]),
     })
+}
+
+/// Draws a request about one of the families.
+pub fn draw_family_request(random: &mut Random, script: &Script) -> Option<UserRequest> {
+    let family = random.pick(&script.families)?.clone();
+    let image = random.pick(&family.spec.images)?.name.clone();
+    let upstream = format!("u{}", random.below(script.upstreams));
+    let lasts = random.chance(600).then(|| random.pause(1000..600_000));
+    Some(draw_request(random, family.name, image, upstream, lasts))
 }
 
 fn draw_request(

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::{
     cluster::Cluster,
     edits::{edit_family, edit_image, edit_source, edit_upstream, provide_source, rewire},
-    invariants,
+    invariants::{self, answers, calm},
     objects::Kind,
     scene::{create_family, family_key, repository, spec},
     script::{FOLLOWED, Family, NAMESPACE, SCANNER, StepAction, UserRequest, hold},
@@ -20,9 +20,17 @@ use crate::{
     upstreams::{move_scanner, move_upstream},
 };
 
+/// How long the controller may be busy with a disturbance.
+const RECOVERY_TIME: Duration = Duration::from_mins(10);
+
 /// Performs the action of a step.
 pub fn perform(cluster: &mut Cluster, action: &StepAction) {
     cluster.note(format_args!("step {action:?}"));
+    match disturbance(action) {
+        Some(lasts) => calm::disturb(cluster, lasts),
+        None if matches!(action, StepAction::Move(..)) => {}
+        None => calm::change(cluster),
+    }
     match action {
         StepAction::Move(upstream, how) => {
             move_upstream(cluster, *upstream, *how);
@@ -71,6 +79,25 @@ pub fn perform(cluster: &mut Cluster, action: &StepAction) {
         edit => edit_spec(cluster, edit),
     }
     invariants::record_truth(cluster);
+}
+
+/// Returns for how long an action disturbs the controller; `None` if it is a change that a user may
+/// make at any time.
+fn disturbance(action: &StepAction) -> Option<Duration> {
+    match action {
+        StepAction::Outage(_, _, lasts) | StepAction::StallWatch(_, lasts) => {
+            Some(*lasts + RECOVERY_TIME)
+        }
+        StepAction::DeleteRecord(..)
+        | StepAction::ClearStatus(_)
+        | StepAction::DeleteFamily(_)
+        | StepAction::RecreateFamily(_)
+        | StepAction::Crash(_)
+        | StepAction::Kill(_)
+        | StepAction::Clock(_)
+        | StepAction::BreakWatch(_) => Some(RECOVERY_TIME),
+        _ => None,
+    }
 }
 
 /// Performs an action that edits the spec of a family, or a source.
@@ -228,7 +255,7 @@ fn request(cluster: &mut Cluster, asked: &UserRequest) {
     if asked.action == ActionName::Cancel {
         cluster.invariants.history.record_cancel();
     }
-    if let (Some(digest), Some(upstream)) = (digest, &asked.upstream) {
+    if let (Some(digest), Some(upstream)) = (digest.clone(), &asked.upstream) {
         cluster.invariants.approve(&asked.family, upstream, digest);
     }
     for _ in 0..asked.users {
@@ -240,6 +267,7 @@ fn request(cluster: &mut Cluster, asked: &UserRequest) {
             "spec": fields,
         });
         cluster.create(Kind::Request, request).expect("a new name");
+        answers::ask(cluster, &name, asked, digest.clone());
     }
 }
 

@@ -11,7 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{cluster::Violation, runner::run, script::Script, trace::TraceOutput};
+use crate::{
+    cluster::Violation, invariants::reached::Reached, runner::run, script::Script,
+    trace::TraceOutput,
+};
 
 /// How often a long sweep reports its progress.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
@@ -24,21 +27,24 @@ pub struct SweepResult {
     pub effects: u64,
     pub builds: usize,
     pub took: Duration,
+    /// How often each rule was reached.
+    pub reached: Reached,
     /// Seeds that failed, in order.
     pub failed: Vec<(u64, Violation)>,
 }
 
-/// Runs these seeds.
-pub fn sweep(seeds: Range<u64>) -> SweepResult {
+/// Runs these seeds, until one violates an invariant of these names.
+pub fn sweep(seeds: Range<u64>, until: &[String]) -> SweepResult {
     let start = Instant::now();
     let next = AtomicU64::new(seeds.start);
     let (swept, done) = (Mutex::new(SweepResult::default()), AtomicBool::new(false));
+    let is_found = AtomicBool::new(false);
     let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     std::thread::scope(|scope| {
         let work = || {
             loop {
                 let seed = next.fetch_add(1, Ordering::Relaxed);
-                if seed >= seeds.end {
+                if seed >= seeds.end || is_found.load(Ordering::Relaxed) {
                     return;
                 }
                 let ran = catch_unwind(|| run(&Script::draw(seed), TraceOutput::None));
@@ -54,8 +60,14 @@ pub fn sweep(seeds: Range<u64>) -> SweepResult {
                 swept.reconciles += report.reconciles;
                 swept.effects += report.effects;
                 swept.builds += report.builds;
+                for (name, count) in report.reached {
+                    *swept.reached.entry(name).or_default() += count;
+                }
                 if let Some(violation) = report.violation {
                     println!("seed {seed} fails: {violation}");
+                    if until.iter().any(|name| name == violation.invariant) {
+                        is_found.store(true, Ordering::Relaxed);
+                    }
                     swept.failed.push((seed, violation));
                 }
             }
@@ -91,7 +103,10 @@ pub fn sweep(seeds: Range<u64>) -> SweepResult {
 
 impl fmt::Display for SweepResult {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { seeds, reconciles, effects, builds, took, failed } = self;
+        let Self { seeds, reconciles, effects, builds, took, reached, failed } = self;
+        for (name, count) in reached {
+            writeln!(f, "reached {count:>9} {name}")?;
+        }
         let each = took.as_secs_f64() * 1000.0 / (*seeds).max(1) as f64;
         write!(
             f,

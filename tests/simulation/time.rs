@@ -46,6 +46,12 @@ impl Time {
             .expect("a short simulation")
     }
 
+    /// Returns how long after the start a time of day is; zero if it is before.
+    pub fn since_start(&self, at: Timestamp) -> std::time::Duration {
+        let start = Timestamp::from_second(START_SECOND).expect("a time");
+        std::time::Duration::try_from(at.duration_since(start)).unwrap_or_default()
+    }
+
     /// Returns the time of day as the controller reads it.
     pub fn controller_time(&self) -> Timestamp {
         self.truth()

@@ -50,7 +50,12 @@ pub fn move_upstream(cluster: &mut Cluster, upstream: usize, how: Move) {
             cluster.schedule(pause, Event::Completes(name.clone(), complete));
             images.truncate(1);
         }
-        cluster.registry.repository(&name).push_index(&images)
+        let digest = cluster.registry.repository(&name).push_index(&images);
+        if how == Move::Bad {
+            let (built, _) = &images[0];
+            cluster.invariants.history.record_bad_base(&format!("{name}@{built}"));
+        }
+        digest
     };
     set_upstream(cluster, &name, &digest);
 }

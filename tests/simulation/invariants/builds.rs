@@ -10,7 +10,7 @@ use groundswell::{
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
-use super::{reconcile_view, requests, short};
+use super::{Violations, attempts, breaker, limits, reconcile_view, requests, short};
 use crate::{
     builder,
     cluster::Cluster,
@@ -24,8 +24,6 @@ use crate::{
 /// Upper bound on the lag of a watch that is not stalled.
 const MAX_WATCH_LAG: Duration = Duration::from_mins(1);
 
-type Violations = Vec<(&'static str, String)>;
-
 /// Checks a new Job, before it is counted among the running ones.
 pub fn created(cluster: &mut Cluster, job: &Arc<Value>) {
     cluster.invariants.effects += 1;
@@ -36,7 +34,7 @@ pub fn created(cluster: &mut Cluster, job: &Arc<Value>) {
     }
 }
 
-fn check(cluster: &Cluster, job: &Value) -> Violations {
+fn check(cluster: &mut Cluster, job: &Value) -> Violations {
     let is_same = |other: &Value| {
         let labels = [labels::IMAGE, labels::CHECK, labels::CHECK_REVISION];
         owner(other) == owner(job)
@@ -53,7 +51,50 @@ fn check(cluster: &Cluster, job: &Value) -> Violations {
     let concurrent = cluster.work.values().find(live);
     let shown = |other: &Work| format!("{} concurrently with {}", key_of(job).name, other.key.name);
     let concurrent = concurrent.map(|other| ("no two live checks of one digest", shown(other)));
-    concurrent.into_iter().chain(check_image(cluster, job)).collect()
+    let mut found: Violations = concurrent.into_iter().chain(check_image(cluster, job)).collect();
+    let key = key_of(job);
+    let shown = key.name.as_str();
+    let family = Key::new(&key.namespace, label(job, labels::FAMILY));
+    if let Some((spec, started_at)) = reconcile_view(cluster, &family) {
+        if spec.suspend {
+            found.push(("suspended families check nothing", shown.to_owned()));
+        }
+        if is_closed(&spec, started_at) {
+            let message = format!("{shown}, decided at {started_at}");
+            found.push(("nothing is checked while no window is open", message));
+        }
+        found.extend(parallelism(cluster, &spec, job, shown));
+    }
+    found.extend(limits::check(cluster, job, shown));
+    found
+}
+
+/// Returns whether no window of the policy is open.
+fn is_closed(spec: &ImageFamilySpec, at: Timestamp) -> bool {
+    let windows = &spec.policy.windows;
+    !windows.is_empty() && !windows.iter().any(|window| is_open(window, at))
+}
+
+/// Checks that a new build or check has a place in its family: both take one.
+fn parallelism(
+    cluster: &Cluster,
+    spec: &ImageFamilySpec,
+    job: &Value,
+    shown: &str,
+) -> Option<(&'static str, String)> {
+    // A pod that never starts counts as failed after a while.
+    let takes_place = |other: &&Work| {
+        owner(&other.job) == owner(job)
+            && other.phase == Phase::Live
+            && !(other.never_starts() && other.is_deleted())
+            && !other.is_late
+    };
+    let running = cluster.work.values().filter(takes_place).count();
+    let allowed = usize::try_from(spec.policy.parallelism).unwrap_or(1);
+    (running >= allowed && !cluster.is_late).then(|| {
+        let message = format!("{shown} with {running} others, and {allowed} may run");
+        ("build limits are kept", message)
+    })
 }
 
 /// Checks the image that a check runs in: the checked one, or a digest of the scanner, which the
@@ -81,7 +122,6 @@ fn build(cluster: &mut Cluster, job: &Value) -> Violations {
     let shown = format!("{}/{image} at {} as {}", family.name, short(fingerprint), key.name);
     let Some((spec, started_at)) = reconcile_view(cluster, &family) else { return Vec::new() };
     let mut found = Vec::new();
-    let mut running = 0;
     let builds =
         cluster.work.values().filter(|other| !other.is_check() && owner(&other.job) == owner(job));
     for other in builds {
@@ -99,23 +139,12 @@ fn build(cluster: &mut Cluster, job: &Value) -> Violations {
                 format!("{shown} although {} has pushed", other.key.name),
             ));
         }
-        // A pod that never starts counts as failed after a while.
-        let counts = !(other.never_starts() && other.is_deleted()) && !other.is_late;
-        running += usize::from(other.phase == Phase::Live && counts);
     }
-    let parallelism = usize::try_from(spec.policy.parallelism).unwrap_or(1);
-    if running >= parallelism && !cluster.is_late {
-        found.push((
-            "build limits are kept",
-            format!("{shown} with {running} others, and {parallelism} may run"),
-        ));
-    }
+    found.extend(parallelism(cluster, &spec, job, &shown));
     if spec.suspend {
         found.push(("suspended families build nothing", shown.clone()));
     }
-    if !spec.policy.windows.is_empty()
-        && !spec.policy.windows.iter().any(|window| is_open(window, started_at))
-    {
+    if is_closed(&spec, started_at) {
         found.push((
             "nothing is built while no window is open",
             format!("{shown}, decided at {started_at}"),
@@ -127,12 +156,15 @@ fn build(cluster: &mut Cluster, job: &Value) -> Violations {
     );
     found.extend(parents(cluster, &spec, &family, job, &shown));
     found.extend(cascade(cluster, job, &shown));
+    found.extend(limits::check(cluster, job, &shown));
+    found.extend(attempts::starts(cluster, job, &shown));
+    found.extend(breaker::check(cluster, job, &shown));
     found.extend(rate_limit(cluster, &spec, job, &shown));
     found
 }
 
 /// Returns whether a window of the scripts, which open once an hour, is open.
-fn is_open(window: &Window, at: Timestamp) -> bool {
+pub(super) fn is_open(window: &Window, at: Timestamp) -> bool {
     let minute: i64 = window
         .schedule
         .split(' ')
@@ -239,6 +271,13 @@ pub struct BuildStart {
     at: Timestamp,
     /// The uid of its Job.
     job: String,
+}
+
+impl BuildStart {
+    /// Returns when it started.
+    pub fn at(&self) -> Timestamp {
+        self.at
+    }
 }
 
 /// Returns whether no pod of a Job is or was admitted: nothing has started.

@@ -73,7 +73,8 @@ pub fn first_adopted(
             && let Some(why) =
                 before.and_then(|before| refused(cluster, &key, before, upstream, &new, started_at))
         {
-            let message = format!("{} of {}: {}, and {why}", upstream.name, key.name, short(&new));
+            let message =
+                format!("{} of {}: {}, and {}", upstream.name, key.name, short(&new), why.message);
             found = Some(("a lost status agrees to nothing", message));
         }
         cluster.invariants.agreed.entry(agreed).or_default().insert(new);

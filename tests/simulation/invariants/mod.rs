@@ -2,13 +2,33 @@
 //! a registry, against what the model knows and the controller does not.
 //!
 //! [`builds`]: when a Job may be created; [`tags`]: what a tag may point to; [`records`] and
-//! [`requests`]: what may be recorded; [`losses`]: what must survive the loss of records.
+//! [`requests`]: what may be recorded; [`losses`]: what must survive the loss of records;
+//! [`limits`]: how much runs at once; [`attempts`]: how often and when a build is tried again;
+//! [`cascades`], [`quiet_time`] and [`cutoff`]: when a cascade starts, and what it builds;
+//! [`order`] and [`breaker`]: which builds start; [`answers`] and [`reasons`]: what users ask for,
+//! and what images wait for; [`patches`]: that every patch arrives; [`unwanted`]: what must not run
+//! any more. [`calm`] says when they may be strict, and [`reached`] how often a run got to each
+//! rule.
 
+pub mod answers;
+pub mod attempts;
+pub mod breaker;
 pub mod builds;
+pub mod calm;
+pub mod cascades;
+pub mod cutoff;
+pub mod inspection;
+pub mod limits;
 pub mod losses;
+pub mod order;
+pub mod patches;
+pub mod quiet_time;
+pub mod reached;
+pub mod reasons;
 pub mod records;
 pub mod requests;
 pub mod tags;
+pub mod unwanted;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -37,11 +57,36 @@ use crate::{
 /// Upper bound on the requests to registries between the starts of two reconciles: a converged
 /// system makes some thousands of polls.
 const MAX_REGISTRY_REQUESTS: usize = 5000;
+/// How long the controller may take to follow a change while nothing disturbs it.
+const SETTLED_AFTER: Duration = Duration::from_secs(20);
+
+/// Violated invariants, each with what happened.
+type Violations = Vec<(&'static str, String)>;
 
 /// What the model records in order to detect violations.
 #[derive(Debug, Default)]
 pub struct Invariants {
     pub history: History,
+    pub calm: calm::Calm,
+    pub reached: reached::Reached,
+    /// The builds so far, in the order of their starts.
+    pub attempts: Vec<attempts::Attempt>,
+    /// The changes that wait for a cascade, by the family's uid.
+    pending: BTreeMap<String, quiet_time::PendingChanges>,
+    /// Those for which a cascade is about to start.
+    started: BTreeMap<String, quiet_time::PendingChanges>,
+    /// The cascades so far, by uid.
+    opened: BTreeMap<String, cascades::OpenedCascade>,
+    /// The families that are not up to date, by uid.
+    outdated: BTreeMap<String, patches::Outdated>,
+    /// The requests of users.
+    asked: Vec<answers::AskedRequest>,
+    /// What each image waits for.
+    reasons: BTreeMap<Key, reasons::ImageReason>,
+    /// When a build or a check of each family started or ended last, by the family's uid.
+    places_changed: BTreeMap<String, Duration>,
+    /// When the record of each image was written last.
+    record_written: BTreeMap<Key, Duration>,
     /// What the last reconcile of each family read when it started.
     reconciles: BTreeMap<Key, ReconcileStart>,
     /// How many Jobs there were of each image, by the family's uid.
@@ -63,6 +108,8 @@ pub struct Invariants {
     agreed: BTreeMap<(String, String), BTreeSet<String>>,
     /// Since when changes wait, according to each family's last status, by its uid.
     waiting: BTreeMap<String, Timestamp>,
+    /// Since when changes had waited when a cascade started, by the family's uid and its name.
+    waited: BTreeMap<(String, String), Option<Timestamp>>,
     /// When builds succeeded.
     built: BTreeMap<builds::BuildKey, Duration>,
     /// Build starts that no user caused, by the family's uid.
@@ -104,7 +151,7 @@ struct Approved {
 }
 
 /// What a reconcile read when it started.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct ReconcileStart {
     generation: i64,
     /// The time of day that the controller's clock showed.
@@ -113,6 +160,8 @@ struct ReconcileStart {
     started_at: Duration,
     /// When the last reconcile started that completed.
     last_completed: Option<Duration>,
+    /// The records of its images, if builds may wait for others in a known order.
+    records: order::Records,
 }
 
 impl Invariants {
@@ -193,19 +242,34 @@ pub fn count_registry_request(cluster: &mut Cluster) -> bool {
 /// Records that a reconcile of a family starts and reads this generation.
 pub fn reconcile_starts(cluster: &mut Cluster, key: &Key, generation: i64) {
     let (at, started_at) = (cluster.time.controller_time(), cluster.elapsed());
+    let records = reconcile_records(cluster, key, generation);
     let invariants = &mut cluster.invariants;
     invariants.registry_requests = 0;
     invariants.reconciles_started += 1;
     let last_completed = invariants.reconciles.get(key).and_then(|last| last.last_completed);
-    invariants
-        .reconciles
-        .insert(key.clone(), ReconcileStart { generation, at, started_at, last_completed });
+    invariants.reconciles.insert(
+        key.clone(),
+        ReconcileStart { generation, at, started_at, last_completed, records },
+    );
+}
+
+/// Returns the records of a family, if the order of its builds is checked.
+fn reconcile_records(cluster: &Cluster, key: &Key, generation: i64) -> order::Records {
+    let family = cluster.objects.get(Kind::Family, key);
+    let spec = family.and_then(|family| cluster.spec_at(uid(family), generation));
+    match spec.filter(|_| calm::is_calm_for(cluster, SETTLED_AFTER)) {
+        Some(spec) => order::records(cluster, key, &spec),
+        None => order::Records::new(),
+    }
 }
 
 /// Records that a reconcile of a family completes.
 pub fn reconcile_ends(cluster: &mut Cluster, key: &Key) {
-    if let Some(last) = cluster.invariants.reconciles.get_mut(key) {
-        last.last_completed = Some(last.started_at);
+    let Some(last) = cluster.invariants.reconciles.get_mut(key) else { return };
+    last.last_completed = Some(last.started_at);
+    let (started_at, records) = (last.started_at, std::mem::take(&mut last.records));
+    if let Some((invariant, message)) = order::reconcile_ended(cluster, key, started_at, &records) {
+        cluster.violated(invariant, message);
     }
 }
 

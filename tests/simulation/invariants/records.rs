@@ -1,5 +1,5 @@
-//! What may be recorded: bounded statuses, cascades that have nothing in common, and upstreams that
-//! are adopted only through their gates.
+//! What may be recorded: bounded statuses, cascades that have nothing in common, and upstreams
+//! that are adopted only through their gates.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -14,7 +14,10 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Approved, reconcile_view, requests, short};
+use super::{
+    Approved, answers, attempts, breaker, cascades, cutoff, losses, quiet_time, reached, reasons,
+    reconcile_view, requests, short,
+};
 use crate::{
     cluster::Cluster,
     job_controller::Phase,
@@ -37,10 +40,13 @@ pub fn opened(cluster: &mut Cluster, cascade: &Value) {
     if let Some(message) = started_too_early(cluster, cascade) {
         cluster.violated("cascades start after the quiet time", message);
     }
+    if let Some((invariant, message)) = cascades::opened(cluster, cascade) {
+        cluster.violated(invariant, message);
+    }
 }
 
-/// Describes a build of another running cascade of the family whose image, or one below it, the
-/// new cascade plans to build. Builds that are being stopped, and those of images that nobody waits
+/// Describes a build of another running cascade of the family whose image, or one below it, the new
+/// cascade plans to build. Builds that are being stopped, and those of images that nobody waits
 /// for, do not count.
 fn shares_a_build(cluster: &Cluster, cascade: &Value) -> Option<String> {
     let opened: CascadeSpec = CascadeSpec::deserialize(&cascade["spec"]).ok()?;
@@ -79,11 +85,11 @@ fn shares_a_build(cluster: &Cluster, cascade: &Value) -> Option<String> {
 }
 
 /// Returns an image and all images that are built on it.
-fn below(spec: &ImageFamilySpec, image: &str) -> BTreeSet<String> {
+pub(super) fn below(spec: &ImageFamilySpec, image: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::from([image.to_owned()]);
     loop {
         let is_child = |child: &&Image| {
-            // An edge to another family may name an image that this family has, too.
+            // An edge to another family may name an image that this one has, too.
             let own = child.from.iter().filter(|edge| edge.family.is_none());
             let mut parents = own.filter_map(|edge| edge.image.as_ref());
             !found.contains(&child.name) && parents.any(|parent| found.contains(parent))
@@ -126,9 +132,10 @@ fn started_too_early(cluster: &Cluster, cascade: &Value) -> Option<String> {
     });
     let (newest, name) = moves.max()?;
     let quiet = cluster.elapsed().saturating_sub(newest) + TIME_PRECISION;
-    let since = cluster.invariants.waiting.get(uid(family));
+    let started = (uid(family).to_owned(), key_of(cascade).name);
+    let since = cluster.invariants.waited.get(&started).copied().flatten();
     let waited =
-        since.map(|since| started_at.duration_since(*since) >= spec.policy.max_settle.signed());
+        since.map(|since| started_at.duration_since(since) >= spec.policy.max_settle.signed());
     let early = quiet.as_secs() < u64::from(spec.policy.settle.as_secs()) && waited != Some(true);
     early.then(|| format!("{} started {quiet:?} after {name} moved", key_of(cascade).name))
 }
@@ -180,6 +187,7 @@ pub fn written(cluster: &mut Cluster, kind: Kind, before: Option<&Value>, object
     }
     if kind == Kind::Request {
         found.extend(requests::answered(cluster, before, object));
+        answers::written(cluster, object);
     }
     if kind == Kind::Cascade
         && status["phase"] == "Superseded"
@@ -187,22 +195,43 @@ pub fn written(cluster: &mut Cluster, kind: Kind, before: Option<&Value>, object
     {
         found.push(("superseding cascades are not superseded", name));
     }
+    reached::written(cluster, kind, before, object);
     if kind == Kind::Image {
         super::tags::promotion_recorded(cluster, before, object);
+        found.extend(attempts::recorded(cluster, object));
+        found.extend(cutoff::written(cluster, before, object));
+        found.extend(breaker::recorded(cluster, object));
+        reasons::written(cluster, object);
+        let now = cluster.elapsed();
+        cluster.invariants.record_written.insert(key_of(object), now);
+    }
+    if kind == Kind::Cascade {
+        found.extend(cascades::written(cluster, before, object));
     }
     if kind == Kind::Family {
+        quiet_time::written(cluster, object);
         record_waiting(cluster, object);
         super::record_truth(cluster);
         found.extend(adopted(cluster, before, object));
-        found.extend(super::losses::first_adopted(cluster, before, object));
+        found.extend(losses::first_adopted(cluster, before, object));
+        found.extend(breaker::written(cluster, object));
+        found.extend(breaker::counted(cluster, object));
     }
     for (invariant, message) in found {
         cluster.violated(invariant, message);
     }
 }
 
-/// Records since when changes of a family wait. A status with a running cascade no longer says it.
+/// Records since when changes of a family wait. A status with a running cascade no longer says it,
+/// or says it of the changes that wait for that cascade.
 fn record_waiting(cluster: &mut Cluster, family: &Value) {
+    let invariants = &mut cluster.invariants;
+    let before = invariants.waiting.get(uid(family)).copied();
+    for running in family["status"]["cascades"].as_array().into_iter().flatten() {
+        let name = running["name"].as_str().unwrap_or_default();
+        let cascade = (uid(family).to_owned(), name.to_owned());
+        invariants.waited.entry(cascade).or_insert(before);
+    }
     let since = family["status"]["pending"]["since"].as_str().and_then(|since| since.parse().ok());
     match since {
         Some(since) => _ = cluster.invariants.waiting.insert(uid(family).into(), since),
@@ -211,6 +240,12 @@ fn record_waiting(cluster: &mut Cluster, family: &Value) {
         }
         None => {}
     }
+}
+
+/// A gate through which a digest was adopted although it is closed.
+pub(super) struct ClosedGate {
+    invariant: &'static str,
+    pub message: String,
 }
 
 /// Checks that each upstream was adopted through its gates.
@@ -233,13 +268,14 @@ fn adopted(
         }
         let why = refused(cluster, &key, before?, upstream, &new, started_at)?;
         let message = format!(
-            "{} of {}: {} to {}, and {why}",
+            "{} of {}: {} to {}, and {}",
             upstream.name,
             key.name,
             short(&old),
-            short(&new)
+            short(&new),
+            why.message
         );
-        Some(("upstreams are adopted through their gates", message))
+        Some((why.invariant, message))
     })
 }
 
@@ -251,7 +287,8 @@ pub(super) fn refused(
     upstream: &Upstream,
     digest: &str,
     started_at: Timestamp,
-) -> Option<String> {
+) -> Option<ClosedGate> {
+    let closed = |invariant, message: String| Some(ClosedGate { invariant, message });
     let rows = before["status"]["upstreams"].as_array().into_iter().flatten();
     let manual = rows
         .into_iter()
@@ -259,7 +296,8 @@ pub(super) fn refused(
         .map(|row| row["hold"].clone());
     let manual = manual.filter(|hold| !hold.is_null());
     if let Some(hold) = upstream.hold_at(started_at) {
-        return (hold.digest.as_deref() != Some(digest)).then(|| format!("{hold:?}"));
+        let is_named = hold.digest.as_deref() == Some(digest);
+        return closed("held upstreams stay", format!("{hold:?}")).filter(|_| !is_named);
     }
     if let Some(hold) = manual {
         let until: Option<Timestamp> = hold["until"].as_str().and_then(|until| until.parse().ok());
@@ -268,7 +306,7 @@ pub(super) fn refused(
             && requests::is_open(cluster, &hold["request"])
             && requests::open(cluster, family, &["Hold", "Unhold"]).count() == 1
         {
-            return Some(format!("a request holds it: {hold}"));
+            return closed("held upstreams stay", format!("a request holds it: {hold}"));
         }
         return None;
     }
@@ -281,7 +319,7 @@ pub(super) fn refused(
         digest: digest.to_owned(),
     };
     if upstream.approval == Approval::Manual && !cluster.invariants.approved.contains(&approval) {
-        return Some("no user approved it".into());
+        return closed("candidates wait for approval", "no user approved it".into());
     }
     let rows = before["status"]["upstreams"].as_array().into_iter().flatten();
     let is_superseded = rows
@@ -295,14 +333,14 @@ pub(super) fn refused(
         && !cluster.time.was_skewed()
         && since.is_none_or(|since| cluster.elapsed().saturating_sub(since) < RETURN_AGE)
     {
-        return Some("it was replaced before".into());
+        return closed("returned digests wait", "it was replaced before".into());
     }
     let pinned = format!("{}@{digest}", upstream.image);
     if !upstream.platforms.is_empty() && !cluster.registry.offers_all(&pinned) {
-        return Some("it lacks a platform".into());
+        return closed("adopted digests offer all platforms", "it lacks a platform".into());
     }
     let since = cluster.invariants.history.first_observed(&upstream.image, digest)?;
     let age = (cluster.elapsed().saturating_sub(since) + TIME_PRECISION).as_secs();
     let too_young = age < u64::from(upstream.minimum_age.as_secs()) && !cluster.time.was_skewed();
-    too_young.then(|| format!("it is {age} s old"))
+    closed("adopted digests are old enough", format!("it is {age} s old")).filter(|_| too_young)
 }

@@ -12,7 +12,7 @@ use groundswell::{
 
 use serde_json::Value;
 
-use super::{Invariants, LeafValues, builds, reconcile_view, record_truth, short};
+use super::{Invariants, LeafValues, builds, reached::reach, reconcile_view, record_truth, short};
 use crate::{
     cluster::Cluster,
     job_controller::Phase,
@@ -91,6 +91,9 @@ pub fn promotion_recorded(cluster: &mut Cluster, before: Option<&Value>, record:
     // A promotion that is not allowed is reported when a tag is set to it.
     if promotion_violations(cluster, &family, &spec, &image, name, digest).is_empty() {
         cluster.invariants.promoted.insert(format!("{name}@{digest}"));
+        if spec.policy.promotion == Promotion::Cascade {
+            reach(cluster, "promotion: together");
+        }
     }
 }
 
@@ -138,6 +141,7 @@ pub fn set(cluster: &mut Cluster, name: &str, tag: &str, digest: &str) {
         }
         if let Some(build) = &moved_from {
             merge_spared(cluster, name, build, digest);
+            reach(cluster, "spared: a build with equal content");
         }
     } else {
         if let Some(before) = &moved_from {
