@@ -434,7 +434,8 @@ mod tests {
     fn a_reason_is_found_by_its_text() {
         for reason in Reason::ALL {
             assert_eq!(Reason::parse(reason.as_str()), Some(*reason));
-            assert!(reason.to_string() == *reason && String::from(*reason) == *reason);
+            assert_eq!(reason.to_string(), reason.as_str());
+            assert_eq!(String::from(*reason), reason.as_str());
         }
         for unknown in ["", "OfAnotherVersion", "current", "Current "] {
             assert_eq!(Reason::parse(unknown), None);

@@ -33,6 +33,14 @@ struct FailingHost {
 }
 
 impl Circuits {
+    /// Whether a request would be admitted now. The error is the time until one may be.
+    pub(super) fn check(&self, host: &str) -> Result<(), Duration> {
+        let hosts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = hosts.get(host).filter(|known| known.failures >= MAX_FAILURES);
+        let pause = known.map(|known| known.closed_until.duration_since(Instant::now()));
+        pause.filter(|pause| !pause.is_zero()).map_or(Ok(()), Err)
+    }
+
     /// Whether a request may be sent to this host now. The error is the time until the next one may
     /// be. After a pause, a single request is admitted; if it gets no response, the next pause is
     /// longer.
@@ -96,7 +104,13 @@ mod tests {
         }
         assert_eq!(circuits.admit("r"), Err(MIN_PAUSE));
         assert_eq!(circuits.admit("other"), Ok(()));
+        assert_eq!(circuits.check("r"), Err(MIN_PAUSE));
         tokio::time::advance(MIN_PAUSE).await;
+        assert_eq!(
+            [circuits.check("r"), circuits.check("r")],
+            [Ok(()), Ok(())],
+            "none is sent yet"
+        );
         assert_eq!(circuits.admit("r"), Ok(()), "the probe");
         assert_eq!(circuits.admit("r"), Err(MIN_PAUSE), "only one");
         tokio::time::advance(Duration::from_secs(1)).await;

@@ -133,8 +133,12 @@ impl Http {
         request: HttpRequest<'_>,
     ) -> Result<HttpResponse, RegistryError> {
         let host = authority(&request.url);
-        self.circuits.admit(&host).map_err(|pause| context.unresponsive(&host, pause))?;
+        let unresponsive = |pause| context.unresponsive(&host, pause);
+        self.circuits.check(&host).map_err(unresponsive)?;
         let _slot = self.acquire_slot(context, &host, deadline).await?;
+        // The host may have stopped responding meanwhile. Only what is sent at once is admitted,
+        // because after a pause that is one request.
+        self.circuits.admit(&host).map_err(unresponsive)?;
         let mut url = request.url.clone();
         for _ in 0..=MAX_REDIRECTS {
             let response = self.send_once(context, deadline, &request, &url).await?;
@@ -271,10 +275,6 @@ impl Http {
             .await
             .map_err(|_| context.too_slow(deadline.limit))?;
         deadline.extend(began.elapsed());
-        // The host may have stopped responding meanwhile.
-        if !began.elapsed().is_zero() {
-            self.circuits.admit(host).map_err(|pause| context.unresponsive(host, pause))?;
-        }
         // Acquiring fails only for a closed semaphore, and these are never closed.
         Ok(slot.ok())
     }
