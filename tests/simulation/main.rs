@@ -61,7 +61,7 @@ use trace::TraceOutput;
 /// then takes thirty times as long. `make test` runs it with optimization.
 const IS_SLOW: bool = cfg!(debug_assertions);
 /// How many seeds a plain test runs: some minutes on two cores.
-const SEEDS: u64 = if IS_SLOW { 16 } else { 1000 };
+const SEEDS: u64 = if IS_SLOW { 16 } else { 2000 };
 
 /// How many seeds reach each rule that is expected to be reached.
 const MIN_SEEDS_TO_REACH_ALL: u64 = 1000;
