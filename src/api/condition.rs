@@ -24,7 +24,7 @@ pub const MAX_MESSAGE: usize = 1024;
 macro_rules! reasons {
     ($(
         $(#[doc = $doc:literal])+
-        $name:ident = $variant:ident: $class:ident $(+ $trait:ident)*;
+        $variant:ident: $class:ident $(+ $trait:ident)*;
     )+) => {
         /// Reason of a condition, a state or an Event. It says what happened. The message next to
         /// it names the object and the field, and says what to do.
@@ -59,13 +59,6 @@ macro_rules! reasons {
                 }
             }
         }
-
-        /// The reasons as constants.
-        pub mod reason {
-            use super::Reason;
-
-            $($(#[doc = $doc])+ pub const $name: Reason = Reason::$variant;)+
-        }
     };
 }
 
@@ -84,8 +77,8 @@ pub enum ReasonClass {
     NeedsUser,
 }
 
-/// What else the code must know about a reason. It is in the row of the constant, so that a new
-/// reason is complete in one place.
+/// What else the code must know about a reason. It is in the row of the reason, so that a new
+/// one is complete in one place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ReasonTrait {
     /// A family that is `Stalled` with this reason is not evaluated: the records of its images stay
@@ -151,187 +144,187 @@ impl PartialEq<Reason> for String {
 
 reasons! {
     /// The object matches its spec and its inputs.
-    CURRENT = Current: Settled;
+    Current: Settled;
     /// A cascade is running or is about to start.
-    CASCADING = Cascading: Expected;
+    Cascading: Expected;
     /// Inputs have changed, and the quiet time `policy.settle` has not passed yet.
-    SETTLING = Settling: Expected + Intended;
+    Settling: Expected + Intended;
     /// The first digest of an upstream, or another input, has not been looked up yet.
-    RESOLVING = Resolving: Expected + AwaitsRegistry;
+    Resolving: Expected + AwaitsRegistry;
     /// `spec.suspend` is set. The state lasts until the user clears the field.
-    SUSPENDED = Suspended: Gated + Intended;
+    Suspended: Gated + Intended;
     /// One or more images have failed, or cannot be built as they are specified.
-    IMAGES_FAILED = ImagesFailed: NeedsUser;
+    ImagesFailed: NeedsUser;
     /// The edges of the graph form a cycle.
-    CYCLE = Cycle: NeedsUser + StopsEvaluation;
+    Cycle: NeedsUser + StopsEvaluation;
     /// An entry of `from` names an image or an upstream that does not exist.
-    UNKNOWN_PARENT = UnknownParent: NeedsUser + StopsEvaluation;
+    UnknownParent: NeedsUser + StopsEvaluation;
     /// Two images claim the same tag of the same repository. Within a family, it is the reason of
     /// these images. Between families, it is that of the family.
-    TAG_COLLISION = TagCollision: NeedsUser + StopsEvaluation;
+    TagCollision: NeedsUser + StopsEvaluation;
     /// A tag template does not parse or names an unknown variable.
-    INVALID_TAG_TEMPLATE = InvalidTagTemplate: NeedsUser + StopsEvaluation;
+    InvalidTagTemplate: NeedsUser + StopsEvaluation;
     /// A tag cannot be set because of a label of the built image, which its template names: the
     /// image does not have the label, or its value gives no tag.
-    INVALID_TAG_LABEL = InvalidTagLabel: NeedsUser;
+    InvalidTagLabel: NeedsUser;
     /// A field has an invalid value.
-    INVALID_SPEC = InvalidSpec: NeedsUser + StopsEvaluation;
+    InvalidSpec: NeedsUser + StopsEvaluation;
     /// Images of the spec are left out, because a template or a matrix of theirs is invalid.
-    IMAGES_LEFT_OUT = ImagesLeftOut: NeedsUser;
+    ImagesLeftOut: NeedsUser;
     /// A `BuildStrategy` does not exist.
-    STRATEGY_NOT_FOUND = StrategyNotFound: NeedsUser;
+    StrategyNotFound: NeedsUser;
     /// A `BuildStrategy` does not serve the namespace of the family.
-    STRATEGY_NOT_ALLOWED = StrategyNotAllowed: NeedsUser;
+    StrategyNotAllowed: NeedsUser;
     /// A `BuildStrategy`, or a parameter that a family gives to it, is invalid.
-    INVALID_STRATEGY = InvalidStrategy: NeedsUser;
+    InvalidStrategy: NeedsUser;
     /// A Secret does not exist.
-    SECRET_NOT_FOUND = SecretNotFound: NeedsUser + StopsEvaluation;
+    SecretNotFound: NeedsUser + StopsEvaluation;
     /// A Secret exists and cannot be used.
-    INVALID_SECRET = InvalidSecret: NeedsUser + StopsEvaluation;
+    InvalidSecret: NeedsUser + StopsEvaluation;
     /// A source does not exist: there is no such `ConfigMap`, key, repository or revision.
-    SOURCE_NOT_FOUND = SourceNotFound: NeedsUser;
+    SourceNotFound: NeedsUser;
     /// A source exists and cannot be used or reached.
-    SOURCE_UNAVAILABLE = SourceUnavailable: NeedsUser;
+    SourceUnavailable: NeedsUser;
     /// A Dockerfile does not parse, names an image that `from` does not declare, or does not
     /// declare one of the `args`.
-    DOCKERFILE_MISMATCH = DockerfileMismatch: NeedsUser;
+    DockerfileMismatch: NeedsUser;
     /// A registry rejected a credential.
-    REGISTRY_DENIED = RegistryDenied: NeedsUser;
+    RegistryDenied: NeedsUser;
     /// A registry is unreachable, slow, or limits the rate of requests.
-    REGISTRY_UNAVAILABLE = RegistryUnavailable: NeedsUser + AwaitsRegistry;
+    RegistryUnavailable: NeedsUser + AwaitsRegistry;
     /// A registry returned a response that is not an image.
-    INVALID_REGISTRY_RESPONSE = InvalidRegistryResponse: NeedsUser;
+    InvalidRegistryResponse: NeedsUser;
     /// A registry does not have the image or the tag.
-    IMAGE_NOT_FOUND = ImageNotFound: NeedsUser;
+    ImageNotFound: NeedsUser;
     /// A manifest is larger than 4 MiB.
-    MANIFEST_TOO_LARGE = ManifestTooLarge: NeedsUser;
+    ManifestTooLarge: NeedsUser;
     /// The index of an upstream, or of the image that a check runs in, does not offer a required
     /// platform.
-    PLATFORM_MISSING = PlatformMissing: NeedsUser;
+    PlatformMissing: NeedsUser;
     /// A build made an image for another platform than its own, or from a base for another one.
-    PLATFORM_MISMATCH = PlatformMismatch: NeedsUser;
+    PlatformMismatch: NeedsUser;
     /// The platform of the builds whose strategies name none is recorded.
-    PLATFORM_FIXED = PlatformFixed: Settled;
+    PlatformFixed: Settled;
     /// `spec.adopt` is set, and the image that exists cannot be adopted as current. It stays as it
     /// is.
-    NOT_ADOPTED = NotAdopted: NeedsUser;
+    NotAdopted: NeedsUser;
     /// An image or an upstream is held at its current digest. An upstream that is held before its
     /// first digest needs a user: its images wait until the hold names a digest or ends.
-    HELD = Held: NeedsUser + Intended;
+    Held: NeedsUser + Intended;
     /// The strategy requires a user namespace, and the cluster does not give one to pods.
-    USER_NAMESPACE_UNAVAILABLE = UserNamespaceUnavailable: NeedsUser + PreventsStart;
+    UserNamespaceUnavailable: NeedsUser + PreventsStart;
     /// A parent is not current.
-    WAITING_FOR_PARENT = WaitingForParent: Expected;
+    WaitingForParent: Expected;
     /// An ancestor has failed.
-    ANCESTOR_FAILED = AncestorFailed: NeedsUser;
+    AncestorFailed: NeedsUser;
     /// The family runs as many builds as `policy.parallelism` allows.
-    PARALLELISM_REACHED = ParallelismReached: Expected;
+    ParallelismReached: Expected;
     /// A build failed and is retried after a pause.
-    RETRYING = Retrying: Expected;
+    Retrying: Expected;
     /// A build is running.
-    BUILDING = Building: Expected;
+    Building: Expected;
     /// A build has pushed its image, and the registry is being queried for it.
-    VERIFYING = Verifying: Expected;
+    Verifying: Expected;
     /// A build failed as often as `policy.retries` allows.
-    BUILD_FAILED = BuildFailed: NeedsUser;
+    BuildFailed: NeedsUser;
     /// The infrastructure around a build keeps failing, for a reason that is in the message.
-    INFRASTRUCTURE_FAILED = InfrastructureFailed: NeedsUser;
+    InfrastructureFailed: NeedsUser;
     /// A build ran longer than the `timeout` of its strategy.
-    DEADLINE_EXCEEDED = DeadlineExceeded: NeedsUser + DependsOnPod;
+    DeadlineExceeded: NeedsUser + DependsOnPod;
     /// A build, or a command in it, ran out of memory.
-    OUT_OF_MEMORY = OutOfMemory: NeedsUser + ExceedsResources + DependsOnPod;
+    OutOfMemory: NeedsUser + ExceedsResources + DependsOnPod;
     /// The disk of a build is full.
-    DISK_FULL = DiskFull: NeedsUser + ExceedsResources + DependsOnPod;
+    DiskFull: NeedsUser + ExceedsResources + DependsOnPod;
     /// A pod was evicted because its node was short of a resource, was drained or shut down.
-    EVICTED = Evicted: NeedsUser + DependsOnPod;
+    Evicted: NeedsUser + DependsOnPod;
     /// A pod was preempted by one of a higher priority.
-    PREEMPTED = Preempted: NeedsUser;
+    Preempted: NeedsUser;
     /// The node of a pod is gone or no longer responds.
-    NODE_LOST = NodeLost: NeedsUser;
+    NodeLost: NeedsUser;
     /// A node rejected the pod of a Job that was scheduled to it. The Job is created again once a
     /// pause has passed.
-    NODE_REFUSED = NodeRefused: Expected + PreventsStart;
+    NodeRefused: Expected + PreventsStart;
     /// A pod was deleted before it finished.
-    POD_LOST = PodLost: NeedsUser;
+    PodLost: NeedsUser;
     /// A pod cannot be started with its current specification.
-    POD_NOT_STARTED = PodNotStarted: NeedsUser + PreventsStart;
+    PodNotStarted: NeedsUser + PreventsStart;
     /// A node cannot pull an image of a pod: that of the builder or that of the operator.
-    IMAGE_PULL_FAILED = ImagePullFailed: NeedsUser + PreventsStart;
+    ImagePullFailed: NeedsUser + PreventsStart;
     /// No node has enough free resources for a pod.
-    UNSCHEDULABLE = Unschedulable: NeedsUser + PreventsStart + DependsOnPod;
+    Unschedulable: NeedsUser + PreventsStart + DependsOnPod;
     /// The cluster creates no pod for a Job, and does not say why. The Job is created again once a
     /// pause has passed.
-    POD_NOT_CREATED = PodNotCreated: NeedsUser + PreventsStart;
+    PodNotCreated: NeedsUser + PreventsStart;
     /// A quota of the namespace leaves no room for a Job or for its pod. The Job is created once
     /// there is room.
-    QUOTA_EXCEEDED = QuotaExceeded: Expected + PreventsStart + AwaitsQuota;
+    QuotaExceeded: Expected + PreventsStart + AwaitsQuota;
     /// A Job or its pod requests more than a quota of the namespace allows in total, so that it
     /// never fits. The Job is created once the quota or the requests have changed.
-    QUOTA_TOO_SMALL = QuotaTooSmall: NeedsUser + PreventsStart + AwaitsQuota;
+    QuotaTooSmall: NeedsUser + PreventsStart + AwaitsQuota;
     /// A policy, a limit range or a missing permission forbids a Job or its pod. The Job is created
     /// once it is admitted.
-    JOB_REFUSED = JobRefused: NeedsUser + PreventsStart;
+    JobRefused: NeedsUser + PreventsStart;
     /// A registry accepted the credential and rejected the push.
-    PUSH_REFUSED = PushRefused: NeedsUser;
+    PushRefused: NeedsUser;
     /// The daemon of the builder did not start or disappeared.
-    BUILDER_UNAVAILABLE = BuilderUnavailable: NeedsUser;
+    BuilderUnavailable: NeedsUser;
     /// Another client moved a tag that Groundswell manages. The tag was restored.
-    TAG_MOVED = TagMoved: NeedsUser;
+    TagMoved: NeedsUser;
     /// An immutable tag already points to another digest and was left there.
-    TAG_IMMUTABLE = TagImmutable: NeedsUser;
+    TagImmutable: NeedsUser;
     /// A workload cannot be rolled out: the workload or its container does not exist, or its
     /// namespace does not consent.
-    ROLLOUT_REFUSED = RolloutRefused: NeedsUser;
+    RolloutRefused: NeedsUser;
     /// A workload does not become ready with the new digest.
-    ROLLOUT_STALLED = RolloutStalled: NeedsUser;
+    RolloutStalled: NeedsUser;
     /// Another client keeps replacing the digest of a workload. It is set again after a pause.
-    ROLLOUT_CONTESTED = RolloutContested: NeedsUser;
+    RolloutContested: NeedsUser;
     /// A workload is moving to the new digest.
-    ROLLING_OUT = RollingOut: Expected;
+    RollingOut: Expected;
     /// An upstream moved to a new digest.
-    UPSTREAM_MOVED = UpstreamMoved: Settled;
+    UpstreamMoved: Settled;
     /// The support of the release that an upstream follows has ended.
-    UPSTREAM_END_OF_LIFE = UpstreamEndOfLife: NeedsUser;
+    UpstreamEndOfLife: NeedsUser;
     /// A cascade started.
-    CASCADE_STARTED = CascadeStarted: Settled;
+    CascadeStarted: Settled;
     /// A cascade finished.
-    CASCADE_FINISHED = CascadeFinished: Settled;
+    CascadeFinished: Settled;
     /// A candidate is younger than `minimumAge`.
-    MINIMUM_AGE = MinimumAge: Gated + Intended;
+    MinimumAge: Gated + Intended;
     /// A tag points to a digest again that was adopted and replaced before.
-    DIGEST_RETURNED = DigestReturned: Gated + Intended;
+    DigestReturned: Gated + Intended;
     /// A candidate needs the approval of a user.
-    AWAITING_APPROVAL = AwaitingApproval: NeedsUser + Intended;
+    AwaitingApproval: NeedsUser + Intended;
     /// No window of `policy.windows` is open.
-    WINDOW_CLOSED = WindowClosed: Gated + Intended;
+    WindowClosed: Gated + Intended;
     /// Too many consecutive builds have failed from the same cause.
-    BREAKER_OPEN = BreakerOpen: Gated;
+    BreakerOpen: Gated;
     /// As many builds of the family have started as `policy.rateLimit` allows.
-    RATE_LIMITED = RateLimited: Expected;
+    RateLimited: Expected;
     /// The namespace, the cluster or an upstream has as many running builds as the operator allows.
-    BUILD_LIMIT_REACHED = BuildLimitReached: Expected;
+    BuildLimitReached: Expected;
     /// The running cascade has built the image, and an input has changed since. The next cascade
     /// builds it again.
-    NEXT_CASCADE = NextCascade: Expected;
+    NextCascade: Expected;
     /// A check of the new digest is running.
-    CHECKING = Checking: Expected;
+    Checking: Expected;
     /// A required check of the new digest failed.
-    CHECK_FAILED = CheckFailed: NeedsUser;
+    CheckFailed: NeedsUser;
     /// A user has cancelled the build.
-    CANCELLED = Cancelled: NeedsUser;
+    Cancelled: NeedsUser;
     /// An image of another family cannot be used: it does not exist, or it is not exported to this
     /// namespace.
-    IMPORT_REFUSED = ImportRefused: NeedsUser;
+    ImportRefused: NeedsUser;
     /// Records that belonged to nobody were adopted by the family.
-    RECORDS_ADOPTED = RecordsAdopted: Settled;
+    RecordsAdopted: Settled;
     /// The record of an image is controlled by another object.
-    RECORD_CONFLICT = RecordConflict: NeedsUser + StopsEvaluation;
+    RecordConflict: NeedsUser + StopsEvaluation;
     /// Another installation of Groundswell serves the family.
-    SERVED_ELSEWHERE = ServedElsewhere: NeedsUser;
+    ServedElsewhere: NeedsUser;
     /// A request of a user was carried out.
-    REQUEST_DONE = RequestDone: Settled;
+    RequestDone: Settled;
     /// A request of a user could not be carried out or could not be read.
-    REQUEST_REFUSED = RequestRefused: NeedsUser;
+    RequestRefused: NeedsUser;
 }
 
 /// A problem that a user reads in a status or an Event.
@@ -411,15 +404,15 @@ mod tests {
             observed_generation: Some(generation),
         };
         let mut conditions = Vec::new();
-        set(&mut conditions, update(false, reason::CASCADING, "a", 1), at(10));
-        set(&mut conditions, update(false, reason::SETTLING, "b", 2), at(20));
+        set(&mut conditions, update(false, Reason::Cascading, "a", 1), at(10));
+        set(&mut conditions, update(false, Reason::Settling, "b", 2), at(20));
         assert_eq!(conditions.len(), 1);
         assert_eq!(conditions[0].last_transition_time, Time(at(10)));
         assert_eq!(
             (conditions[0].reason.as_str(), conditions[0].message.as_str()),
-            (reason::SETTLING.as_str(), "b")
+            (Reason::Settling.as_str(), "b")
         );
-        set(&mut conditions, update(true, reason::CURRENT, "c", 2), at(30));
+        set(&mut conditions, update(true, Reason::Current, "c", 2), at(30));
         assert_eq!(conditions[0].last_transition_time, Time(at(30)));
         assert!(is_true(&conditions, READY));
     }
@@ -445,13 +438,13 @@ mod tests {
 
     #[test]
     fn a_reason_has_the_class_and_the_traits_of_its_row() {
-        assert_eq!(reason::CURRENT.class(), ReasonClass::Settled);
-        assert_eq!(reason::BUILDING.class(), ReasonClass::Expected);
-        assert_eq!(reason::WINDOW_CLOSED.class(), ReasonClass::Gated);
-        assert_eq!(reason::CYCLE.class(), ReasonClass::NeedsUser);
-        assert!(reason::CYCLE.has(ReasonTrait::StopsEvaluation));
-        assert!(!reason::IMAGES_FAILED.has(ReasonTrait::StopsEvaluation));
-        assert!(reason::HELD.has(ReasonTrait::Intended));
-        assert!(!reason::RESOLVING.has(ReasonTrait::Intended));
+        assert_eq!(Reason::Current.class(), ReasonClass::Settled);
+        assert_eq!(Reason::Building.class(), ReasonClass::Expected);
+        assert_eq!(Reason::WindowClosed.class(), ReasonClass::Gated);
+        assert_eq!(Reason::Cycle.class(), ReasonClass::NeedsUser);
+        assert!(Reason::Cycle.has(ReasonTrait::StopsEvaluation));
+        assert!(!Reason::ImagesFailed.has(ReasonTrait::StopsEvaluation));
+        assert!(Reason::Held.has(ReasonTrait::Intended));
+        assert!(!Reason::Resolving.has(ReasonTrait::Intended));
     }
 }

@@ -425,7 +425,7 @@ pub struct Attention {
 mod tests {
     use super::*;
     use crate::api::{
-        condition::{self, ConditionUpdate, MAX_MESSAGE, READY, RECONCILING, STALLED, reason},
+        condition::{self, ConditionUpdate, MAX_MESSAGE, READY, RECONCILING, Reason, STALLED},
         family_request::{MAX_BY, MAX_REASON, MAX_REQUEST_NAME},
     };
 
@@ -476,13 +476,13 @@ mod tests {
                 since: at,
             }),
             superseded: vec![digest.clone(); MAX_SUPERSEDED],
-            reason: Some(reason::AWAITING_APPROVAL.into()),
+            reason: Some(Reason::AwaitingApproval.into()),
             message: Some(text(MAX_MESSAGE)),
         };
         let attention = Attention {
             image: "i".repeat(63),
             state: ImageState::Failed,
-            reason: reason::INFRASTRUCTURE_FAILED.into(),
+            reason: Reason::InfrastructureFailed.into(),
             message: text(256),
         };
         let mut status = ImageFamilyStatus {
@@ -501,7 +501,7 @@ mod tests {
             let update = ConditionUpdate {
                 type_,
                 status: true,
-                reason: reason::CURRENT,
+                reason: Reason::Current,
                 message: &message,
                 observed_generation: Some(1),
             };

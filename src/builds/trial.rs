@@ -13,7 +13,7 @@ use k8s_openapi::api::{
 use crate::{
     api::{
         BuildFailure, BuildStrategy, FailureClass, RegistryCredential, StrategyRef,
-        condition::{Problem, reason},
+        condition::{Problem, Reason},
         labels,
     },
     builds::{
@@ -167,7 +167,7 @@ pub fn trial_outcome(
         BuildJobOutcome::Failed(failure) => TrialOutcome::Failed(failure),
         BuildJobOutcome::Stopped => TrialOutcome::Failed(failure(
             FailureClass::Cancelled,
-            reason::CANCELLED,
+            Reason::Cancelled,
             "the Job was deleted while it ran",
         )),
         BuildJobOutcome::Running => TrialOutcome::Waiting("its containers run".into()),
@@ -350,7 +350,7 @@ mod tests {
         let TrialOutcome::Failed(failed) = outcome(json!([]), &[event("FailedCreate")]) else {
             panic!("it waits");
         };
-        assert_eq!(failed.reason, reason::QUOTA_EXCEEDED);
+        assert_eq!(failed.reason, Reason::QuotaExceeded);
         assert!(failed.message.contains("exceeded quota: few"), "{}", failed.message);
         let TrialOutcome::Waiting(what) = outcome(json!([]), &[event("Other")]) else {
             panic!("it has ended");

@@ -10,7 +10,7 @@ use futures::{StreamExt, stream};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::{
-    api::condition::reason,
+    api::condition::Reason,
     backoff,
     builds::checks::CheckRequest,
     engine::Problem,
@@ -105,7 +105,7 @@ impl CheckImages {
             }
             _ => {
                 let message = format!("{reference}: its registry has not been asked yet");
-                (Problem { reason: reason::RESOLVING, message }, now)
+                (Problem { reason: Reason::Resolving, message }, now)
             }
         };
         let Problem { reason, message } = problem;
@@ -216,7 +216,7 @@ fn missing_platform(image: &CheckImage, digest: &UpstreamDigest) -> Option<Probl
     let CheckImage { reference, platform } = image;
     let is_missing = !digest.images.is_empty() && digest.image_for(platform).is_none();
     is_missing.then(|| Problem {
-        reason: reason::PLATFORM_MISSING,
+        reason: Reason::PlatformMissing,
         message: format!(
             "{reference} does not offer {platform}, for which the checked image is built; checks \
              run on nodes of that platform, so use an image that offers it"
@@ -370,9 +370,9 @@ mod tests {
     async fn what_cannot_be_resolved_says_why_and_is_tried_again() {
         let mut scene = Scene::start().await;
         for (repository, expected) in [
-            ("absent", reason::IMAGE_NOT_FOUND),
-            ("denied", reason::REGISTRY_DENIED),
-            ("down", reason::REGISTRY_UNAVAILABLE),
+            ("absent", Reason::ImageNotFound),
+            ("denied", Reason::RegistryDenied),
+            ("down", Reason::RegistryUnavailable),
         ] {
             let UnresolvedImage { problem, retry_at } =
                 scene.resolve(repository, "amd64", 0).await.expect_err("a problem");
@@ -412,7 +412,7 @@ mod tests {
         let mut scene = Scene::start().await;
         let UnresolvedImage { problem, .. } =
             scene.resolve("scanner", "arm64", 0).await.expect_err("a problem");
-        assert_eq!(problem.reason, reason::PLATFORM_MISSING);
+        assert_eq!(problem.reason, Reason::PlatformMissing);
         assert!(problem.message.contains("does not offer linux/arm64"), "{}", problem.message);
         scene.resolve("scanner", "arm64", 5).await.expect_err("a problem");
         assert_eq!((scene.requests("HEAD"), scene.requests("GET")), (2, 1));
@@ -430,7 +430,7 @@ mod tests {
             assert_eq!(images.pinned(reference, &platform, at(0)), Ok(reference.to_owned()));
         }
         let unknown = images.pinned("scanner:1", &platform, at(0)).expect_err("not asked");
-        assert_eq!(unknown.problem.reason, reason::RESOLVING);
+        assert_eq!(unknown.problem.reason, Reason::Resolving);
     }
 
     #[tokio::test]
@@ -440,7 +440,7 @@ mod tests {
         let (client, keychain) = (scene.client.clone(), Arc::clone(&scene.keychain));
         scene.images.resolve([image].into(), &client, &keychain, 0, at(0)).await;
         let unknown = scene.images.pinned("UPPER/x", &Platform::default(), at(0));
-        assert_eq!(unknown.expect_err("no reference").problem.reason, reason::INVALID_SPEC);
+        assert_eq!(unknown.expect_err("no reference").problem.reason, Reason::InvalidSpec);
         scene.images.retain_named(&["UPPER/x"].into());
         assert_eq!(scene.images.len(), 1);
         scene.images.retain_named(&["scanner:1"].into());

@@ -155,13 +155,13 @@ impl DeferredJobs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::condition::reason;
+    use crate::api::condition::Reason;
 
     fn rejection(fingerprint: &str, job_uid: Option<&str>) -> Rejection {
         Rejection {
             image: "app".into(),
             work: DeferredWork::Build(fingerprint.into()),
-            problem: Problem { reason: reason::QUOTA_EXCEEDED, message: "full".into() },
+            problem: Problem { reason: Reason::QuotaExceeded, message: "full".into() },
             job_uid: job_uid.map(str::to_owned),
             retry_at: None,
         }
@@ -204,7 +204,7 @@ mod tests {
             deferred.record(rejection("f", None), "u", "1", now);
             now = deferred.of("app", "1")[0].retry_at;
         }
-        let policy = Problem { reason: reason::JOB_REFUSED, message: "no".into() };
+        let policy = Problem { reason: Reason::JobRefused, message: "no".into() };
         deferred.record(Rejection { problem: policy, ..rejection("g", None) }, "u", "1", now);
         let other = deferred.of("app", "1")[1].retry_at;
         deferred.record(rejection("f", None), "u", "1", now);

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client, ResourceExt};
 
 use crate::{
-    api::{GitSource, condition::reason, labels},
+    api::{GitSource, condition::Reason, labels},
     builds::git::{FolderAnswer, GitCredential, GitError, WantedFolders, subprocess::Resolver},
     controller::{
         error::call,
@@ -89,12 +89,12 @@ pub async fn read_folders(
 
 fn problem(error: &GitError) -> Problem {
     let reason = match error {
-        GitError::NotFound { .. } => reason::SOURCE_NOT_FOUND,
+        GitError::NotFound { .. } => Reason::SourceNotFound,
         GitError::TooLarge { .. }
         | GitError::Unsafe { .. }
         | GitError::Unavailable { .. }
-        | GitError::Disk { .. } => reason::SOURCE_UNAVAILABLE,
-        GitError::Credential { .. } => reason::INVALID_SECRET,
+        | GitError::Disk { .. } => Reason::SourceUnavailable,
+        GitError::Credential { .. } => Reason::InvalidSecret,
     };
     Problem { reason, message: error.to_string() }
 }
@@ -109,9 +109,9 @@ async fn credential(
     let secret = call(|| format!("read Secret {namespace}/{name}"), api.get(name)).await.map_err(
         |error| {
             let reason = if error.is_not_found() {
-                reason::SECRET_NOT_FOUND
+                Reason::SecretNotFound
             } else {
-                reason::SOURCE_UNAVAILABLE
+                Reason::SourceUnavailable
             };
             Problem { reason, message: format!("source.git.secretRef: {error}") }
         },

@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::{
-    api::{ImageFamily, condition::reason, labels},
+    api::{ImageFamily, condition::Reason, labels},
     controller::{
         context::Context,
         error::{ReconcileError, call},
@@ -226,7 +226,7 @@ async fn report_other(context: &Context, family: &ImageFamily, other: &str) {
     warn!(other, "{note}");
     let notice = Notice {
         type_: EventType::Warning,
-        reason: reason::SERVED_ELSEWHERE,
+        reason: Reason::ServedElsewhere,
         action: "Claim",
         note,
     };

@@ -342,7 +342,7 @@ impl ReconcileCache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::condition::{Reason, reason};
+    use crate::api::condition::Reason;
 
     fn second(second: i64) -> Timestamp {
         Timestamp::from_second(second).expect("a time")
@@ -365,15 +365,12 @@ mod tests {
     #[test]
     fn a_rejection_is_logged_once_per_generation_and_problem() {
         let mut cache = ReconcileCache::default();
-        assert!(cache.should_log_rejection(Some(1), &problem(reason::CYCLE)));
-        assert!(!cache.should_log_rejection(Some(1), &problem(reason::CYCLE)));
-        assert!(cache.should_log_rejection(Some(1), &problem(reason::INVALID_SPEC)));
-        assert!(cache.should_log_rejection(Some(2), &problem(reason::INVALID_SPEC)));
+        assert!(cache.should_log_rejection(Some(1), &problem(Reason::Cycle)));
+        assert!(!cache.should_log_rejection(Some(1), &problem(Reason::Cycle)));
+        assert!(cache.should_log_rejection(Some(1), &problem(Reason::InvalidSpec)));
+        assert!(cache.should_log_rejection(Some(2), &problem(Reason::InvalidSpec)));
         cache.note_accepted_spec();
-        assert!(
-            cache.should_log_rejection(Some(2), &problem(reason::INVALID_SPEC)),
-            "it came back"
-        );
+        assert!(cache.should_log_rejection(Some(2), &problem(Reason::InvalidSpec)), "it came back");
     }
 
     #[test]
@@ -382,13 +379,13 @@ mod tests {
             let mut cache = ReconcileCache::default();
             cache.begin_reconcile(second(100));
             cache.note_write("cascade", second(100));
-            let result = LookupResult::Failed(problem(reason::CYCLE), second(105));
+            let result = LookupResult::Failed(problem(Reason::Cycle), second(105));
             cache.lookups.record("app", Lookup { fingerprint: "f".into(), result });
             let observed = |tag| TimedTag { tag, at: second(100) };
             let tags = [
                 (
                     "latest".to_owned(),
-                    observed(ObservedTag::Failed(problem(reason::CYCLE), second(130))),
+                    observed(ObservedTag::Failed(problem(Reason::Cycle), second(130))),
                 ),
                 ("r1".to_owned(), observed(ObservedTag::At("sha256:1".into()))),
             ];
@@ -430,7 +427,7 @@ mod tests {
             "the registry was asked after the build had ended"
         );
         assert_eq!(after_builds(absent(None), &[("g", Some(0))]), 1);
-        let failed = LookupResult::Failed(problem(reason::CYCLE), Timestamp::UNIX_EPOCH);
+        let failed = LookupResult::Failed(problem(Reason::Cycle), Timestamp::UNIX_EPOCH);
         assert_eq!(after_builds(failed, &[("f", None)]), 1);
     }
 }

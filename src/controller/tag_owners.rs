@@ -12,7 +12,7 @@ use kube::ResourceExt;
 use crate::{
     api::{
         ImageFamily, ManagedImage,
-        condition::{STALLED, reason},
+        condition::{Reason, STALLED},
     },
     controller::{object_cache::Key, stores::Stores},
     engine::{
@@ -146,12 +146,12 @@ pub fn unresolved_conflict<'a>(
 ) -> Option<Problem> {
     let conditions = family.status.iter().flat_map(|status| &status.conditions);
     let mut stalled =
-        conditions.filter(|known| known.type_ == STALLED && known.reason == reason::TAG_COLLISION);
+        conditions.filter(|known| known.type_ == STALLED && known.reason == Reason::TagCollision);
     let message = &stalled.find(|known| known.status == "True")?.message;
     let mut unwatched = unwatched.into_iter();
     unwatched
         .any(|namespace| message.contains(&format!("{CLAIMED_BY}{namespace}/")))
-        .then(|| Problem { reason: reason::TAG_COLLISION, message: message.clone() })
+        .then(|| Problem { reason: Reason::TagCollision, message: message.clone() })
 }
 
 /// Returns the tags below the repository of a family that its records say it has set.
@@ -250,7 +250,7 @@ fn collision(tag: &str, other: &Claimant<'_>, owner: &Claimant<'_>, why: &str) -
          `path` or `repository`",
         owner.namespace, owner.name
     );
-    Problem { reason: reason::TAG_COLLISION, message }
+    Problem { reason: Reason::TagCollision, message }
 }
 
 #[cfg(test)]
@@ -369,7 +369,7 @@ mod tests {
 
         // Its owner's namespace cannot be watched: the owner is not found, and still has the tag.
         let stalled = json!({"conditions": [{"type": "Stalled", "status": "True",
-            "reason": reason::TAG_COLLISION.as_str(), "message": message,
+            "reason": Reason::TagCollision.as_str(), "message": message,
             "lastTransitionTime": "2026-01-01T00:00:00Z"}]});
         let old = stores.families.get(&Key::new("team", "old")).expect("a family");
         let mut old = ImageFamily::clone(&old);

@@ -7,8 +7,7 @@ use jiff::Timestamp;
 use crate::{
     api::{
         BreakerStatus, Cause, CheckRecord, FailureRecord, ImageState, Inputs, ManualHold, Pending,
-        RequestState, RunningBuild, UpstreamStatus, WindowStatus,
-        condition::{Reason, reason},
+        RequestState, RunningBuild, UpstreamStatus, WindowStatus, condition::Reason,
     },
     engine::{
         Problem,
@@ -386,6 +385,6 @@ impl WaitProgress {
     /// Returns the progress of a wait with this reason: what is being looked up is known soon.
     #[must_use]
     pub fn of_lookup(reason: Reason) -> Self {
-        if reason == reason::RESOLVING { Self::InProgress } else { Self::AtRest }
+        if reason == Reason::Resolving { Self::InProgress } else { Self::AtRest }
     }
 }

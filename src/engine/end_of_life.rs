@@ -11,7 +11,7 @@ use std::sync::LazyLock;
 use jiff::{Timestamp, civil::Date, tz::TimeZone};
 
 use crate::{
-    api::{Upstream, condition::reason},
+    api::{Upstream, condition::Reason},
     engine::Problem,
 };
 
@@ -84,7 +84,7 @@ pub fn problem(ended: &[EndedUpstream]) -> Option<Problem> {
         sentences.push(format!("and {} more", ended.len() - MAX_NAMED));
     }
     let message = sentences.join("; ");
-    (!ended.is_empty()).then_some(Problem { reason: reason::UPSTREAM_END_OF_LIFE, message })
+    (!ended.is_empty()).then_some(Problem { reason: Reason::UpstreamEndOfLife, message })
 }
 
 fn ended(upstream: &Upstream, today: Date) -> Option<EndedUpstream> {
@@ -240,7 +240,7 @@ mod tests {
         assert_eq!(problem(&[]), None);
         let buster = on("2026-11-29", "docker.io/library/debian", "buster").expect("an end");
         let one = problem(std::slice::from_ref(&buster)).expect("a problem");
-        assert_eq!(one.reason, reason::UPSTREAM_END_OF_LIFE);
+        assert_eq!(one.reason, Reason::UpstreamEndOfLife);
         assert_eq!(
             one.message,
             "upstream base follows docker.io/library/debian:buster, whose support ended on \

@@ -12,7 +12,7 @@ use crate::{
     api::{
         Edge, Image, ImageFamily, ImageState, ManagedImage, ManagedImageStatus, OnParentFailure,
         ParentDigest,
-        condition::{self, RECONCILING, Reason, ReasonClass, ReasonTrait, STALLED, reason},
+        condition::{self, RECONCILING, Reason, ReasonClass, ReasonTrait, STALLED},
     },
     engine::{
         input::{ImportState, ImportedBuild},
@@ -194,7 +194,7 @@ impl<'a, R: Records> ImportStates<'a, R> {
                 after_parents(ImportState::InProgress, parents)
             }
             ImageState::Blocked => after_parents(failed(), parents),
-            ImageState::Waiting if status.reason == reason::WAITING_FOR_PARENT => {
+            ImageState::Waiting if status.reason == Reason::WaitingForParent => {
                 let otherwise = if self.all_have_digests(&parents) {
                     ImportState::InProgress
                 } else {

@@ -10,7 +10,7 @@ use crate::{
         AdoptedDigest, BreakerStatus, CandidateDigest, Edge, FamilyRef, Image, ImageFamily,
         ImageFamilySpec, ImageFamilyStatus, ImageState, Inputs, ManagedImage, ManagedImageSpec,
         ManagedImageStatus, OnParentFailure, ParentDigest, UpstreamStatus, WindowStatus,
-        condition::{self, ConditionUpdate, RECONCILING, Reason, STALLED, reason},
+        condition::{self, ConditionUpdate, RECONCILING, Reason, STALLED},
     },
     engine::{
         ImportState, WaitProgress,
@@ -105,7 +105,7 @@ impl RecordedFamilies {
         family.spec.images.push(Image { name: of.image.clone(), from: edges, ..Image::default() });
         let status = ManagedImageStatus {
             state: ImageState::Current,
-            reason: reason::CURRENT.into(),
+            reason: Reason::Current.into(),
             digest: Some(format!("sha256:{of}")),
             inputs: Some(inputs),
             ..ManagedImageStatus::default()
@@ -196,7 +196,7 @@ fn a_candidate_in_its_quiet_time_changes_all_descendants() {
         assert_eq!(recorded.state(image), ImportState::InProgress, "{image}");
     }
     for gate in
-        [reason::MINIMUM_AGE, reason::AWAITING_APPROVAL, reason::HELD, reason::PLATFORM_MISSING]
+        [Reason::MinimumAge, Reason::AwaitingApproval, Reason::Held, Reason::PlatformMissing]
     {
         recorded.offer("n/a.base", Some(gate));
         assert_eq!(recorded.state("n/c.leaf"), ImportState::Settled, "{gate}");
@@ -233,41 +233,41 @@ fn an_image_with_older_inputs_is_about_to_change() {
 #[test]
 fn a_record_says_whether_its_image_changes() {
     for (state, why, progress, expected) in [
-        (ImageState::Building, reason::BUILDING, WaitProgress::InProgress, ImportState::InProgress),
-        (ImageState::Checking, reason::CHECKING, WaitProgress::InProgress, ImportState::InProgress),
-        (ImageState::Checking, reason::REGISTRY_DENIED, WaitProgress::AtRest, ImportState::Settled),
-        (ImageState::Queued, reason::CASCADING, WaitProgress::InProgress, ImportState::InProgress),
+        (ImageState::Building, Reason::Building, WaitProgress::InProgress, ImportState::InProgress),
+        (ImageState::Checking, Reason::Checking, WaitProgress::InProgress, ImportState::InProgress),
+        (ImageState::Checking, Reason::RegistryDenied, WaitProgress::AtRest, ImportState::Settled),
+        (ImageState::Queued, Reason::Cascading, WaitProgress::InProgress, ImportState::InProgress),
         (
             ImageState::Queued,
-            reason::PARALLELISM_REACHED,
+            Reason::ParallelismReached,
             WaitProgress::InProgress,
             ImportState::InProgress,
         ),
         (
             ImageState::Queued,
-            reason::NEXT_CASCADE,
+            Reason::NextCascade,
             WaitProgress::InProgress,
             ImportState::InProgress,
         ),
-        (ImageState::Queued, reason::RETRYING, WaitProgress::InProgress, ImportState::InProgress),
+        (ImageState::Queued, Reason::Retrying, WaitProgress::InProgress, ImportState::InProgress),
         (
             ImageState::Queued,
-            reason::QUOTA_EXCEEDED,
+            Reason::QuotaExceeded,
             WaitProgress::InProgress,
             ImportState::InProgress,
         ),
-        (ImageState::Queued, reason::JOB_REFUSED, WaitProgress::AtRest, ImportState::Settled),
-        (ImageState::Queued, reason::MINIMUM_AGE, WaitProgress::InProgress, ImportState::Settled),
-        (ImageState::Queued, reason::WINDOW_CLOSED, WaitProgress::InProgress, ImportState::Settled),
-        (ImageState::Queued, reason::BREAKER_OPEN, WaitProgress::InProgress, ImportState::Settled),
-        (ImageState::Queued, reason::SUSPENDED, WaitProgress::InProgress, ImportState::Settled),
-        (ImageState::Queued, reason::CANCELLED, WaitProgress::InProgress, ImportState::Settled),
-        (ImageState::Waiting, reason::RESOLVING, WaitProgress::InProgress, ImportState::InProgress),
-        (ImageState::Waiting, reason::SOURCE_NOT_FOUND, WaitProgress::AtRest, ImportState::Settled),
-        (ImageState::Waiting, reason::IMPORT_REFUSED, WaitProgress::AtRest, ImportState::Settled),
-        (ImageState::Held, reason::HELD, WaitProgress::InProgress, ImportState::Settled),
-        (ImageState::Failed, reason::BUILD_FAILED, WaitProgress::AtRest, failed("n/b.mid")),
-        (ImageState::Current, reason::TAG_IMMUTABLE, WaitProgress::AtRest, ImportState::Settled),
+        (ImageState::Queued, Reason::JobRefused, WaitProgress::AtRest, ImportState::Settled),
+        (ImageState::Queued, Reason::MinimumAge, WaitProgress::InProgress, ImportState::Settled),
+        (ImageState::Queued, Reason::WindowClosed, WaitProgress::InProgress, ImportState::Settled),
+        (ImageState::Queued, Reason::BreakerOpen, WaitProgress::InProgress, ImportState::Settled),
+        (ImageState::Queued, Reason::Suspended, WaitProgress::InProgress, ImportState::Settled),
+        (ImageState::Queued, Reason::Cancelled, WaitProgress::InProgress, ImportState::Settled),
+        (ImageState::Waiting, Reason::Resolving, WaitProgress::InProgress, ImportState::InProgress),
+        (ImageState::Waiting, Reason::SourceNotFound, WaitProgress::AtRest, ImportState::Settled),
+        (ImageState::Waiting, Reason::ImportRefused, WaitProgress::AtRest, ImportState::Settled),
+        (ImageState::Held, Reason::Held, WaitProgress::InProgress, ImportState::Settled),
+        (ImageState::Failed, Reason::BuildFailed, WaitProgress::AtRest, failed("n/b.mid")),
+        (ImageState::Current, Reason::TagImmutable, WaitProgress::AtRest, ImportState::Settled),
     ] {
         let mut recorded = tower();
         // Its parent has moved, but a closed gate, a hold and a failure take precedence.
@@ -285,7 +285,7 @@ fn a_record_says_whether_its_image_changes() {
 #[test]
 fn a_record_of_an_older_spec_is_about_to_be_written_again() {
     let mut recorded = tower();
-    recorded.set("n/b.mid", ImageState::Waiting, reason::IMPORT_REFUSED, WaitProgress::AtRest);
+    recorded.set("n/b.mid", ImageState::Waiting, Reason::ImportRefused, WaitProgress::AtRest);
     recorded.family_of("n/b.mid").metadata.generation = Some(2);
     assert_eq!(recorded.state("n/b.mid"), ImportState::InProgress);
     recorded.record("n/b.mid").observed_generation = Some(2);
@@ -297,7 +297,7 @@ fn a_record_of_an_older_spec_is_about_to_be_written_again() {
         status.conditions.clear();
         let update = ConditionUpdate {
             observed_generation: Some(generation),
-            ..condition(STALLED, reason::CYCLE)
+            ..condition(STALLED, Reason::Cycle)
         };
         condition::set(&mut status.conditions, update, now());
         assert_eq!(recorded.state("n/b.mid"), expected, "stalled at {generation}");
@@ -310,7 +310,7 @@ fn an_image_that_waits_for_a_stuck_parent_is_settled() {
     recorded.set(
         "n/b.top",
         ImageState::Waiting,
-        reason::WAITING_FOR_PARENT,
+        Reason::WaitingForParent,
         WaitProgress::InProgress,
     );
     assert_eq!(
@@ -318,11 +318,11 @@ fn an_image_that_waits_for_a_stuck_parent_is_settled() {
         ImportState::InProgress,
         "its parent is current, and its record is about to follow"
     );
-    recorded.set("n/b.mid", ImageState::Building, reason::BUILDING, WaitProgress::InProgress);
+    recorded.set("n/b.mid", ImageState::Building, Reason::Building, WaitProgress::InProgress);
     assert_eq!(recorded.state("n/b.top"), ImportState::InProgress);
-    recorded.set("n/b.mid", ImageState::Waiting, reason::SOURCE_NOT_FOUND, WaitProgress::AtRest);
+    recorded.set("n/b.mid", ImageState::Waiting, Reason::SourceNotFound, WaitProgress::AtRest);
     assert_eq!(recorded.state("n/b.top"), ImportState::Settled);
-    recorded.set("n/b.mid", ImageState::Queued, reason::WINDOW_CLOSED, WaitProgress::InProgress);
+    recorded.set("n/b.mid", ImageState::Queued, Reason::WindowClosed, WaitProgress::InProgress);
     assert_eq!(recorded.state("n/b.top"), ImportState::Settled);
 }
 
@@ -338,7 +338,7 @@ fn images_of_a_paused_family_are_settled() {
         |recorded| recorded.family_of("n/b.mid").metadata.deletion_timestamp = Some(Time(now())),
         |recorded| {
             let status = recorded.family_status("n/b.mid");
-            condition::set(&mut status.conditions, condition(STALLED, reason::CYCLE), now());
+            condition::set(&mut status.conditions, condition(STALLED, Reason::Cycle), now());
         },
     ];
     for (number, pause) in pauses.into_iter().enumerate() {
@@ -348,17 +348,17 @@ fn images_of_a_paused_family_are_settled() {
         for image in &TOWER[1..] {
             assert_eq!(recorded.state(image), ImportState::Settled, "{number}: {image}");
         }
-        recorded.set("n/b.mid", ImageState::Queued, reason::CASCADING, WaitProgress::InProgress);
+        recorded.set("n/b.mid", ImageState::Queued, Reason::Cascading, WaitProgress::InProgress);
         assert_eq!(recorded.state("n/b.mid"), ImportState::Settled, "{number}");
         // A running build runs to completion, unless the family is not evaluated.
-        recorded.set("n/b.mid", ImageState::Building, reason::BUILDING, WaitProgress::InProgress);
+        recorded.set("n/b.mid", ImageState::Building, Reason::Building, WaitProgress::InProgress);
         let expected = if number < 3 { ImportState::InProgress } else { ImportState::Settled };
         assert_eq!(recorded.state("n/b.mid"), expected, "{number}");
     }
     let mut recorded = tower();
     recorded.family_status("n/b.mid").window = Some(WindowStatus { open: true, until: None });
     let status = recorded.family_status("n/b.mid");
-    condition::set(&mut status.conditions, condition(STALLED, reason::IMAGES_FAILED), now());
+    condition::set(&mut status.conditions, condition(STALLED, Reason::ImagesFailed), now());
     recorded.record("n/a.base").digest = Some("sha256:new".into());
     assert_eq!(
         recorded.state("n/b.mid"),
@@ -370,7 +370,7 @@ fn images_of_a_paused_family_are_settled() {
 #[test]
 fn a_failure_names_the_image_that_failed() {
     let mut recorded = tower();
-    recorded.set("n/a.base", ImageState::Failed, reason::BUILD_FAILED, WaitProgress::AtRest);
+    recorded.set("n/a.base", ImageState::Failed, Reason::BuildFailed, WaitProgress::AtRest);
     for image in TOWER {
         assert_eq!(
             recorded.state(image),
@@ -380,7 +380,7 @@ fn a_failure_names_the_image_that_failed() {
         );
     }
     for image in &TOWER[1..] {
-        recorded.set(image, ImageState::Blocked, reason::ANCESTOR_FAILED, WaitProgress::AtRest);
+        recorded.set(image, ImageState::Blocked, Reason::AncestorFailed, WaitProgress::AtRest);
     }
     recorded.family_of("n/b.mid").spec.suspend = true;
     for image in TOWER {
@@ -391,11 +391,11 @@ fn a_failure_names_the_image_that_failed() {
         );
     }
     recorded.family_of("n/b.mid").spec.suspend = false;
-    recorded.set("n/a.base", ImageState::Building, reason::BUILDING, WaitProgress::InProgress);
+    recorded.set("n/a.base", ImageState::Building, Reason::Building, WaitProgress::InProgress);
     assert_eq!(recorded.state("n/c.leaf"), ImportState::InProgress, "it is retried");
-    recorded.set("n/a.base", ImageState::Current, reason::CURRENT, WaitProgress::AtRest);
+    recorded.set("n/a.base", ImageState::Current, Reason::Current, WaitProgress::AtRest);
     assert_eq!(recorded.state("n/c.leaf"), ImportState::InProgress, "it became current after all");
-    recorded.set("n/a.base", ImageState::Waiting, reason::SOURCE_NOT_FOUND, WaitProgress::AtRest);
+    recorded.set("n/a.base", ImageState::Waiting, Reason::SourceNotFound, WaitProgress::AtRest);
     assert_eq!(recorded.state("n/c.leaf"), failed("n/b.mid"), "the record of the failure is gone");
 }
 
@@ -404,7 +404,7 @@ fn an_image_that_uses_the_last_verified_parent_does_not_fail_with_it() {
     let mut recorded = tower();
     recorded.family_of("n/b.mid").spec.images[0].on_parent_failure =
         OnParentFailure::UseLastVerified;
-    recorded.set("n/a.base", ImageState::Failed, reason::BUILD_FAILED, WaitProgress::AtRest);
+    recorded.set("n/a.base", ImageState::Failed, Reason::BuildFailed, WaitProgress::AtRest);
     assert_eq!(recorded.state("n/a.base"), failed("n/a.base"));
     assert_eq!(recorded.state("n/c.leaf"), ImportState::Settled);
 }
@@ -414,8 +414,8 @@ fn a_failed_parent_takes_precedence_over_a_changing_one() {
     for parents in ["n/a.x n/b.y", "n/b.y n/a.x"] {
         let mut recorded =
             RecordedFamilies::new(&[("n/a.x", "UP"), ("n/b.y", "UP"), ("n/c.z", parents)]);
-        recorded.set("n/a.x", ImageState::Building, reason::BUILDING, WaitProgress::InProgress);
-        recorded.set("n/b.y", ImageState::Failed, reason::BUILD_FAILED, WaitProgress::AtRest);
+        recorded.set("n/a.x", ImageState::Building, Reason::Building, WaitProgress::InProgress);
+        recorded.set("n/b.y", ImageState::Failed, Reason::BuildFailed, WaitProgress::AtRest);
         assert_eq!(recorded.state("n/c.z"), failed("n/b.y"), "{parents}");
     }
 }
@@ -447,13 +447,13 @@ fn cycles_and_long_chains_end() {
 /// Twelve images in four families, each built on earlier ones, in random states.
 fn record_sets() -> impl Strategy<Value = RecordedFamilies> {
     let states = prop::sample::select(vec![
-        (ImageState::Current, reason::CURRENT, WaitProgress::AtRest),
-        (ImageState::Current, reason::CURRENT, WaitProgress::AtRest),
-        (ImageState::Building, reason::BUILDING, WaitProgress::InProgress),
-        (ImageState::Queued, reason::WINDOW_CLOSED, WaitProgress::InProgress),
-        (ImageState::Waiting, reason::WAITING_FOR_PARENT, WaitProgress::InProgress),
-        (ImageState::Failed, reason::BUILD_FAILED, WaitProgress::AtRest),
-        (ImageState::Blocked, reason::ANCESTOR_FAILED, WaitProgress::AtRest),
+        (ImageState::Current, Reason::Current, WaitProgress::AtRest),
+        (ImageState::Current, Reason::Current, WaitProgress::AtRest),
+        (ImageState::Building, Reason::Building, WaitProgress::InProgress),
+        (ImageState::Queued, Reason::WindowClosed, WaitProgress::InProgress),
+        (ImageState::Waiting, Reason::WaitingForParent, WaitProgress::InProgress),
+        (ImageState::Failed, Reason::BuildFailed, WaitProgress::AtRest),
+        (ImageState::Blocked, Reason::AncestorFailed, WaitProgress::AtRest),
     ]);
     let image = (prop::collection::vec(0..12_usize, 0..3), states, any::<bool>());
     prop::collection::vec(image, 12).prop_map(|images| {

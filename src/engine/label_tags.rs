@@ -5,7 +5,7 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::{
-    api::condition::reason,
+    api::condition::Reason,
     engine::{
         Blueprint, Problem,
         decision::ImageDecision,
@@ -80,7 +80,7 @@ impl LabelTagProblems {
     pub(in crate::engine) fn report(self, images: &mut [ImageDecision]) {
         for (image, UnsetTags { problem, .. }) in self.0 {
             if let Some(decision) = images.get_mut(image.position())
-                && decision.reason == reason::CURRENT
+                && decision.reason == Reason::Current
             {
                 decision.reason = problem.reason;
                 decision.message = problem.message.into();
@@ -113,7 +113,7 @@ fn reference(input: &DecideInput<'_>, index: ImageIndex, tag: &str) -> String {
 /// Returns the problem of a tag that the labels do not give.
 fn invalid(input: &DecideInput<'_>, image: ImageIndex, error: &TagError) -> UnsetTag {
     let message = format!("spec.images[{}].tags: {error}", image_name(input, image));
-    UnsetTag { tag: None, problem: Problem { reason: reason::INVALID_TAG_LABEL, message } }
+    UnsetTag { tag: None, problem: Problem { reason: Reason::InvalidTagLabel, message } }
 }
 
 /// Returns why the labels of an image are not known, if the registry could not answer.
@@ -142,7 +142,7 @@ fn foreign(input: &DecideInput<'_>, image: ImageIndex, tag: &Tag) -> Option<Unse
         image_name(input, image),
         reference(input, image, &tag.name)
     );
-    let problem = Problem { reason: reason::TAG_COLLISION, message };
+    let problem = Problem { reason: Reason::TagCollision, message };
     Some(UnsetTag { tag: Some(tag.name.clone()), problem })
 }
 
@@ -163,7 +163,7 @@ fn followed(input: &DecideInput<'_>, image: ImageIndex, tag: &Tag) -> Option<Uns
         image_name(input, image),
         upstream.name
     );
-    let problem = Problem { reason: reason::INVALID_TAG_LABEL, message };
+    let problem = Problem { reason: Reason::InvalidTagLabel, message };
     Some(UnsetTag { tag: Some(tag.name.clone()), problem })
 }
 
@@ -250,7 +250,7 @@ impl<'a> Claimants<'a> {
             image_name(input, image),
             others.join(", ")
         );
-        let problem = Problem { reason: reason::TAG_COLLISION, message };
+        let problem = Problem { reason: Reason::TagCollision, message };
         Some(UnsetTag { tag: Some(tag.to_owned()), problem })
     }
 }

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use crate::{
-    api::{ImageState, TagRecord, condition::reason},
+    api::{ImageState, TagRecord, condition::Reason},
     engine::{
         decision::{Effect, ImageDecision, TagMove},
         input::{DecideInput, ObservedImage, ObservedTag, VerifiedBuild},
@@ -146,7 +146,7 @@ pub fn stray_tag(
 fn collides(input: &DecideInput<'_>, index: ImageIndex) -> bool {
     let problem = input.blueprint.images.get(index.position());
     let problem = problem.and_then(|image| image.problem.as_ref());
-    problem.is_some_and(|problem| problem.reason == reason::TAG_COLLISION)
+    problem.is_some_and(|problem| problem.reason == Reason::TagCollision)
 }
 
 /// Whether all tags of an image are known to point to the right digests. No template is rendered

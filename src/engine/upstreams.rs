@@ -5,7 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::{
     api::{
         AdoptedDigest, Approval, CandidateDigest, Cause, CauseType, Upstream, UpstreamStatus,
-        condition::{MAX_MESSAGE, Problem, reason, shorten},
+        condition::{MAX_MESSAGE, Problem, Reason, shorten},
     },
     engine::{
         causes::short,
@@ -208,10 +208,10 @@ fn follow_upstream(
     status.reason = problem.as_ref().map(|problem| problem.reason.into());
     status.message = problem.as_ref().map(|problem| problem.message.clone());
     let old_enough = match problem.as_ref().map(|problem| problem.reason) {
-        Some(reason::MINIMUM_AGE) => young_until,
-        Some(reason::DIGEST_RETURNED) => returning_until,
+        Some(Reason::MinimumAge) => young_until,
+        Some(Reason::DigestReturned) => returning_until,
         // A poll that finds the same digest wakes nobody.
-        Some(reason::RESOLVING) if observed.newest.is_some() => {
+        Some(Reason::Resolving) if observed.newest.is_some() => {
             now.checked_add(CONFIRMATION_GRACE).ok()
         }
         _ => None,
@@ -275,20 +275,20 @@ impl Following<'_> {
         let newest = self.observed.newest.as_ref();
         if let Some(hold) = self.hold {
             let message = hold_message(hold, digest, self.status.adopted.as_ref());
-            return Some(Problem { reason: reason::HELD, message });
+            return Some(Problem { reason: Reason::Held, message });
         }
         let is_newest = |newest: &&ObservedDigest| newest.digest == *digest;
         let missing = newest.filter(is_newest).map(|newest| missing_platforms(self.status, newest));
         let missing = missing.unwrap_or_default();
         if !missing.is_empty() {
             let message = format!("{} does not offer {} yet", short(digest), missing.join(", "));
-            return Some(Problem { reason: reason::PLATFORM_MISSING, message });
+            return Some(Problem { reason: Reason::PlatformMissing, message });
         }
         // A candidate that was recorded by an earlier process is unconfirmed until this process has
         // polled it, and so is one that the registry has not been asked for since.
         if newest.is_none_or(|newest| !self.is_confirmed(newest)) {
             return Some(self.observed.problem.clone().unwrap_or_else(|| Problem {
-                reason: reason::RESOLVING,
+                reason: Reason::Resolving,
                 message: "the candidate is polled again before it is adopted".to_owned(),
             }));
         }
@@ -299,14 +299,14 @@ impl Following<'_> {
                  family approve FAMILY {} --digest {digest}",
                 self.upstream.name
             );
-            return Some(Problem { reason: reason::DIGEST_RETURNED, message });
+            return Some(Problem { reason: Reason::DigestReturned, message });
         }
         if let Some(at) = self.young_until {
             let message = format!(
                 "{} is younger than minimumAge; it may be adopted at {at:.0}",
                 short(digest)
             );
-            return Some(Problem { reason: reason::MINIMUM_AGE, message });
+            return Some(Problem { reason: Reason::MinimumAge, message });
         }
         let approved = self.upstream.approval == Approval::Automatic
             || self.is_first
@@ -316,7 +316,7 @@ impl Following<'_> {
                 "{digest} waits for approval: kubectl family approve FAMILY {} --digest {digest}",
                 self.upstream.name
             );
-            return Some(Problem { reason: reason::AWAITING_APPROVAL, message });
+            return Some(Problem { reason: Reason::AwaitingApproval, message });
         }
         None
     }

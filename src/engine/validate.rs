@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use crate::{
-    api::{ImageFamilySpec, condition::reason},
+    api::{ImageFamilySpec, condition::Reason},
     engine::{
         Problem,
         blueprint::{Blueprint, repository},
@@ -25,9 +25,9 @@ const MAX_CLAIMANTS: usize = 3;
 pub fn validate(spec: &ImageFamilySpec) -> Result<Blueprint, Problem> {
     let lineage = Lineage::new(spec).map_err(|error| {
         let reason = match error {
-            LineageError::Cycle { .. } => reason::CYCLE,
-            LineageError::UnknownParent { .. } => reason::UNKNOWN_PARENT,
-            LineageError::DuplicateName { .. } => reason::INVALID_SPEC,
+            LineageError::Cycle { .. } => Reason::Cycle,
+            LineageError::UnknownParent { .. } => Reason::UnknownParent,
+            LineageError::DuplicateName { .. } => Reason::InvalidSpec,
         };
         Problem { reason, message: error.to_string() }
     })?;
@@ -44,9 +44,9 @@ pub fn validate(spec: &ImageFamilySpec) -> Result<Blueprint, Problem> {
             "spec.exports names the image `{}`, which the family does not have; correct it",
             export.image
         );
-        return Err(Problem { reason: reason::INVALID_SPEC, message });
+        return Err(Problem { reason: Reason::InvalidSpec, message });
     }
-    let invalid = |message: String| Problem { reason: reason::INVALID_SPEC, message };
+    let invalid = |message: String| Problem { reason: Reason::InvalidSpec, message };
     let policy = &spec.policy;
     if policy.settle > policy.max_settle {
         let message = "spec.policy.settle is longer than spec.policy.maxSettle: shorten one or \
@@ -94,7 +94,7 @@ fn collisions<'a>(owners: &TagClaimants<'a>) -> HashMap<&'a str, Problem> {
                  tag or `path`",
                 others.join(", ")
             );
-            let problem = || Problem { reason: reason::TAG_COLLISION, message };
+            let problem = || Problem { reason: Reason::TagCollision, message };
             problems.entry(*image).or_insert_with(problem);
         }
     }
@@ -119,7 +119,7 @@ fn find_self_following_upstream(
              tag",
             upstream.name
         );
-        (below.get(place) == Some(&true)).then_some(Problem { reason: reason::CYCLE, message })
+        (below.get(place) == Some(&true)).then_some(Problem { reason: Reason::Cycle, message })
     })
 }
 
@@ -152,7 +152,7 @@ pub fn claims(spec: &ImageFamilySpec) -> Result<Vec<TagClaim<'_>>, Problem> {
     for image in &spec.images {
         let tags = tags::claimed(spec, image).map_err(|error| {
             let message = format!("spec.images[{}].tags: {error}", image.name);
-            Problem { reason: reason::INVALID_TAG_TEMPLATE, message }
+            Problem { reason: Reason::InvalidTagTemplate, message }
         })?;
         let repository = repository(spec, image);
         claims.extend(tags.into_iter().map(|tag| TagClaim {
@@ -213,7 +213,7 @@ mod tests {
             blueprint.images.iter().map(|image| image.problem.as_ref()).collect();
         for (index, other) in [(0, "a tag of `b`"), (1, "a tag of `a`")] {
             let problem = problems[index].expect("a collision");
-            assert_eq!(problem.reason, reason::TAG_COLLISION);
+            assert_eq!(problem.reason, Reason::TagCollision);
             for part in ["registry.example.com/platform/a:r0", other] {
                 assert!(problem.message.contains(part), "{}", problem.message);
             }
@@ -237,7 +237,7 @@ mod tests {
             validate(&spec)
         };
         let problem = following("b", "latest").expect_err("a circle");
-        assert_eq!(problem.reason, reason::CYCLE);
+        assert_eq!(problem.reason, Reason::Cycle);
         assert!(
             problem.message.contains("registry.example.com/platform/b:latest"),
             "{}",
@@ -251,7 +251,7 @@ mod tests {
     fn an_unknown_variable_names_the_image() {
         let problem = validate(&spec([image("a", None, "{{ vers }}"), image("b", None, "latest")]))
             .expect_err("unknown");
-        assert_eq!(problem.reason, reason::INVALID_TAG_TEMPLATE);
+        assert_eq!(problem.reason, Reason::InvalidTagTemplate);
         assert!(
             problem.message.starts_with("spec.images[a].tags: `{{ vers }}`"),
             "{}",
@@ -269,7 +269,7 @@ mod tests {
         };
         spec.policy.windows = vec![window("0 22 * * *"), window("0 22 30 2 *")];
         let problem = validate(&spec).expect_err("the 30th of February");
-        assert_eq!(problem.reason, reason::INVALID_SPEC);
+        assert_eq!(problem.reason, Reason::InvalidSpec);
         assert!(problem.message.contains("windows[1]"), "{}", problem.message);
         spec.policy.windows.pop();
         assert!(validate(&spec).is_ok());

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use crate::{
     api::{
         Edge, Export, FamilyRef, Image, ImageFamily, ImageFamilySpec,
-        condition::{Problem, reason},
+        condition::{Problem, Reason},
     },
     lineage::families::*,
 };
@@ -144,13 +144,13 @@ fn missing_families_and_images_are_reported() {
         .map(Problem::from)
         .collect();
     let expected = [
-        (reason::IMPORT_REFUSED, "the ImageFamily team-a/pyhton, which does not exist"),
-        (reason::IMPORT_REFUSED, "the image `gone`, which team-a/python does not have"),
+        (Reason::ImportRefused, "the ImageFamily team-a/pyhton, which does not exist"),
+        (Reason::ImportRefused, "the image `gone`, which team-a/python does not have"),
         (
-            reason::IMPORT_REFUSED,
+            Reason::ImportRefused,
             "the ImageFamily hidden/x, whose namespace this operator does not watch",
         ),
-        (reason::INVALID_SPEC, "the image `tool` of its own family: remove `family`"),
+        (Reason::InvalidSpec, "the image `tool` of its own family: remove `family`"),
     ];
     assert_eq!(problems.len(), expected.len(), "{problems:?}");
     for (problem, (reason, part)) in problems.iter().zip(expected) {
@@ -184,7 +184,7 @@ fn a_cycle_is_detected_between_images_not_families() {
         cycle.problems("ns/b")[0].contains("ns/b.mid -> ns/a.z -> ns/a.x -> ns/b.y -> ns/b.mid")
     );
     let problem = cycle.check("ns/a").imports.remove(0).1.map(Problem::from).expect("a problem");
-    assert_eq!(problem.reason, reason::IMPORT_REFUSED);
+    assert_eq!(problem.reason, Reason::ImportRefused);
     let above = cycle.check("ns/a").consulted.remove(0);
     assert_eq!(
         (above.family.to_string().as_str(), above.images.len()),

@@ -1,7 +1,7 @@
 //! Why an image of another family can't be used, as users read it.
 
 use crate::{
-    api::condition::{Problem, reason},
+    api::condition::{Problem, Reason},
     lineage::families::{FamilyName, MAX_IMAGES},
 };
 
@@ -112,7 +112,7 @@ impl ImportProblem {
 impl From<ImportProblem> for Problem {
     fn from(problem: ImportProblem) -> Self {
         let reason =
-            if problem.is_in_own_spec() { reason::INVALID_SPEC } else { reason::IMPORT_REFUSED };
+            if problem.is_in_own_spec() { Reason::InvalidSpec } else { Reason::ImportRefused };
         Self { reason, message: problem.to_string() }
     }
 }

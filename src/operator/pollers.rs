@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use kube::{Client, runtime::reflector::ObjectRef};
 
 use crate::{
-    api::{ImageFamily, condition::reason},
+    api::{ImageFamily, condition::Reason},
     builds::git,
     clock::Clock,
     controller::{folder_poller::FolderPoller, git_poll},
@@ -38,10 +38,10 @@ pub(super) fn start_tag_poller(
                 (Ok(digest), Some(last)) if digest.tagged != last.tagged => PollResult::Moved,
                 // The first poll of a tag is not a move.
                 (Ok(_), _) => PollResult::Unchanged,
-                (Err(failure), _) if reason_of(failure) == reason::IMAGE_NOT_FOUND => {
+                (Err(failure), _) if reason_of(failure) == Reason::ImageNotFound => {
                     PollResult::NotFound
                 }
-                (Err(failure), _) if reason_of(failure) == reason::REGISTRY_DENIED => {
+                (Err(failure), _) if reason_of(failure) == Reason::RegistryDenied => {
                     PollResult::Denied
                 }
                 (Err(_), _) => PollResult::Unavailable,

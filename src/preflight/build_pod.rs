@@ -350,7 +350,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        api::{BuildFailure, FailureClass, condition::reason},
+        api::{BuildFailure, FailureClass, condition::Reason},
         preflight::report::Verdict,
     };
 
@@ -461,7 +461,7 @@ mod tests {
             );
             let failed = judged(TrialOutcome::Failed(BuildFailure {
                 class: FailureClass::Infrastructure,
-                reason: reason::JOB_REFUSED.into(),
+                reason: Reason::JobRefused.into(),
                 message: "violates PodSecurity".into(),
             }));
             assert_eq!(failed.verdict, Verdict::Problem);

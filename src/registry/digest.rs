@@ -8,7 +8,7 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::api::condition::{Problem, reason};
+use crate::api::condition::{Problem, Reason};
 
 /// A validated sha256 content digest: `sha256:` followed by 64 lower-case hexadecimal digits.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -52,7 +52,7 @@ impl FromStr for Digest {
 
 impl From<ParseDigestError> for Problem {
     fn from(error: ParseDigestError) -> Self {
-        Self { reason: reason::INVALID_SPEC, message: error.to_string() }
+        Self { reason: Reason::InvalidSpec, message: error.to_string() }
     }
 }
 

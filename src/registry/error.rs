@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::StatusCode;
 
 use crate::{
-    api::condition::{Problem, Reason, reason},
+    api::condition::{Problem, Reason},
     registry::error_body::single_line,
 };
 
@@ -184,15 +184,13 @@ impl RegistryError {
     #[must_use]
     pub fn reason(&self) -> Reason {
         match self {
-            Self::Denied { .. } | Self::Rejected { .. } => reason::REGISTRY_DENIED,
-            Self::NotFound { .. } | Self::NoRepository { .. } => reason::IMAGE_NOT_FOUND,
-            Self::PushRejected { .. } => reason::PUSH_REFUSED,
-            Self::TooLarge { what, .. } if *what == MANIFEST => reason::MANIFEST_TOO_LARGE,
-            Self::TooLarge { .. } | Self::InvalidResponse { .. } => {
-                reason::INVALID_REGISTRY_RESPONSE
-            }
+            Self::Denied { .. } | Self::Rejected { .. } => Reason::RegistryDenied,
+            Self::NotFound { .. } | Self::NoRepository { .. } => Reason::ImageNotFound,
+            Self::PushRejected { .. } => Reason::PushRefused,
+            Self::TooLarge { what, .. } if *what == MANIFEST => Reason::ManifestTooLarge,
+            Self::TooLarge { .. } | Self::InvalidResponse { .. } => Reason::InvalidRegistryResponse,
             Self::Unavailable { .. } | Self::Limited { .. } | Self::Setup(_) => {
-                reason::REGISTRY_UNAVAILABLE
+                Reason::RegistryUnavailable
             }
         }
     }
@@ -413,13 +411,13 @@ mod tests {
     fn the_status_determines_reason_and_transience() {
         let context = ErrorContext { image: "r.example/x:1", host: "r.example" };
         for (status, expected, transient) in [
-            (401, reason::REGISTRY_DENIED, false),
-            (403, reason::REGISTRY_DENIED, false),
-            (404, reason::IMAGE_NOT_FOUND, false),
-            (400, reason::REGISTRY_DENIED, false),
-            (429, reason::REGISTRY_UNAVAILABLE, true),
-            (500, reason::REGISTRY_UNAVAILABLE, true),
-            (204, reason::INVALID_REGISTRY_RESPONSE, false),
+            (401, Reason::RegistryDenied, false),
+            (403, Reason::RegistryDenied, false),
+            (404, Reason::ImageNotFound, false),
+            (400, Reason::RegistryDenied, false),
+            (429, Reason::RegistryUnavailable, true),
+            (500, Reason::RegistryUnavailable, true),
+            (204, Reason::InvalidRegistryResponse, false),
         ] {
             let error = context.error_status(
                 StatusCode::from_u16(status).expect("status"),
@@ -430,10 +428,10 @@ mod tests {
             assert!(error.to_string().starts_with("r.example/x:1: r.example "), "{error}");
         }
         for (status, expected, transient) in [
-            (412, reason::PUSH_REFUSED, false),
-            (413, reason::PUSH_REFUSED, false),
-            (403, reason::REGISTRY_DENIED, false),
-            (503, reason::REGISTRY_UNAVAILABLE, true),
+            (412, Reason::PushRefused, false),
+            (413, Reason::PushRefused, false),
+            (403, Reason::RegistryDenied, false),
+            (503, Reason::RegistryUnavailable, true),
         ] {
             let status = StatusCode::from_u16(status).expect("status");
             let error = context.error_status(status, "response".into(), None).of_push();
@@ -445,9 +443,9 @@ mod tests {
     fn only_a_manifest_that_is_too_large_is_called_so() {
         let context = ErrorContext { image: "r.example/x:1", host: "r.example" };
         for (what, expected) in [
-            (MANIFEST, reason::MANIFEST_TOO_LARGE),
-            ("token response", reason::INVALID_REGISTRY_RESPONSE),
-            ("configuration", reason::INVALID_REGISTRY_RESPONSE),
+            (MANIFEST, Reason::ManifestTooLarge),
+            ("token response", Reason::InvalidRegistryResponse),
+            ("configuration", Reason::InvalidRegistryResponse),
         ] {
             let error = context.too_large(what, 10);
             assert_eq!(error.reason(), expected);

@@ -9,7 +9,7 @@ use std::{fmt, str::FromStr};
 use oci_distribution::Reference as OciReference;
 
 use crate::{
-    api::condition::{Problem, reason},
+    api::condition::{Problem, Reason},
     registry::Digest,
 };
 
@@ -155,7 +155,7 @@ impl FromStr for Reference {
 
 impl From<ParseReferenceError> for Problem {
     fn from(error: ParseReferenceError) -> Self {
-        Self { reason: reason::INVALID_SPEC, message: error.to_string() }
+        Self { reason: Reason::InvalidSpec, message: error.to_string() }
     }
 }
 

@@ -21,7 +21,7 @@ use tokio::{
 };
 
 use crate::{
-    api::condition::{Problem, reason},
+    api::condition::{Problem, Reason},
     clock::Clock,
     registry::RegistryError,
 };
@@ -413,7 +413,7 @@ where
                 "the poll did not complete within {} s; it is retried later",
                 shared.poll_timeout.as_secs()
             );
-            Err(Problem { reason: reason::REGISTRY_UNAVAILABLE, message }.into())
+            Err(Problem { reason: Reason::RegistryUnavailable, message }.into())
         });
     let retry_after = result.as_ref().err().and_then(|failure| failure.retry_after);
 
@@ -578,7 +578,7 @@ mod tests {
             let value = last.and_then(|last: Arc<PolledValue<u32>>| last.value);
             asked.lock().expect("lock").push(value);
             let polls = asked.lock().expect("lock").len();
-            let problem = Problem { reason: reason::REGISTRY_UNAVAILABLE, message: "down".into() };
+            let problem = Problem { reason: Reason::RegistryUnavailable, message: "down".into() };
             let result =
                 if [1, 4].contains(&polls) { Err(problem) } else { Ok(value.unwrap_or(9)) };
             async move { result }
@@ -639,7 +639,7 @@ mod tests {
             "nothing has changed"
         );
         *server.result.lock().expect("lock") =
-            Err(Problem { reason: reason::REGISTRY_UNAVAILABLE, message: "unreachable".into() });
+            Err(Problem { reason: Reason::RegistryUnavailable, message: "unreachable".into() });
         assert_eq!(changes.next().await, Some("a"));
         let polled = poller.latest(&"key").expect("a result");
         assert_eq!((polled.value, polled.problem.is_some()), (Some(1), true));

@@ -9,7 +9,7 @@ use std::{
 use crate::{
     api::{
         PlatformDigest, TagContent,
-        condition::{Problem, reason},
+        condition::{Problem, Reason},
     },
     registry::{
         Client, CredentialIdentity, DOCKER_MANIFEST, Digest, Index, IndexEntry, Keychain, Manifest,
@@ -173,7 +173,7 @@ pub async fn poll_tag(
             "{reference} does not exist in the registry; correct the image or the tag, or push the \
              image"
         );
-        return Err(Problem { reason: reason::IMAGE_NOT_FOUND, message }.into());
+        return Err(Problem { reason: Reason::ImageNotFound, message }.into());
     };
     let tagged = found.digest.to_string();
     if let Some(last) = last.filter(|last| last.tagged == tagged) {
@@ -262,7 +262,7 @@ impl TagContentReader<'_> {
             "{} is not an image, but an artifact of the type {artifact}; follow a tag of an image",
             self.tag
         );
-        Err(Problem { reason: reason::INVALID_REGISTRY_RESPONSE, message }.into())
+        Err(Problem { reason: Reason::InvalidRegistryResponse, message }.into())
     }
 }
 

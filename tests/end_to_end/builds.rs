@@ -1,6 +1,6 @@
 //! Builds: the same inputs give the same image, and a failed build reports why.
 
-use groundswell::api::{ImageState, ManagedImageStatus, condition::reason};
+use groundswell::api::{ImageState, ManagedImageStatus, condition::Reason};
 use serde_json::json;
 
 use super::{
@@ -57,11 +57,11 @@ async fn a_failed_build_reports_its_error_and_blocks_only_its_descendants() {
     place.apply_family(FAMILY, &spec).await.expect("a family");
 
     for (image, reason, texts) in [
-        ("undeclared", reason::DOCKERFILE_MISMATCH, &["debian:trixie-slim", "`base`"][..]),
-        ("unused", reason::DOCKERFILE_MISMATCH, &["`base`"][..]),
-        ("unreadable", reason::DOCKERFILE_MISMATCH, &["Dockerfile"][..]),
-        ("broken", reason::BUILD_FAILED, &["exit code: 7"][..]),
-        ("below", reason::ANCESTOR_FAILED, &["broken"][..]),
+        ("undeclared", Reason::DockerfileMismatch, &["debian:trixie-slim", "`base`"][..]),
+        ("unused", Reason::DockerfileMismatch, &["`base`"][..]),
+        ("unreadable", Reason::DockerfileMismatch, &["Dockerfile"][..]),
+        ("broken", Reason::BuildFailed, &["exit code: 7"][..]),
+        ("below", Reason::AncestorFailed, &["broken"][..]),
     ] {
         let status = settled_status(&scene, image).await;
         assert_eq!(status.reason, reason, "{image}: {}", status.message);
@@ -78,7 +78,7 @@ async fn a_failed_build_reports_its_error_and_blocks_only_its_descendants() {
         assert_eq!(settled_status(&scene, image).await.state, ImageState::Current, "{image}");
     }
     let (reason, message) = place.wait_family(FAMILY, "Stalled", 60).await;
-    assert_eq!(reason, reason::IMAGES_FAILED, "{message}");
+    assert_eq!(reason, Reason::ImagesFailed, "{message}");
 
     // A corrected Dockerfile builds the failed image and its descendants, and nothing else.
     let mut images = verified.to_vec();

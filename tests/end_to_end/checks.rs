@@ -1,6 +1,6 @@
 //! Checks: a new digest must pass them before its tags move and its children are built.
 
-use groundswell::api::{CheckState, ImageState, ManagedImageStatus, condition::reason};
+use groundswell::api::{CheckState, ImageState, ManagedImageStatus, condition::Reason};
 use serde_json::{Value, json};
 
 use super::{
@@ -38,7 +38,7 @@ async fn a_failed_check_moves_no_tags_and_builds_no_children() {
 
     place.apply_family(FAMILY, &spec(&scene, "none")).await.expect("a family");
     let (reason_of_family, message) = place.wait_family(FAMILY, "Stalled", CASCADE).await;
-    assert_eq!(reason_of_family, reason::IMAGES_FAILED, "{message}");
+    assert_eq!(reason_of_family, Reason::ImagesFailed, "{message}");
     // One failed check fails the image, but the other check still runs to completion.
     let ended = |status: &ManagedImageStatus| {
         status.checks.iter().all(|check| check.state != CheckState::Running)
@@ -51,7 +51,7 @@ async fn a_failed_check_moves_no_tags_and_builds_no_children() {
     let status = record(&scene).await;
     assert_eq!(
         (status.state, status.reason.as_str()),
-        (ImageState::Failed, reason::CHECK_FAILED.as_str())
+        (ImageState::Failed, Reason::CheckFailed.as_str())
     );
     let output = "/version says none, which is no version";
     assert!(status.message.contains(output), "{}", status.message);
@@ -70,7 +70,7 @@ async fn a_failed_check_moves_no_tags_and_builds_no_children() {
     let child = place.image(FAMILY, "child").await.status.unwrap_or_default();
     assert_eq!(
         (child.state, child.reason.as_str()),
-        (ImageState::Blocked, reason::ANCESTOR_FAILED.as_str())
+        (ImageState::Blocked, Reason::AncestorFailed.as_str())
     );
     assert_eq!(scene.latest(first.keys()).await, first);
     assert_eq!(scene.tag("app", "r2").await, "", "not even a tag that names the build");

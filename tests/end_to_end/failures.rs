@@ -1,7 +1,7 @@
 //! An image in the middle of a family fails, in the example `flask` and the cascade of a patched
 //! base.
 
-use groundswell::api::{FailureClass, ImageState, ManagedImage, condition::reason};
+use groundswell::api::{FailureClass, ImageState, ManagedImage, condition::Reason};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{
     ResourceExt,
@@ -82,7 +82,7 @@ impl<'a> Broken<'a> {
     pub async fn assert_contained(&self, patched: &Patched) {
         let (place, name) = (&self.flask.place, self.flask.name);
         let (reason, message) = place.wait_family(name, "Stalled", 2 * CASCADE).await;
-        assert_eq!(reason, reason::IMAGES_FAILED, "{message}");
+        assert_eq!(reason, Reason::ImagesFailed, "{message}");
         assert!(message.starts_with("python: "), "{message}");
         let cascade = place.wait_cascade(&patched.digest).await;
         let message = cascade.status.clone().unwrap_or_default().message;
@@ -104,7 +104,7 @@ impl<'a> Broken<'a> {
             let status = place.image(name, image).await.status.unwrap_or_default();
             assert_eq!(
                 (status.state, status.reason.as_str()),
-                (ImageState::Blocked, reason::ANCESTOR_FAILED.as_str()),
+                (ImageState::Blocked, Reason::AncestorFailed.as_str()),
                 "{image}"
             );
             assert!(status.message.contains("python"), "{image}: {}", status.message);
@@ -121,14 +121,14 @@ impl<'a> Broken<'a> {
             self.flask.place.image(self.flask.name, "python").await.status.unwrap_or_default();
         assert_eq!(
             (status.state, status.reason.as_str()),
-            (ImageState::Failed, reason::BUILD_FAILED.as_str())
+            (ImageState::Failed, Reason::BuildFailed.as_str())
         );
         assert!(status.message.contains("exit code: 7"), "{}", status.message);
         let failure = status.failure.expect("a failure");
         assert_eq!((failure.build, failure.infrastructure), (1, 0), "{failure:?}");
         assert_eq!(
             (failure.last.class, failure.last.reason.as_str()),
-            (FailureClass::Build, reason::BUILD_FAILED.as_str())
+            (FailureClass::Build, Reason::BuildFailed.as_str())
         );
         assert!(failure.last.message.contains(ERROR_OUTPUT), "{}", failure.last.message);
         let command =

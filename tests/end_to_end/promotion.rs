@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use groundswell::api::{CascadePhase, FailureClass, ImageState, condition::reason};
+use groundswell::api::{CascadePhase, FailureClass, ImageState, condition::Reason};
 use k8s_openapi::api::apps::v1::Deployment;
 use serde_json::{Value, json};
 
@@ -69,21 +69,21 @@ async fn assert_out_of_memory(scene: &Scene) {
         .wait_image(FAMILY, "left", "to be retried after a delay", |image| {
             let status = image.status.clone().unwrap_or_default();
             (status.state, status.reason.as_str())
-                == (ImageState::Queued, reason::RETRYING.as_str())
+                == (ImageState::Queued, Reason::Retrying.as_str())
                 && status.message.starts_with("retried at ")
         })
         .await;
     let (reason, message) = place.wait_family(FAMILY, "Stalled", CASCADE).await;
-    assert_eq!(reason, reason::IMAGES_FAILED, "{message}");
+    assert_eq!(reason, Reason::ImagesFailed, "{message}");
     let status = place.image(FAMILY, "left").await.status.unwrap_or_default();
     assert_eq!(
         (status.state, status.reason.as_str()),
-        (ImageState::Failed, reason::INFRASTRUCTURE_FAILED.as_str())
+        (ImageState::Failed, Reason::InfrastructureFailed.as_str())
     );
     let failure = status.failure.expect("a failure");
     assert_eq!((failure.build, failure.infrastructure), (0, 2), "{failure:?}");
     assert_eq!(failure.last.class, FailureClass::Infrastructure, "{failure:?}");
-    assert_eq!(failure.last.reason, reason::OUT_OF_MEMORY, "{failure:?}");
+    assert_eq!(failure.last.reason, Reason::OutOfMemory, "{failure:?}");
     let status = place.image(FAMILY, "join").await.status.unwrap_or_default();
     assert_eq!(status.state, ImageState::Blocked);
     assert!(status.message.contains("left"), "{}", status.message);

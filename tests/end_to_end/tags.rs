@@ -1,6 +1,6 @@
 //! Tags that another client has moved.
 
-use groundswell::api::condition::reason;
+use groundswell::api::condition::Reason;
 use serde_json::json;
 
 use super::{
@@ -26,14 +26,14 @@ async fn a_floating_tag_is_restored_and_an_immutable_one_never_moved() {
         format!("{dockerfile}RUN echo again >> /lineage\n").into();
     scene.place.apply_family(FAMILY, &spec).await.expect("a family");
     let (reason, message) = scene.place.wait_family(FAMILY, "Stalled", CASCADE).await;
-    assert_eq!(reason, reason::TAG_IMMUTABLE, "{message}");
+    assert_eq!(reason, Reason::TagImmutable, "{message}");
     let digests = scene.place.digests(FAMILY).await;
     assert_eq!(scene.tag("app", "latest").await, digests["app"]);
     assert_eq!(
         (scene.tag("app", "r1").await, scene.tag("app", "r2").await),
         (built["app"].clone(), elsewhere.clone())
     );
-    scene.place.wait_event(reason::TAG_IMMUTABLE, "app:r2").await;
+    scene.place.wait_event(Reason::TagImmutable, "app:r2").await;
 
     scene.take_tag("app:latest");
     wait_for("the floating tag to be restored", 60, async || {
@@ -41,7 +41,7 @@ async fn a_floating_tag_is_restored_and_an_immutable_one_never_moved() {
         if digest == digests["app"] { Ok(()) } else { Err(digest) }
     })
     .await;
-    scene.place.wait_event(reason::TAG_MOVED, "app:latest").await;
+    scene.place.wait_event(Reason::TagMoved, "app:latest").await;
     assert_eq!(scene.tag("app", "r2").await, elsewhere);
     assert_eq!(scene.place.jobs(FAMILY).await.len(), 2, "tags build nothing");
 }

@@ -6,7 +6,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use groundswell::{
     api::{
         CredentialUse,
-        condition::{Problem, Reason, reason},
+        condition::{Problem, Reason},
     },
     clock::Clock,
     controller::family::registry::pushed_image::{BaseComparison, Repository},
@@ -171,7 +171,7 @@ impl Calls {
         }
         let message = format!("the builder gets {written:?}");
         CallOutcome {
-            error: Some(Problem { reason: reason::INVALID_SECRET, message }),
+            error: Some(Problem { reason: Reason::InvalidSecret, message }),
             ..CallOutcome::default()
         }
     }

@@ -1,11 +1,7 @@
 //! Jobs that the cluster does not admit wait with the words of the refuser, spend no attempt, and
 //! are created once they are admitted.
 
-use groundswell::api::{
-    ImageState, ManagedImage, ManagedImageStatus,
-    condition::{Reason, reason},
-    labels,
-};
+use groundswell::api::{ImageState, ManagedImage, ManagedImageStatus, condition::Reason, labels};
 use k8s_openapi::api::{
     admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding},
     batch::v1::Job,
@@ -79,7 +75,7 @@ async fn an_image_waits_for_a_quota_and_spends_no_attempt() {
     quota(place, "count/jobs.batch", "0").await;
     let _operator = Operator::ready(&Settings::new(cluster(), &place.namespace, &[])).await;
     place.apply_family("app", &scene.spec()).await.expect("a family");
-    let message = wait_refused(place, reason::QUOTA_TOO_SMALL).await;
+    let message = wait_refused(place, Reason::QuotaTooSmall).await;
     assert!(message.contains("never fits into the quota `small`"), "{message}");
     assert!(message.contains("exceeded quota: small"), "{message}");
     lift_quota(place).await;
@@ -144,7 +140,7 @@ async fn an_image_waits_for_a_policy_and_spends_no_attempt() {
     let _operator = Operator::ready(&Settings::new(cluster(), &place.namespace, &[])).await;
     place.apply_family("app", &scene.spec()).await.expect("a family");
     // The API server answers 422, as it does to a malformed Job.
-    let message = wait_refused(place, reason::JOB_REFUSED).await;
+    let message = wait_refused(place, Reason::JobRefused).await;
     assert!(message.contains("denied request: no builds on Sundays; change the"), "{message}");
     bindings.delete(name, &DeleteParams::default()).await.expect("a deletion");
     policies.delete(name, &DeleteParams::default()).await.expect("a deletion");
@@ -159,7 +155,7 @@ async fn an_image_whose_pod_is_refused_says_so_and_spends_no_attempt() {
     quota(place, "limits.cpu", "8").await;
     let _operator = Operator::ready(&Settings::new(cluster(), &place.namespace, &[])).await;
     place.apply_family("app", &scene.spec()).await.expect("a family");
-    let message = wait_refused(place, reason::JOB_REFUSED).await;
+    let message = wait_refused(place, Reason::JobRefused).await;
     assert!(message.contains("failed quota: small: must specify limits.cpu for: "), "{message}");
     assert!(message.contains("`cpuLimit`"), "{message}");
     wait_for("the Job to be gone", 60, async || {

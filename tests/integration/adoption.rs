@@ -1,7 +1,7 @@
 //! Records that have lost their family: they are adopted by the one of their name, and what they
 //! say is not believed. A record that belongs to another object is left alone.
 
-use groundswell::api::{Cascade, ImageFamily, ManagedImage, condition::reason};
+use groundswell::api::{Cascade, ImageFamily, ManagedImage, condition::Reason};
 use k8s_openapi::{
     NamespaceResourceScope,
     api::{batch::v1::Job, core::v1::ConfigMap},
@@ -178,7 +178,7 @@ async fn a_record_of_another_object_is_left_alone_and_named() {
 
     place.apply_family("app", &scene.spec()).await.expect("a family");
     let (why, message) = place.wait_family("app", "Stalled", 60).await;
-    assert_eq!(why, reason::RECORD_CONFLICT);
+    assert_eq!(why, Reason::RecordConflict);
     assert!(message.contains("app.base is controlled by ConfigMap tenant"), "{message}");
     assert_eq!(images.get("app.base").await.expect("a record"), created);
     images.delete("app.base", &DeleteParams::default()).await.expect("deleted");

@@ -5,10 +5,7 @@ use std::panic::AssertUnwindSafe;
 
 use base64::Engine;
 use futures::{FutureExt, future::join_all};
-use groundswell::api::{
-    ImageFamily,
-    condition::{Reason, reason},
-};
+use groundswell::api::{ImageFamily, condition::Reason};
 use k8s_openapi::api::events::v1::Event;
 use kube::api::DeleteParams;
 use serde_json::{Value, json};
@@ -125,7 +122,7 @@ fn cases(scene: &Scene, odd: &str, closed: &str) -> Vec<Case> {
     all.add(
         "cycle",
         |spec| spec["images"][0]["from"] = json!([{ "image": "join" }]),
-        reason::CYCLE,
+        Reason::Cycle,
         &[
             "spec.images: the edges form a cycle: ",
             "base -> join",
@@ -135,13 +132,13 @@ fn cases(scene: &Scene, odd: &str, closed: &str) -> Vec<Case> {
     all.add(
         "unknown-parent",
         |spec| spec["images"][1]["from"][0]["image"] = json!("bsae"),
-        reason::UNKNOWN_PARENT,
+        Reason::UnknownParent,
         &["spec.images[left].from", "`bsae`", "correct the name or add it"],
     );
     all.add(
         "collision-within",
         |spec| spec["images"][1]["path"] = json!("base"),
-        reason::IMAGES_FAILED,
+        Reason::ImagesFailed,
         &[
             "spec.images[base].tags",
             "/base:latest",
@@ -152,13 +149,13 @@ fn cases(scene: &Scene, odd: &str, closed: &str) -> Vec<Case> {
     all.add(
         "collision-across",
         |spec| spec["repository"] = scene.spec()["repository"].clone(),
-        reason::TAG_COLLISION,
+        Reason::TagCollision,
         &["spec.images[base].tags", &format!("the family {namespace}/valid"), "use another tag"],
     );
     all.add(
         "tag-variable",
         |spec| spec["images"][0]["tags"] = json!(["{{ version }}"]),
-        reason::IMAGES_LEFT_OUT,
+        Reason::ImagesLeftOut,
         &["spec.images[base].tags", "{{ version }}", "known are"],
     );
     credentials(&mut all, odd, namespace);
@@ -171,7 +168,7 @@ fn credentials(all: &mut Cases<'_>, odd: &str, namespace: &str) {
     all.add(
         "no-secret",
         |spec| spec["credentials"] = json!([{ "name": "absent" }]),
-        reason::SECRET_NOT_FOUND,
+        Reason::SecretNotFound,
         &[
             "spec.credentials[absent]",
             &format!("there is no Secret {namespace}/absent"),
@@ -181,13 +178,13 @@ fn credentials(all: &mut Cases<'_>, odd: &str, namespace: &str) {
     all.add(
         "misshapen-secret",
         |spec| spec["credentials"] = json!([{ "name": "misshapen" }]),
-        reason::INVALID_SECRET,
+        Reason::InvalidSecret,
         &["spec.credentials", "misshapen"],
     );
     all.add(
         "empty-secret",
         |spec| spec["credentials"] = json!([{ "name": "empty" }]),
-        reason::INVALID_SECRET,
+        Reason::InvalidSecret,
         &["spec.credentials[empty]", ".dockerconfigjson"],
     );
     all.add(
@@ -196,7 +193,7 @@ fn credentials(all: &mut Cases<'_>, odd: &str, namespace: &str) {
             spec["credentials"] = json!([{ "name": "refused" }]);
             spec["upstreams"][0]["image"] = json!(format!("{odd}/denied/alpine"));
         },
-        reason::REGISTRY_DENIED,
+        Reason::RegistryDenied,
         &["upstream alpine", "/denied/alpine:3.20", "denied access", "credentials"],
     );
     all.add(
@@ -205,7 +202,7 @@ fn credentials(all: &mut Cases<'_>, odd: &str, namespace: &str) {
             spec["credentials"] = json!([{ "name": "refused" }]);
             spec["repository"] = json!(format!("{odd}/denied"));
         },
-        reason::REGISTRY_DENIED,
+        Reason::RegistryDenied,
         &["the platform of earlier builds", "/denied/base:", "denied access", "credentials"],
     );
 }
@@ -215,27 +212,27 @@ fn registries(all: &mut Cases<'_>, odd: &str, closed: &str) {
         (
             "unreachable",
             format!("{closed}/library/alpine"),
-            reason::REGISTRY_UNAVAILABLE,
+            Reason::RegistryUnavailable,
             "is unavailable",
         ),
-        ("broken", format!("{odd}/broken/alpine"), reason::REGISTRY_UNAVAILABLE, "is unavailable"),
-        ("silent", format!("{odd}/silent/alpine"), reason::REGISTRY_UNAVAILABLE, "is unavailable"),
+        ("broken", format!("{odd}/broken/alpine"), Reason::RegistryUnavailable, "is unavailable"),
+        ("silent", format!("{odd}/silent/alpine"), Reason::RegistryUnavailable, "is unavailable"),
         (
             "garbage",
             format!("{odd}/garbage/alpine"),
-            reason::INVALID_REGISTRY_RESPONSE,
+            Reason::InvalidRegistryResponse,
             "check that it is an OCI registry",
         ),
         (
             "large",
             format!("{odd}/large/alpine"),
-            reason::MANIFEST_TOO_LARGE,
+            Reason::ManifestTooLarge,
             "more than 4194304 bytes",
         ),
         (
             "no-upstream",
             format!("{odd}/none/alpine"),
-            reason::IMAGE_NOT_FOUND,
+            Reason::ImageNotFound,
             "correct the image or the tag",
         ),
     ] {
@@ -253,25 +250,25 @@ fn strategies_and_sources(all: &mut Cases<'_>, namespace: &str, closed: &str) {
     all.add(
         "no-strategy",
         |spec| spec["strategy"] = json!({ "name": "absent" }),
-        reason::STRATEGY_NOT_FOUND,
+        Reason::StrategyNotFound,
         &["spec.images[base].strategy", "BuildStrategy `absent`", "kubectl get buildstrategies"],
     );
     all.add(
         "misspelt-strategy",
         |spec| spec["strategy"] = json!({ "name": "misspelt" }),
-        reason::INVALID_STRATEGY,
+        Reason::InvalidStrategy,
         &["spec.images[base].strategy", "`imag.name`", "the variables are annotations"],
     );
     all.add(
         "unknown-parameter",
         |spec| spec["strategy"] = json!({ "name": STRATEGY, "parameters": { "colour": "red" } }),
-        reason::INVALID_STRATEGY,
+        Reason::InvalidStrategy,
         &["spec.images[base].strategy", "`colour`"],
     );
     all.add(
         "strategy-of-others",
         |spec| spec["strategy"] = json!({ "name": "of-others" }),
-        reason::STRATEGY_NOT_ALLOWED,
+        Reason::StrategyNotAllowed,
         &[
             "spec.images[base].strategy",
             &format!("BuildStrategy `of-others` does not serve namespace {namespace}"),
@@ -281,7 +278,7 @@ fn strategies_and_sources(all: &mut Cases<'_>, namespace: &str, closed: &str) {
     all.add(
         "no-config-map",
         |spec| spec["images"][0]["source"] = json!({ "configMap": { "name": "absent" } }),
-        reason::SOURCE_NOT_FOUND,
+        Reason::SourceNotFound,
         &[
             "spec.images[base].source.configMap",
             &format!("there is no ConfigMap {namespace}/absent"),
@@ -291,7 +288,7 @@ fn strategies_and_sources(all: &mut Cases<'_>, namespace: &str, closed: &str) {
     all.add(
         "no-dockerfile",
         |spec| spec["images"][0]["source"] = json!({ "configMap": { "name": "keyless" } }),
-        reason::SOURCE_NOT_FOUND,
+        Reason::SourceNotFound,
         &["spec.images[base].source.configMap", &format!("{namespace}/keyless"), "Dockerfile"],
     );
     all.add(
@@ -301,7 +298,7 @@ fn strategies_and_sources(all: &mut Cases<'_>, namespace: &str, closed: &str) {
             spec["images"][0]["source"] =
                 json!({ "configMap": { "name": "keyless", "items": items } });
         },
-        reason::SOURCE_NOT_FOUND,
+        Reason::SourceNotFound,
         &["spec.images[base].source.configMap", &format!("{namespace}/keyless"), "Containerfile"],
     );
     all.add(
@@ -309,7 +306,7 @@ fn strategies_and_sources(all: &mut Cases<'_>, namespace: &str, closed: &str) {
         |spec| {
             spec["images"][0]["source"] = json!({ "git": { "url": git_url, "revision": "main" } });
         },
-        reason::SOURCE_UNAVAILABLE,
+        Reason::SourceUnavailable,
         &["spec.images[base].source.git", &git_url],
     );
     all.add(
@@ -319,7 +316,7 @@ fn strategies_and_sources(all: &mut Cases<'_>, namespace: &str, closed: &str) {
             spec["images"][0]["source"] =
                 json!({ "git": { "url": git_url, "revision": "main", "secretRef": secret } });
         },
-        reason::SECRET_NOT_FOUND,
+        Reason::SecretNotFound,
         &["spec.images[base].source.git", "absent"],
     );
 }
@@ -380,15 +377,15 @@ async fn a_family_continues_when_its_input_is_corrected() {
         })
         .await;
     };
-    stalled(reason::SECRET_NOT_FOUND).await;
+    stalled(Reason::SecretNotFound).await;
     let config =
         json!({ "auths": { "registry.example.com": { "username": "me", "password": "secret" } } });
     place
         .secret("late", "kubernetes.io/dockerconfigjson", ".dockerconfigjson", &config.to_string())
         .await;
-    stalled(reason::SOURCE_NOT_FOUND).await;
+    stalled(Reason::SourceNotFound).await;
     place.config_map("late", &[("Dockerfile", "FROM docker.io/library/alpine:3.20\n")]).await;
-    stalled(reason::STRATEGY_NOT_FOUND).await;
+    stalled(Reason::StrategyNotFound).await;
     super::builder::Builder::strategy_named(&client, &strategy).await;
     place.wait_family("app", "Ready", 60).await;
 
@@ -396,7 +393,7 @@ async fn a_family_continues_when_its_input_is_corrected() {
     place.apply_family("heir", &spec).await.expect("a family");
     wait_for("the heir to report the collision", 30, async || {
         let (reason, message) = place.wait_family("heir", "Stalled", 30).await;
-        if reason == reason::TAG_COLLISION { Ok(()) } else { Err(format!("{reason}: {message}")) }
+        if reason == Reason::TagCollision { Ok(()) } else { Err(format!("{reason}: {message}")) }
     })
     .await;
     place.api::<ImageFamily>().delete("app", &DeleteParams::background()).await.expect("deleted");

@@ -1,7 +1,7 @@
 //! What a cascade does: joins wait for both sides, the next cascade builds a move that comes during
 //! this one, and a tag that somebody else moved is restored.
 
-use groundswell::api::{Cascade, CascadePhase, condition::reason};
+use groundswell::api::{Cascade, CascadePhase, condition::Reason};
 use k8s_openapi::api::{apps::v1::Deployment, events::v1::Event};
 use serde_json::json;
 
@@ -75,7 +75,7 @@ async fn a_tag_that_somebody_else_moved_is_restored() {
         let events = place.list::<Event>().await;
         let is_on = |kind: &str, event: &Event| {
             let regarding = event.regarding.as_ref().and_then(|object| object.kind.as_deref());
-            event.reason.as_deref() == Some(reason::TAG_MOVED.as_str()) && regarding == Some(kind)
+            event.reason.as_deref() == Some(Reason::TagMoved.as_str()) && regarding == Some(kind)
         };
         let found = ["ImageFamily", "ManagedImage"]
             .iter()
@@ -98,7 +98,7 @@ async fn a_suspended_family_builds_nothing_until_it_is_resumed() {
     wait_for("the family to report that it is suspended", 30, async || {
         let family = place.family("app").await;
         let conditions = family.status.unwrap_or_default().conditions;
-        let found = conditions.iter().any(|condition| condition.reason == reason::SUSPENDED);
+        let found = conditions.iter().any(|condition| condition.reason == Reason::Suspended);
         found.then_some(()).ok_or_else(|| format!("{conditions:?}"))
     })
     .await;

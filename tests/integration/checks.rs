@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use groundswell::api::{
-    CheckState, ImageState, ManagedImage, ManagedImageStatus, condition::reason, labels,
+    CheckState, ImageState, ManagedImage, ManagedImageStatus, condition::Reason, labels,
 };
 use k8s_openapi::api::{
     batch::v1::Job,
@@ -171,7 +171,7 @@ async fn checks_come_before_tags_and_children_and_are_run_once() {
     let _operator = Operator::ready(&settings).await;
     wait_for("the status to report the checks", 30, async || {
         let status = status(place).await;
-        let is_checking = status.state == ImageState::Checking && status.reason == reason::CHECKING;
+        let is_checking = status.state == ImageState::Checking && status.reason == Reason::Checking;
         if is_checking { Ok(()) } else { Err(format!("{status:?}")) }
     })
     .await;
@@ -217,7 +217,7 @@ async fn a_failed_check_blocks_tags_and_children_until_it_is_corrected() {
         if status.state == ImageState::Failed { Ok(status) } else { Err(format!("{status:?}")) }
     })
     .await;
-    assert_eq!(failed.reason, reason::CHECK_FAILED);
+    assert_eq!(failed.reason, Reason::CheckFailed);
     assert!(failed.message.contains("no pythn here"), "{}", failed.message);
     assert!(failed.tags.is_empty(), "{:?}", failed.tags);
     wait_for("its child to be blocked", 30, async || {
@@ -268,7 +268,7 @@ async fn a_check_runs_in_the_digest_that_the_tag_of_its_image_has() {
     // The image does not exist yet.
     let waiting = wait_for("the check to wait for its image", 60, async || {
         let status = status(place).await;
-        let waits = status.reason == reason::IMAGE_NOT_FOUND;
+        let waits = status.reason == Reason::ImageNotFound;
         if waits { Ok(status) } else { Err(format!("{status:?}")) }
     })
     .await;

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use groundswell::api::{ManagedImage, RolloutState, condition::reason};
+use groundswell::api::{ManagedImage, RolloutState, condition::Reason};
 use k8s_openapi::api::{apps::v1::Deployment, events::v1::Event};
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
@@ -75,7 +75,7 @@ async fn a_rollout_whose_workload_is_changed_back_is_reported_and_slows_down() {
         let status = image.ok().and_then(|image| image.status).unwrap_or_default();
         let contested = condition(&status.conditions, "RolledOut").is_some_and(|rolled_out| {
             rolled_out.status == "False"
-                && rolled_out.reason == reason::ROLLOUT_CONTESTED
+                && rolled_out.reason == Reason::RolloutContested
                 && rolled_out.message.contains(&expected)
         });
         let is_recorded = status.rollouts.iter().any(|r| r.state == RolloutState::Contested);
@@ -93,7 +93,7 @@ async fn a_rollout_whose_workload_is_changed_back_is_reported_and_slows_down() {
         let events = place.list::<Event>().await;
         let is_on = |kind: &str, event: &Event| {
             let regarding = event.regarding.as_ref().and_then(|object| object.kind.as_deref());
-            event.reason.as_deref() == Some(reason::ROLLOUT_CONTESTED.as_str())
+            event.reason.as_deref() == Some(Reason::RolloutContested.as_str())
                 && regarding == Some(kind)
         };
         let found = ["ImageFamily", "ManagedImage"]

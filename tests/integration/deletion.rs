@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, fmt::Debug};
 
-use groundswell::api::{Cascade, ImageFamily, ManagedImage, ManagedImageStatus, condition::reason};
+use groundswell::api::{Cascade, ImageFamily, ManagedImage, ManagedImageStatus, condition::Reason};
 use k8s_openapi::{
     NamespaceResourceScope,
     api::{
@@ -190,7 +190,7 @@ async fn a_family_that_is_deleted_mid_cascade_is_removed_and_can_be_recreated() 
     for (image, record) in scene.records("app").await {
         assert_eq!(
             (record.reason.as_str(), record.build),
-            (reason::CURRENT.as_str(), Some(3)),
+            (Reason::Current.as_str(), Some(3)),
             "{image}"
         );
     }
@@ -215,7 +215,7 @@ async fn a_family_that_is_recreated_before_the_old_one_is_gone_is_built_complete
     assert_eq!(second["base"], second_base, "the build in the registry is found");
     scene.assert_numbered(&first, all(1)).await;
     for (image, record) in scene.records("app").await {
-        assert_eq!(record.reason, reason::CURRENT, "{image}");
+        assert_eq!(record.reason, Reason::Current, "{image}");
         let build = record.build.expect("a number");
         assert!(build > 1, "{image}: {build}");
         assert_eq!(scene.tag(&image, &format!("r{build}")).await, second[&image], "{image}");
@@ -249,6 +249,6 @@ async fn a_recreated_family_continues_the_numbers_of_tags_that_no_floating_tag_s
     scene.assert_numbered(&first, all(1)).await;
     scene.assert_numbered(&third, [("base", 3), ("left", 3), ("right", 2), ("join", 2)]).await;
     for (image, record) in scene.records("app").await {
-        assert_eq!(record.reason, reason::CURRENT, "{image}: {}", record.message);
+        assert_eq!(record.reason, Reason::Current, "{image}: {}", record.message);
     }
 }

@@ -3,10 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use groundswell::api::{
-    FoundEdge, ManagedImage, ManagedImageStatus,
-    condition::{Reason, reason},
-};
+use groundswell::api::{FoundEdge, ManagedImage, ManagedImageStatus, condition::Reason};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::{Value, json};
@@ -115,7 +112,7 @@ async fn edges_come_from_dockerfiles() {
 
     // While the source is gone, the edges stay, also for a controller that has just started.
     maps.delete("base", &DeleteParams::default()).await.expect("deleted");
-    let lost = wait_reason(&scene, "base", reason::SOURCE_NOT_FOUND).await;
+    let lost = wait_reason(&scene, "base", Reason::SourceNotFound).await;
     assert_eq!(lost.edges, Some(vec![base_edge("3.21")]));
     operator.kill();
     operator = Operator::ready(&settings).await;
@@ -127,7 +124,7 @@ async fn edges_come_from_dockerfiles() {
     // Errors concern one image, before a pod starts.
     spec["images"][1]["args"] = json!({ "MODUS": "fast" });
     place.apply_family("app", &spec).await.expect("a family");
-    let unused = wait_reason(&scene, "app", reason::DOCKERFILE_MISMATCH).await;
+    let unused = wait_reason(&scene, "app", Reason::DockerfileMismatch).await;
     assert!(unused.message.contains("no ARG of the Dockerfile declares `MODUS`"), "{unused:?}");
     let broken = Patch::Merge(json!({ "data": { "Dockerfile": "FORM alpine\n" } }));
     spec["images"][1]["args"] = json!({ "MODE": "fast" });
@@ -140,16 +137,16 @@ async fn edges_come_from_dockerfiles() {
         "source": { "inline": "FROM scratch\n" } });
     colliding["images"].as_array_mut().expect("images").push(twin);
     place.apply_family("app", &colliding).await.expect("a family");
-    wait_reason(&scene, "app", reason::TAG_COLLISION).await;
+    wait_reason(&scene, "app", Reason::TagCollision).await;
     let (family_reason, message) = place.wait_family("app", "Stalled", 60).await;
-    assert_eq!(family_reason, reason::IMAGES_FAILED);
+    assert_eq!(family_reason, Reason::ImagesFailed);
     assert!(message.contains("a tag of `twin`; give each image its own tag"), "{message}");
-    assert_eq!(status(&scene, "base").await.reason, reason::CURRENT);
+    assert_eq!(status(&scene, "base").await.reason, Reason::Current);
     place.apply_family("app", &spec).await.expect("a family");
     place.wait_family("app", "Ready", 60).await;
 
     maps.patch("base", &PatchParams::default(), &broken).await.expect("broken");
-    let broken = wait_reason(&scene, "base", reason::DOCKERFILE_MISMATCH).await;
+    let broken = wait_reason(&scene, "base", Reason::DockerfileMismatch).await;
     assert_eq!(broken.edges, Some(vec![base_edge("3.21")]));
     assert!(broken.message.starts_with("spec.images[base]: "), "{broken:?}");
     assert_eq!(place.digests("app").await, digests);

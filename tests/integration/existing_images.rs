@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use groundswell::api::{Cascade, ImageState, ManagedImage, ManagedImageStatus, condition::reason};
+use groundswell::api::{Cascade, ImageState, ManagedImage, ManagedImageStatus, condition::Reason};
 use k8s_openapi::api::batch::v1::Job;
 use kube::api::{DeleteParams, ListParams};
 use serde_json::json;
@@ -79,7 +79,7 @@ async fn images_that_exist_are_adopted_and_rebuilt_when_their_base_moves() {
     spec["adopt"] = json!({});
     place.apply_family("app", &spec).await.expect("a family");
     let (reason, message) = place.wait_family("app", "Stalled", 60).await;
-    assert_eq!(reason, reason::NOT_ADOPTED, "{message}");
+    assert_eq!(reason, Reason::NotAdopted, "{message}");
     assert!(message.starts_with("right: its tags point to "), "{message}");
     assert_eq!(place.digests("app").await, existing);
     for (image, digest) in &existing {
@@ -147,10 +147,7 @@ async fn what_is_pushed_while_the_family_is_suspended_stays() {
     pushed.wait_adopted("right", &right, ImageState::Held).await;
     pushed.wait_adopted("join", &join, ImageState::Current).await;
     let held = status(scene, "right").await;
-    assert_eq!(
-        (held.state, held.reason.as_str()),
-        (ImageState::Held, reason::NOT_ADOPTED.as_str())
-    );
+    assert_eq!((held.state, held.reason.as_str()), (ImageState::Held, Reason::NotAdopted.as_str()));
     assert!(held.message.contains("which has images for linux/arm64: a rebuild"), "{held:?}");
 
     // The old pipeline goes on, and the family is resumed.

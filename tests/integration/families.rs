@@ -4,8 +4,7 @@
 use std::collections::BTreeMap;
 
 use groundswell::api::{
-    CauseType, ImageState, ManagedImage, ManagedImageStatus,
-    condition::{Reason, reason},
+    CauseType, ImageState, ManagedImage, ManagedImageStatus, condition::Reason,
 };
 use kube::Client;
 use serde_json::{Value, json};
@@ -116,7 +115,7 @@ async fn an_import_needs_consent_which_can_be_withdrawn() {
     let families = TwoFamilies::new(&client().await).await;
     let (exported, shop) = (families.platform(&["base", "tools"]), families.shop());
     families.apply(&families.platform(&["base"]), &shop).await;
-    let message = families.wait("join", ImageState::Waiting, reason::IMPORT_REFUSED).await;
+    let message = families.wait("join", ImageState::Waiting, Reason::ImportRefused).await;
     assert!(
         message.contains(
             "/platform, which does not export it: ask its owner to add the image to spec.exports"
@@ -142,7 +141,7 @@ async fn an_import_needs_consent_which_can_be_withdrawn() {
         let message =
             wait_for(format!("the message of join to contain `{words}`"), 60, async || {
                 let message =
-                    families.wait("join", ImageState::Waiting, reason::IMPORT_REFUSED).await;
+                    families.wait("join", ImageState::Waiting, Reason::ImportRefused).await;
                 if message.contains(words) { Ok(()) } else { Err(message) }
             });
         message.await;
@@ -167,7 +166,7 @@ async fn a_cascade_crosses_families_and_builds_a_join_once() {
         if state == ImageState::Building { Ok(()) } else { Err(state.as_str().to_owned()) }
     })
     .await;
-    families.wait("join", ImageState::Waiting, reason::WAITING_FOR_PARENT).await;
+    families.wait("join", ImageState::Waiting, Reason::WaitingForParent).await;
     assert_eq!(
         families.builds().await,
         built(1),
@@ -209,11 +208,11 @@ async fn a_cycle_through_two_families_is_reported_and_blocks_no_other_image() {
     let words = format!(
         "{theirs}/shop.join -> {ours}/platform.tools -> {theirs}/shop.app -> {theirs}/shop.join"
     );
-    let message = families.wait("join", ImageState::Waiting, reason::IMPORT_REFUSED).await;
+    let message = families.wait("join", ImageState::Waiting, Reason::ImportRefused).await;
     assert!(message.contains(&words), "{message}");
     wait_for("the other family to report it as well", 60, async || {
         let status = families.record(&families.platform.place, "platform.tools").await;
-        if status.reason == reason::IMPORT_REFUSED { Ok(()) } else { Err(status.message) }
+        if status.reason == Reason::ImportRefused { Ok(()) } else { Err(status.message) }
     })
     .await;
 

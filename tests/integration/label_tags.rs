@@ -1,6 +1,6 @@
 //! Tags from labels of the built image: the controller reads them from the registry.
 
-use groundswell::api::{ImageState, ManagedImage, condition::reason};
+use groundswell::api::{ImageState, ManagedImage, condition::Reason};
 use serde_json::json;
 
 use super::{
@@ -56,7 +56,7 @@ async fn a_label_of_the_pushed_image_becomes_a_tag() {
         let digests = place.digests("app").await;
         let status = base(&scene).await.status.unwrap_or_default();
         let is_rebuilt = digests.iter().all(|(image, digest)| *digest != second[image]);
-        let is_reported = status.reason == reason::INVALID_TAG_LABEL
+        let is_reported = status.reason == Reason::InvalidTagLabel
             && status.state == ImageState::Current
             && status.message.contains(VERSION);
         if is_rebuilt && is_reported { Ok(()) } else { Err(format!("{digests:?}\n{status:#?}")) }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use groundswell::api::condition::reason;
+use groundswell::api::condition::Reason;
 use serde_json::{Value, json};
 
 use super::{
@@ -65,7 +65,7 @@ async fn a_matrix_becomes_images_and_a_bad_one_stops_no_other() {
     written["images"][1]["args"] = json!({ "VERSION": "{{ matrix.version }}" });
     place.apply_family("versions", &written).await.expect("a family");
     let (reason, message) = place.wait_family("versions", "Stalled", 60).await;
-    assert_eq!(reason, reason::IMAGES_LEFT_OUT, "{message}");
+    assert_eq!(reason, Reason::ImagesLeftOut, "{message}");
     assert!(
         message.starts_with("spec.images[app-1-0].args.VERSION: `{{ matrix.version }}`"),
         "{message}"
@@ -87,7 +87,7 @@ async fn a_matrix_becomes_images_and_a_bad_one_stops_no_other() {
         .iter()
         .map(|attention| (attention.image.as_str(), attention.reason.as_str()))
         .collect();
-    assert_eq!(attention["app-2-0"], reason::INVALID_SPEC.as_str(), "{attention:?}");
+    assert_eq!(attention["app-2-0"], Reason::InvalidSpec.as_str(), "{attention:?}");
 
     written["images"][1]["args"] = json!({ "VERSION": "{{ matrix.v }}" });
     place.apply_family("versions", &written).await.expect("a family");

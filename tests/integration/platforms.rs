@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use groundswell::api::{ImageFamily, ManagedImage, condition::reason};
+use groundswell::api::{ImageFamily, ManagedImage, condition::Reason};
 use k8s_openapi::api::batch::v1::Job;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
@@ -75,7 +75,7 @@ async fn a_family_keeps_its_platform_whatever_is_lost() {
     wait_for("base to fail", 60, async || {
         let base = place.api::<ManagedImage>().get("app.base").await.expect("base");
         let status = base.status.unwrap_or_default();
-        let is_reported = status.reason == reason::PLATFORM_MISMATCH
+        let is_reported = status.reason == Reason::PlatformMismatch
             && status.message.contains("made an image for linux/s390x, and not for linux/riscv64");
         if is_reported { Ok(()) } else { Err(format!("{status:?}")) }
     })

@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::Stdio};
 
 use groundswell::api::{
     Cascade, CauseType, FamilyRequest, ImageFamily, ImageState, ManagedImage, RequestState,
-    condition::reason, labels,
+    condition::Reason, labels,
 };
 use k8s_openapi::api::{
     admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding},
@@ -268,7 +268,7 @@ async fn holds_by_request_outlive_new_candidates_and_restarts() {
     scene
         .wait_upstream("the hold to be reported".into(), |upstream| {
             let message = upstream["message"].as_str().unwrap_or_default();
-            upstream["reason"] == reason::HELD.as_str()
+            upstream["reason"] == Reason::Held.as_str()
                 && message.contains("release")
                 && upstream["hold"]["by"] == "ann"
                 && upstream["hold"]["request"] == "h1"
@@ -313,7 +313,7 @@ async fn only_the_candidate_is_approved() {
     let third = scene.move_to_candidate("3").await;
     scene
         .wait_upstream("it to wait for approval".into(), |upstream| {
-            upstream["reason"] == reason::AWAITING_APPROVAL.as_str()
+            upstream["reason"] == Reason::AwaitingApproval.as_str()
         })
         .await;
     let approve = |digest: &str| {
@@ -340,7 +340,7 @@ async fn a_retry_repeats_a_cancelled_build() {
     scene.wait_running("right").await;
     scene.done("c1", &json!({"action": "Cancel", "image": "right"})).await;
     scene.wait_states([Current, Current, Failed, Blocked]).await;
-    assert_eq!(scene.image("right").await.status.expect("a status").reason, reason::CANCELLED);
+    assert_eq!(scene.image("right").await.status.expect("a status").reason, Reason::Cancelled);
     wait_for("its Job to be gone", 30, async || {
         let jobs = scene.place.jobs("app").await;
         let gone = jobs.iter().all(|job| label(job, labels::IMAGE) != "right");
@@ -391,7 +391,7 @@ async fn an_invalid_request_is_rejected_or_refused_with_a_message() {
         let events = scene.place.list::<Event>().await;
         let found = events
             .iter()
-            .any(|event| event.reason.as_deref() == Some(reason::REQUEST_REFUSED.as_str()));
+            .any(|event| event.reason.as_deref() == Some(Reason::RequestRefused.as_str()));
         found.then_some(()).ok_or_else(|| format!("{events:#?}"))
     })
     .await;

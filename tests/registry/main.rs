@@ -13,7 +13,7 @@ use std::{
 };
 
 use groundswell::{
-    api::condition::reason,
+    api::condition::Reason,
     registry::{
         Client, Config, Digest, Keychain, ManifestKind, OCI_INDEX, OCI_MANIFEST, Reference,
     },
@@ -86,7 +86,7 @@ async fn missing_images_are_reported() {
         let image = reference(&server, rest);
         assert_eq!(client.head(&image, &none).await, Ok(None), "{rest}");
         let error = client.manifest(&image, &none).await.expect_err(rest);
-        assert_eq!(error.reason(), reason::IMAGE_NOT_FOUND, "{error}");
+        assert_eq!(error.reason(), Reason::ImageNotFound, "{error}");
     }
     // The layers are not in that repository, so the registry rejects the manifest.
     let manifest =
@@ -137,7 +137,7 @@ async fn a_registry_requires_the_right_credential() {
         keychain("other.example", "alice", "hunter2"),
     ] {
         let error = client.head(&image, &wrong).await.expect_err("denied");
-        assert_eq!((error.reason(), error.is_transient()), (reason::REGISTRY_DENIED, false));
+        assert_eq!((error.reason(), error.is_transient()), (Reason::RegistryDenied, false));
         let text = error.to_string();
         assert!(
             text.starts_with(&image.to_string())
@@ -151,7 +151,7 @@ async fn a_registry_requires_the_right_credential() {
     client.set_tag(&reference(&server, "team/app:latest"), &manifest, &alice).await.expect("tag");
     assert_eq!(
         client.head(&image, &Keychain::default()).await.expect_err("denied").reason(),
-        reason::REGISTRY_DENIED
+        Reason::RegistryDenied
     );
 }
 
@@ -178,7 +178,7 @@ async fn an_unreachable_registry_is_reported_until_it_returns() {
     let image = reference(&server, "team/app:1");
     server.stop().await;
     let error = client.head(&image, &none).await.expect_err("unreachable");
-    assert_eq!((error.reason(), error.is_transient()), (reason::REGISTRY_UNAVAILABLE, true));
+    assert_eq!((error.reason(), error.is_transient()), (Reason::RegistryUnavailable, true));
     server.restart().await;
     // A registry that did not respond several times is left alone for some seconds.
     let deadline = Instant::now() + Duration::from_secs(30);

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture};
 use groundswell::{
-    api::condition::reason,
+    api::condition::Reason,
     controller::folder_poller::{GitAnswer, GitPoll},
     engine::Problem,
     identity::FolderRevision,
@@ -160,7 +160,7 @@ async fn commit(
     };
     let Some(found) = found else { return std::future::pending().await };
     found.ok_or_else(|| Problem {
-        reason: reason::SOURCE_UNAVAILABLE,
+        reason: Reason::SourceUnavailable,
         message: "the repository is unreachable".into(),
     })
 }

@@ -10,7 +10,7 @@ use k8s_openapi::api::{
 use crate::{
     api::{
         BuildFailure, FailureClass,
-        condition::{Problem, reason},
+        condition::{Problem, Reason},
     },
     builds::{
         checks::{credentials, job::CHECK_CONTAINER},
@@ -76,16 +76,16 @@ fn failed_pod(job: &Job, pod: &Pod) -> BuildFailure {
     }
     let Some(ended) = ended(pod, CHECK_CONTAINER) else {
         let text = "the pod failed, and its status does not say how the check's container ended";
-        return failure(FailureClass::Infrastructure, reason::POD_LOST, text);
+        return failure(FailureClass::Infrastructure, Reason::PodLost, text);
     };
     let output = ended.message.as_deref().unwrap_or_default();
     if is_out_of_memory(ended) {
         let text = format!("exceeded its memory limit; for its log, run {}", log_command(job));
-        return failure(FailureClass::Infrastructure, reason::OUT_OF_MEMORY, &text);
+        return failure(FailureClass::Infrastructure, Reason::OutOfMemory, &text);
     }
     if never_ran(ended) {
         let text = format!("its command could not be started: {}", sanitize(output, Keep::Start));
-        return failure(FailureClass::Build, reason::CHECK_FAILED, &text);
+        return failure(FailureClass::Build, Reason::CheckFailed, &text);
     }
     verdict(&format!("failed with exit code {}", ended.exit_code), job, output)
 }
@@ -102,7 +102,7 @@ fn failed_credentials(job: &Job, ended: &ContainerStateTerminated) -> BuildFailu
         ended.exit_code,
         log_command(job)
     );
-    failure(FailureClass::Infrastructure, reason::POD_NOT_STARTED, &text)
+    failure(FailureClass::Infrastructure, Reason::PodNotStarted, &text)
 }
 
 /// Returns the failure of a check that has a verdict. The message has no subject, because callers
@@ -120,7 +120,7 @@ fn verdict(what: &str, job: &Job, output: &str) -> BuildFailure {
             format!("{what}: {last}; for its full log, run {command}; the end of its log:\n{tail}")
         }
     };
-    failure(FailureClass::Build, reason::CHECK_FAILED, &text)
+    failure(FailureClass::Build, Reason::CheckFailed, &text)
 }
 
 fn output<'a>(pod: Option<&'a Pod>, container: &str) -> &'a str {
@@ -210,7 +210,7 @@ mod tests {
                 findings\npassword=hunter2"}}));
         assert_eq!(
             (failure.class, failure.reason.as_str()),
-            (FailureClass::Build, reason::CHECK_FAILED.as_str())
+            (FailureClass::Build, Reason::CheckFailed.as_str())
         );
         assert_eq!(
             failure.message,
@@ -255,10 +255,10 @@ mod tests {
                 json!({}),
                 vec![pod("Failed", &start_error)],
                 Build,
-                reason::CHECK_FAILED,
+                Reason::CheckFailed,
                 "\"pythn\": not found",
             ),
-            (late, vec![], Build, reason::CHECK_FAILED, "exceeded its `timeout` of 600 s"),
+            (late, vec![], Build, Reason::CheckFailed, "exceeded its `timeout` of 600 s"),
             (
                 json!({}),
                 vec![pod(
@@ -266,18 +266,18 @@ mod tests {
                     &json!({"terminated": {"exitCode": 137, "reason": "OOMKilled"}}),
                 )],
                 Infrastructure,
-                reason::OUT_OF_MEMORY,
+                Reason::OutOfMemory,
                 "memory",
             ),
-            (json!({}), vec![evicted], Infrastructure, reason::EVICTED, "Evicted"),
+            (json!({}), vec![evicted], Infrastructure, Reason::Evicted, "Evicted"),
             (
                 json!({}),
                 vec![preempted],
                 Infrastructure,
-                reason::PREEMPTED,
+                Reason::Preempted,
                 "PreemptionByScheduler",
             ),
-            (gone, vec![], Infrastructure, reason::POD_LOST, "disappeared"),
+            (gone, vec![], Infrastructure, Reason::PodLost, "disappeared"),
             (
                 json!({}),
                 vec![pod(
@@ -285,7 +285,7 @@ mod tests {
                     &json!({"waiting": {"reason": "ImagePullBackOff", "message": "denied"}}),
                 )],
                 Infrastructure,
-                reason::IMAGE_PULL_FAILED,
+                Reason::ImagePullFailed,
                 "denied",
             ),
         ] {
@@ -314,10 +314,10 @@ mod tests {
         );
         assert_eq!(
             (failure.class, failure.reason.as_str()),
-            (FailureClass::Infrastructure, reason::INVALID_SECRET.as_str())
+            (FailureClass::Infrastructure, Reason::InvalidSecret.as_str())
         );
         assert_eq!(failure.message, "Secret push is gone");
-        assert_eq!(with("Killed").reason, reason::POD_NOT_STARTED);
+        assert_eq!(with("Killed").reason, Reason::PodNotStarted);
     }
 
     #[test]
@@ -336,7 +336,7 @@ mod tests {
         assert_eq!(with("Running", runs.clone(), exited(9)), CheckJobOutcome::Running);
         for (phase, sidecar) in [("Running", runs), ("Failed", exited(9))] {
             let failure = failure_of(with(phase, exited(3), sidecar));
-            assert_eq!(failure.reason, reason::CHECK_FAILED);
+            assert_eq!(failure.reason, Reason::CheckFailed);
             assert!(failure.message.starts_with("failed with exit code 3"), "{}", failure.message);
             assert!(failure.message.ends_with("\n3"), "{}", failure.message);
         }

@@ -12,7 +12,7 @@ use kube::core::Status;
 use crate::{
     api::{
         BuildFailure, FailureClass,
-        condition::{Problem, Reason, reason, shorten},
+        condition::{Problem, Reason, shorten},
     },
     builds::{
         outcome::{
@@ -65,7 +65,7 @@ struct Rejecter {
 const REJECTERS: [Rejecter; 8] = [
     Rejecter {
         words: &["failed quota: "],
-        reason: reason::JOB_REFUSED,
+        reason: Reason::JobRefused,
         to_do: "set what the quota demands: for the builder in the strategy (`cpuLimit` of the \
                 shipped ones), for `prepare`, `credentials` and checks with the values `steps` and \
                 `checks` of the chart",
@@ -77,41 +77,41 @@ const REJECTERS: [Rejecter; 8] = [
             "insufficient quota",
             "quota evaluation timed out",
         ],
-        reason: reason::QUOTA_EXCEEDED,
+        reason: Reason::QuotaExceeded,
         to_do: "raise the quota, or wait until other objects are gone",
     },
     Rejecter {
         words: &["violates podsecurity"],
-        reason: reason::JOB_REFUSED,
+        reason: Reason::JobRefused,
         to_do: "change the namespace's label `pod-security.kubernetes.io/enforce`, or use a \
                 strategy that its level admits (for checks: the values \
                 `checks.podSecurityContext` and `checks.containerSecurityContext` of the chart)",
     },
     Rejecter {
         words: &["unable to validate against any security context constraint"],
-        reason: reason::JOB_REFUSED,
+        reason: Reason::JobRefused,
         to_do: "let the pod's ServiceAccount (`serviceAccountName` in the strategy) use a \
                 SecurityContextConstraints that allows what the strategy requests",
     },
     Rejecter {
         words: &[" usage per ", "limit to request ratio per "],
-        reason: reason::JOB_REFUSED,
+        reason: Reason::JobRefused,
         to_do: "change the LimitRange, or the resources in the strategy or in the values `steps` \
                 and `checks` of the chart",
     },
     Rejecter {
         words: &["failed calling webhook", "failed to call webhook"],
-        reason: reason::JOB_REFUSED,
+        reason: Reason::JobRefused,
         to_do: "repair the webhook, or exclude this namespace from it",
     },
     Rejecter {
         words: &["cannot create resource"],
-        reason: reason::JOB_REFUSED,
+        reason: Reason::JobRefused,
         to_do: "grant this permission to the controller",
     },
     Rejecter {
         words: &["denied the request", "denied request", WEBHOOK_ANSWER],
-        reason: reason::JOB_REFUSED,
+        reason: Reason::JobRefused,
         to_do: "change the policy, or the build strategy (for checks: the values `checks` of the \
                 chart) so that it complies",
     },
@@ -120,7 +120,7 @@ const REJECTERS: [Rejecter; 8] = [
 /// What to do about a rejection by something that is not known.
 const OTHER_REJECTER: Rejecter = Rejecter {
     words: &[],
-    reason: reason::JOB_REFUSED,
+    reason: Reason::JobRefused,
     to_do: "change what forbids it, or the build strategy (for checks: the values `checks` of the \
             chart)",
 };
@@ -134,7 +134,7 @@ pub fn job_rejection(answer: &Status) -> Option<JobRejection> {
             "{}; correct the build strategy, or the parameters that the family gives to it",
             quote(&answer.message)
         );
-        let failed = failure(FailureClass::Input, reason::INVALID_STRATEGY, &text);
+        let failed = failure(FailureClass::Input, Reason::InvalidStrategy, &text);
         return Some(JobRejection::Failed(failed));
     }
     let by = rejecter(&answer.message)
@@ -179,7 +179,7 @@ pub(super) fn no_pod(job: &Job) -> Problem {
         "the cluster creates no pod for the Job, because a quota, a limit range or a policy \
          forbids it; `kubectl describe -n {namespace} job/{name}` shows which one"
     );
-    Problem { reason: reason::POD_NOT_CREATED, message }
+    Problem { reason: Reason::PodNotCreated, message }
 }
 
 /// Returns why a node did not admit a pod that was scheduled to it, if it did not. Nothing of the
@@ -197,7 +197,7 @@ pub(super) fn node_rejection(pod: &Pod, own: &OwnContainers<'_>) -> Option<Probl
         quote(word),
         quote(status.message.as_deref().unwrap_or("it does not say why"))
     );
-    Some(Problem { reason: reason::NODE_REFUSED, message })
+    Some(Problem { reason: Reason::NodeRefused, message })
 }
 
 fn is_disrupted(status: &PodStatus) -> bool {
@@ -212,7 +212,7 @@ fn rejecter(text: &str) -> Option<&'static Rejecter> {
 
 impl Rejecter {
     fn problem(&self, what: &str, text: &str) -> Problem {
-        if self.reason == reason::QUOTA_EXCEEDED
+        if self.reason == Reason::QuotaExceeded
             && let Some(too_small) = TooSmallQuota::parse(&sanitize(text, Keep::Start))
         {
             return too_small.problem(what, text);
@@ -261,7 +261,7 @@ impl<'a> TooSmallQuota<'a> {
              the quota allows {allowed} in total; raise the quota{lower}. The cluster says: {}",
             quote(text)
         );
-        Problem { reason: reason::QUOTA_TOO_SMALL, message }
+        Problem { reason: Reason::QuotaTooSmall, message }
     }
 }
 

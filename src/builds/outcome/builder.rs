@@ -7,10 +7,7 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 use crate::{
-    api::{
-        FailureClass,
-        condition::{Reason, reason},
-    },
+    api::{FailureClass, condition::Reason},
     builds::outcome::message,
 };
 
@@ -41,9 +38,9 @@ pub(super) fn classify(log: &str) -> (FailureClass, Reason) {
             .iter()
             .any(|word| how.contains(word));
         return if killed {
-            (Infrastructure, reason::OUT_OF_MEMORY)
+            (Infrastructure, Reason::OutOfMemory)
         } else {
-            (Build, reason::BUILD_FAILED)
+            (Build, Reason::BuildFailed)
         };
     }
     if contains(&[
@@ -52,13 +49,13 @@ pub(super) fn classify(log: &str) -> (FailureClass, Reason) {
         "error reading from server",
         "failed to receive status",
     ]) {
-        return (Infrastructure, reason::BUILDER_UNAVAILABLE);
+        return (Infrastructure, Reason::BuilderUnavailable);
     }
     if contains(&["cannot allocate memory", "signal: killed"]) {
-        return (Infrastructure, reason::OUT_OF_MEMORY);
+        return (Infrastructure, Reason::OutOfMemory);
     }
     if contains(&["no space left on device"]) {
-        return (Infrastructure, reason::DISK_FULL);
+        return (Infrastructure, Reason::DiskFull);
     }
     let pushes = contains(&["failed to push", "pushing image", "push permission"]);
     let pulls = contains(&[
@@ -78,7 +75,7 @@ pub(super) fn classify(log: &str) -> (FailureClass, Reason) {
             registry_reason(&line, if pushes { Transfer::Push } else { Transfer::Pull }),
         )
     } else {
-        (Build, reason::BUILD_FAILED)
+        (Build, Reason::BuildFailed)
     }
 }
 
@@ -94,10 +91,10 @@ fn registry_reason(line: &str, transfer: Transfer) -> Reason {
     let pushes = transfer == Transfer::Push;
     let contains = |patterns: &[&str]| patterns.iter().any(|pattern| line.contains(pattern));
     match status(line) {
-        Some(401 | 403) => return reason::REGISTRY_DENIED,
-        Some(408 | 425 | 429 | 500..) => return reason::REGISTRY_UNAVAILABLE,
-        Some(_) if pushes => return reason::PUSH_REFUSED,
-        Some(404) => return reason::IMAGE_NOT_FOUND,
+        Some(401 | 403) => return Reason::RegistryDenied,
+        Some(408 | 425 | 429 | 500..) => return Reason::RegistryUnavailable,
+        Some(_) if pushes => return Reason::PushRefused,
+        Some(404) => return Reason::ImageNotFound,
         Some(_) | None => {}
     }
     if contains(&[
@@ -109,7 +106,7 @@ fn registry_reason(line: &str, transfer: Transfer) -> Reason {
         "authentication required",
         "no basic auth credentials",
     ]) {
-        return reason::REGISTRY_DENIED;
+        return Reason::RegistryDenied;
     }
     if contains(&[
         "not found",
@@ -118,12 +115,12 @@ fn registry_reason(line: &str, transfer: Transfer) -> Reason {
         "name unknown",
         "name_unknown",
     ]) {
-        return if pushes { reason::PUSH_REFUSED } else { reason::IMAGE_NOT_FOUND };
+        return if pushes { Reason::PushRefused } else { Reason::ImageNotFound };
     }
     if pushes && contains(&["tag invalid", "immutable", "quota"]) {
-        return reason::PUSH_REFUSED;
+        return Reason::PushRefused;
     }
-    reason::REGISTRY_UNAVAILABLE
+    Reason::RegistryUnavailable
 }
 
 /// Returns the HTTP status that an error line quotes. Digits in a digest or a port do not count.
@@ -174,48 +171,48 @@ mod tests {
             )
         };
         for (log, class, reason) in [
-            (command("exit code: 1"), Build, reason::BUILD_FAILED),
-            (command("exit code: 137"), Infrastructure, reason::OUT_OF_MEMORY),
-            (command("cannot allocate memory"), Infrastructure, reason::OUT_OF_MEMORY),
+            (command("exit code: 1"), Build, Reason::BuildFailed),
+            (command("exit code: 137"), Infrastructure, Reason::OutOfMemory),
+            (command("cannot allocate memory"), Infrastructure, Reason::OutOfMemory),
             ("failed to push is what the test prints\nerror: failed to solve: process \"x\" did \
-              not complete successfully: exit code: 2".into(), Build, reason::BUILD_FAILED),
+              not complete successfully: exit code: 2".into(), Build, Reason::BuildFailed),
             ("error: failed to solve: dockerfile parse error on line 1: unknown instruction: FRON"
-                .into(), Build, reason::BUILD_FAILED),
+                .into(), Build, Reason::BuildFailed),
             ("error: failed to solve: failed to compute cache key: failed to calculate checksum of \
-              ref x: \"/404\": not found".into(), Build, reason::BUILD_FAILED),
-            (String::new(), Build, reason::BUILD_FAILED),
-            (pushed("401 Unauthorized"), Infrastructure, reason::REGISTRY_DENIED),
-            (pushed("403 Forbidden"), Infrastructure, reason::REGISTRY_DENIED),
+              ref x: \"/404\": not found".into(), Build, Reason::BuildFailed),
+            (String::new(), Build, Reason::BuildFailed),
+            (pushed("401 Unauthorized"), Infrastructure, Reason::RegistryDenied),
+            (pushed("403 Forbidden"), Infrastructure, Reason::RegistryDenied),
             ("error: failed to solve: failed to push reg/a:b: push access denied, repository does \
               not exist or may require authorization: server message: insufficient_scope: \
-              authorization failed".into(), Infrastructure, reason::REGISTRY_DENIED),
+              authorization failed".into(), Infrastructure, Reason::RegistryDenied),
             ("error: failed to solve: failed to fetch oauth token: unexpected status from GET \
               request to https://auth/token: 401 Unauthorized".into(), Infrastructure,
-                  reason::REGISTRY_DENIED),
+                  Reason::RegistryDenied),
             ("error checking push permissions: GET https://reg/v2/: UNAUTHORIZED: authentication \
-              required".into(), Infrastructure, reason::REGISTRY_DENIED),
-            (pushed("503 Service Unavailable"), Infrastructure, reason::REGISTRY_UNAVAILABLE),
-            (pushed("429 Too Many Requests"), Infrastructure, reason::REGISTRY_UNAVAILABLE),
+              required".into(), Infrastructure, Reason::RegistryDenied),
+            (pushed("503 Service Unavailable"), Infrastructure, Reason::RegistryUnavailable),
+            (pushed("429 Too Many Requests"), Infrastructure, Reason::RegistryUnavailable),
             ("error: failed to solve: failed to push reg/a: failed to do request: Head \
               \"http://reg\": dial tcp: lookup reg: no such host".into(), Infrastructure,
-                  reason::REGISTRY_UNAVAILABLE),
-            (unreachable, Infrastructure, reason::REGISTRY_UNAVAILABLE),
-            (pushed("400 Bad Request"), Infrastructure, reason::PUSH_REFUSED),
-            (pushed("413 Request Entity Too Large"), Infrastructure, reason::PUSH_REFUSED),
-            (pushed("404 Not Found"), Infrastructure, reason::PUSH_REFUSED),
+                  Reason::RegistryUnavailable),
+            (unreachable, Infrastructure, Reason::RegistryUnavailable),
+            (pushed("400 Bad Request"), Infrastructure, Reason::PushRefused),
+            (pushed("413 Request Entity Too Large"), Infrastructure, Reason::PushRefused),
+            (pushed("404 Not Found"), Infrastructure, Reason::PushRefused),
             ("Error: pushing image \"x\" to \"docker://reg/a\": writing manifest: tag invalid: the \
-              repository is immutable".into(), Infrastructure, reason::PUSH_REFUSED),
-            (missing, Infrastructure, reason::IMAGE_NOT_FOUND),
+              repository is immutable".into(), Infrastructure, Reason::PushRefused),
+            (missing, Infrastructure, Reason::ImageNotFound),
             ("error: failed to solve: reg/a: failed to resolve source metadata: unexpected status \
               from HEAD request to http://reg/v2/a: 404 Not Found".into(), Infrastructure,
-                  reason::IMAGE_NOT_FOUND),
+                  Reason::ImageNotFound),
             ("error: failed to solve: write /var/lib/buildkit/x: no space left on device".into(),
-                Infrastructure, reason::DISK_FULL),
+                Infrastructure, Reason::DiskFull),
             ("could not connect to unix:///run/buildkit/buildkitd.sock after 40 trials\n========== \
               log ==========\nbuildkitd: operation not permitted".into(), Infrastructure,
-                  reason::BUILDER_UNAVAILABLE),
+                  Reason::BuilderUnavailable),
             ("error: failed to receive status: rpc error: code = Unavailable desc = error reading \
-              from server: EOF".into(), Infrastructure, reason::BUILDER_UNAVAILABLE),
+              from server: EOF".into(), Infrastructure, Reason::BuilderUnavailable),
         ] {
             assert_eq!(classify(&log), (class, reason), "{log}");
         }

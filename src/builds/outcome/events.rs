@@ -12,7 +12,7 @@ use k8s_openapi::api::{
 };
 
 use crate::{
-    api::condition::{Reason, reason},
+    api::condition::Reason,
     builds::outcome::message::{Keep, sanitize},
 };
 
@@ -106,11 +106,11 @@ pub(super) fn start_problem(events: &[PodEvent]) -> Option<StartProblem> {
              supports them, or a strategy that needs none",
             quote(event)
         );
-        return Some(StartProblem { reason: reason::USER_NAMESPACE_UNAVAILABLE, message });
+        return Some(StartProblem { reason: Reason::UserNamespaceUnavailable, message });
     }
     let event = newest(says_no_start)?;
     let message = format!("the node does not start the pod: {}", quote(event));
-    Some(StartProblem { reason: reason::POD_NOT_STARTED, message })
+    Some(StartProblem { reason: Reason::PodNotStarted, message })
 }
 
 fn says_no_user_namespaces(event: &PodEvent) -> bool {

@@ -32,7 +32,7 @@ use k8s_openapi::api::{
 use crate::{
     api::{
         BuildFailure, FailureClass,
-        condition::{Problem, Reason, reason},
+        condition::{Problem, Reason},
     },
     builds::{
         job::PREPARE,
@@ -110,7 +110,7 @@ fn timed_out(job: &Job, pod: Option<&Pod>) -> BuildFailure {
         // The last line says what happened, as in every failure.
         output => format!("{text}; the end of its log:\n{output}\ntimed out after {limit} s"),
     };
-    failure(FailureClass::Build, reason::DEADLINE_EXCEEDED, &text)
+    failure(FailureClass::Build, Reason::DeadlineExceeded, &text)
 }
 
 fn failed_pod(job: &Job, pod: &Pod) -> BuildFailure {
@@ -120,7 +120,7 @@ fn failed_pod(job: &Job, pod: &Pod) -> BuildFailure {
         Some((container, ended)) => failed_builder(job, &container.name, ended),
         None => failure(
             FailureClass::Infrastructure,
-            reason::POD_LOST,
+            Reason::PodLost,
             "the pod failed, and its status does not say how any container ended",
         ),
     }
@@ -130,7 +130,7 @@ fn failed_prepare(job: &Job, ended: &ContainerStateTerminated) -> BuildFailure {
     if is_out_of_memory(ended) {
         let text =
             "the init container `prepare` exceeded its memory limit; make the source smaller";
-        return failure(FailureClass::Infrastructure, reason::OUT_OF_MEMORY, text);
+        return failure(FailureClass::Infrastructure, Reason::OutOfMemory, text);
     }
     let text = ended.message.as_deref().unwrap_or_default();
     if let Some(error) = PrepareError::from_termination_message(text) {
@@ -145,7 +145,7 @@ fn failed_prepare(job: &Job, ended: &ContainerStateTerminated) -> BuildFailure {
         ended.exit_code,
         log_excerpt(job, text)
     );
-    failure(FailureClass::Infrastructure, reason::POD_NOT_STARTED, &text)
+    failure(FailureClass::Infrastructure, Reason::PodNotStarted, &text)
 }
 
 fn failed_builder(job: &Job, name: &str, ended: &ContainerStateTerminated) -> BuildFailure {
@@ -156,12 +156,12 @@ fn failed_builder(job: &Job, name: &str, ended: &ContainerStateTerminated) -> Bu
              with a parameter of it; for its log, run {}",
             log_command(job)
         );
-        return failure(FailureClass::Infrastructure, reason::OUT_OF_MEMORY, &text);
+        return failure(FailureClass::Infrastructure, Reason::OutOfMemory, &text);
     }
     if never_ran(ended) {
         let text =
             format!("the container `{name}` could not be started: {}", sanitize(log, Keep::Start));
-        return failure(FailureClass::Infrastructure, reason::POD_NOT_STARTED, &text);
+        return failure(FailureClass::Infrastructure, Reason::PodNotStarted, &text);
     }
     // The error comes first, because most tools cut the end of a long message.
     let error = sanitize(builder::error_line(log), Keep::Start);

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{
 use crate::{
     api::{
         BuildFailure, FailureClass,
-        condition::{Reason, reason, shorten},
+        condition::{Reason, shorten},
     },
     builds::outcome::{
         events::{self, PodEvent, StartProblem},
@@ -120,7 +120,7 @@ fn wait_for_start(pod: &Pod, status: &PodStatus, context: &WaitContext<'_>) -> O
             shorten(&condition_message(condition, "no node can run the pod"), MAX_WAIT_MESSAGE);
         // A scheduling gate is set on purpose, so this wait has no upper bound.
         if condition.reason.as_deref() == Some("SchedulingGated") {
-            let reason = Some(reason::UNSCHEDULABLE);
+            let reason = Some(Reason::Unschedulable);
             let wait = PodWait { message: Some(what), reason, recheck_at: None };
             return Some(BoundedWait::Pending(wait));
         }
@@ -128,7 +128,7 @@ fn wait_for_start(pod: &Pod, status: &PodStatus, context: &WaitContext<'_>) -> O
         let timeout = SCHEDULING_TIMEOUT.min(max_wait);
         let failed =
             format!("the pod could not be scheduled within {} s: {what}", timeout.as_secs());
-        return Some(bounded_wait(since, timeout, now, &what, reason::UNSCHEDULABLE, &failed));
+        return Some(bounded_wait(since, timeout, now, &what, Reason::Unschedulable, &failed));
     }
     let Some((why, what)) = blocked_container(status, own) else {
         return wait_for_node(pod, context);
@@ -179,7 +179,7 @@ fn start_problem(pod: &Pod, events: &[PodEvent]) -> StartProblem {
         let name = |name: &Option<String>| name.clone().unwrap_or_default();
         let (namespace, pod) = (name(&pod.metadata.namespace), name(&pod.metadata.name));
         StartProblem {
-            reason: reason::POD_NOT_STARTED,
+            reason: Reason::PodNotStarted,
             message: format!(
                 "the node {node} has not made the pod's sandbox and volumes ready \
                  (PodReadyToStartContainers=False); `kubectl describe -n {namespace} pod/{pod}` \
@@ -208,7 +208,7 @@ fn wait_for_termination(pod: &Pod, status: &PodStatus, now: Timestamp) -> Option
         "{what}. The next attempt waits until the node answers. If the node is gone permanently, \
          delete its Node object or taint it with node.kubernetes.io/out-of-service"
     );
-    Some(bounded_wait(deadline, NODE_CONFIRMATION_TIMEOUT, now, &what, reason::NODE_LOST, &lost))
+    Some(bounded_wait(deadline, NODE_CONFIRMATION_TIMEOUT, now, &what, Reason::NodeLost, &lost))
 }
 
 /// Returns a wait that began at `since`, or the failure that it becomes after `timeout`.
@@ -239,11 +239,11 @@ pub(super) fn never_started(pod: &Pod, own: &OwnContainers<'_>) -> Option<BuildF
         return None;
     }
     let unscheduled = status.and_then(unscheduled).map(|condition| {
-        (reason::UNSCHEDULABLE, condition_message(condition, "no node can run the pod"))
+        (Reason::Unschedulable, condition_message(condition, "no node can run the pod"))
     });
     let (why, what) = unscheduled
         .or_else(|| blocked_container(status?, own))
-        .unwrap_or((reason::POD_NOT_STARTED, "the node did not start any container".into()));
+        .unwrap_or((Reason::PodNotStarted, "the node did not start any container".into()));
     Some(failure(
         FailureClass::Infrastructure,
         why,
@@ -260,8 +260,8 @@ pub(super) fn disrupted(pod: &Pod) -> Option<BuildFailure> {
         // The kubelet gives one reason for everything that it does; the pod's own reason is
         // precise.
         let why = match (word, status.reason.as_deref()) {
-            ("PreemptionByScheduler", _) | (_, Some("Preempting")) => reason::PREEMPTED,
-            ("DeletionByTaintManager" | "DeletionByPodGC", _) => reason::NODE_LOST,
+            ("PreemptionByScheduler", _) | (_, Some("Preempting")) => Reason::Preempted,
+            ("DeletionByTaintManager" | "DeletionByPodGC", _) => Reason::NodeLost,
             _ => eviction_reason(status),
         };
         return infrastructure(
@@ -273,11 +273,11 @@ pub(super) fn disrupted(pod: &Pod) -> Option<BuildFailure> {
     match status.reason.as_deref() {
         None | Some("" | "DeadlineExceeded") => None,
         Some("NodeLost") => infrastructure(
-            reason::NODE_LOST,
+            Reason::NodeLost,
             &format!("the node of the pod does not answer. {text}"),
         ),
         Some("Preempting") => infrastructure(
-            reason::PREEMPTED,
+            Reason::Preempted,
             &format!("the pod was preempted by another one. {text}"),
         ),
         Some(word @ ("Evicted" | "Terminated")) => infrastructure(
@@ -286,7 +286,7 @@ pub(super) fn disrupted(pod: &Pod) -> Option<BuildFailure> {
         ),
         // OutOfcpu, NodeAffinity, NodeShutdown, UnexpectedAdmissionError and the like.
         Some(word) => infrastructure(
-            reason::NODE_REFUSED,
+            Reason::NodeRefused,
             &format!("the node rejected the pod ({word}). {text}"),
         ),
     }
@@ -301,9 +301,9 @@ fn eviction_reason(status: &PodStatus) -> Reason {
             || text.contains("Usage of EmptyDir volume") && text.contains("exceeds the limit")
     };
     if status.message.as_deref().into_iter().chain(condition).any(exceeded) {
-        reason::DISK_FULL
+        Reason::DiskFull
     } else {
-        reason::EVICTED
+        Reason::Evicted
     }
 }
 
@@ -355,9 +355,9 @@ fn blocked_container(status: &PodStatus, own: &OwnContainers<'_>) -> Option<(Rea
             | "ErrImageNeverPull"
             | "RegistryUnavailable"
             | "ImageInspectError"
-            | "SignatureValidationFailed" => reason::IMAGE_PULL_FAILED,
+            | "SignatureValidationFailed" => Reason::ImagePullFailed,
             "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => {
-                reason::POD_NOT_STARTED
+                Reason::PodNotStarted
             }
             _ => return None,
         };

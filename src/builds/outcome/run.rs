@@ -10,7 +10,7 @@ use k8s_openapi::api::{
 use crate::{
     api::{
         BuildFailure, FailureClass,
-        condition::{Problem, reason},
+        condition::{Problem, Reason},
     },
     builds::outcome::{
         admission::{self, no_pod, pod_rejection},
@@ -175,7 +175,7 @@ fn foreign_init_failure(pod: &Pod, own: &OwnContainers<'_>) -> Option<BuildFailu
         ended.exit_code,
         sanitize(ended.message.as_deref().unwrap_or_default(), Keep::End)
     );
-    Some(failure(FailureClass::Infrastructure, reason::POD_NOT_STARTED, &text))
+    Some(failure(FailureClass::Infrastructure, Reason::PodNotStarted, &text))
 }
 
 fn unfinished_pod<'a>(job: &Job, pod: &'a Pod, context: &WaitContext<'_>) -> JobRun<'a> {
@@ -234,7 +234,7 @@ fn without_pod<'a>(job: &Job, events: &PodEvents, now: Timestamp) -> JobRun<'a> 
         reported if now < reported => PodWait { recheck_at: Some(reported), ..PodWait::default() },
         _ => PodWait {
             message: Some(what.to_owned()),
-            reason: Some(reason::POD_NOT_CREATED),
+            reason: Some(Reason::PodNotCreated),
             recheck_at: None,
         },
     })
@@ -323,5 +323,5 @@ fn condition<'a>(job: &'a Job, type_: &str) -> Option<&'a JobCondition> {
 }
 
 fn lost(text: &str) -> BuildFailure {
-    failure(FailureClass::Infrastructure, reason::POD_LOST, text)
+    failure(FailureClass::Infrastructure, Reason::PodLost, text)
 }

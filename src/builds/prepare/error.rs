@@ -6,10 +6,7 @@ use std::{fs, path::Path, process::ExitCode};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    api::{
-        FailureClass,
-        condition::{Reason, reason},
-    },
+    api::{FailureClass, condition::Reason},
     builds::git::GitError,
 };
 
@@ -53,13 +50,13 @@ impl PrepareReason {
     #[must_use]
     pub const fn reason(self) -> Reason {
         match self {
-            Self::DockerfileMismatch => reason::DOCKERFILE_MISMATCH,
-            Self::SourceNotFound => reason::SOURCE_NOT_FOUND,
-            Self::SourceUnavailable | Self::SourceUnusable => reason::SOURCE_UNAVAILABLE,
-            Self::UserNamespaceUnavailable => reason::USER_NAMESPACE_UNAVAILABLE,
-            Self::InvalidSecret => reason::INVALID_SECRET,
-            Self::RegistryUnavailable => reason::REGISTRY_UNAVAILABLE,
-            Self::InfrastructureFailed => reason::INFRASTRUCTURE_FAILED,
+            Self::DockerfileMismatch => Reason::DockerfileMismatch,
+            Self::SourceNotFound => Reason::SourceNotFound,
+            Self::SourceUnavailable | Self::SourceUnusable => Reason::SourceUnavailable,
+            Self::UserNamespaceUnavailable => Reason::UserNamespaceUnavailable,
+            Self::InvalidSecret => Reason::InvalidSecret,
+            Self::RegistryUnavailable => Reason::RegistryUnavailable,
+            Self::InfrastructureFailed => Reason::InfrastructureFailed,
         }
     }
 

@@ -15,7 +15,7 @@ use kube::ResourceExt;
 use crate::{
     api::{
         Approval, Duration, FamilyRequestSpec, HoldTarget, ImageFamily, RequestScope,
-        RequestedAction, UpstreamStatus, condition::reason,
+        RequestedAction, UpstreamStatus, condition::Reason,
     },
     cli::{KubectlFlags, cluster::ClusterConnection, request::send::SendFlags},
 };
@@ -237,7 +237,7 @@ fn digest_to_approve(
             bail!("the family has no upstream `{upstream}`; it has {}", known.join(", "));
         }
     };
-    let returned = status.and_then(UpstreamStatus::known_reason) == Some(reason::DIGEST_RETURNED);
+    let returned = status.and_then(UpstreamStatus::known_reason) == Some(Reason::DigestReturned);
     if approval != Approval::Manual && !returned {
         bail!("{upstream} needs no approval, because its `approval` is Automatic");
     }
@@ -360,7 +360,7 @@ mod tests {
         );
         let mut returned = family("Automatic", Some(digest("b")));
         returned.status.as_mut().expect("a status").upstreams[0].reason =
-            Some(reason::DIGEST_RETURNED.into());
+            Some(Reason::DigestReturned.into());
         assert_eq!(digest_to_approve(&returned, "debian", None).expect("it may"), digest("b"));
     }
 }

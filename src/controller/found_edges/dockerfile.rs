@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    api::{Edge, EdgeSource, EdgeUse, Image, ImageFamilySpec, condition::reason},
+    api::{Edge, EdgeSource, EdgeUse, Image, ImageFamilySpec, condition::Reason},
     builds::dockerfile::{
         BuildOptions, DeclaredEdge, Dockerfile, undeclared_args, undeclared_images, verify_edges,
     },
@@ -125,7 +125,7 @@ fn unused_args(image: &Image, dockerfile: &Dockerfile) -> Option<Problem> {
         image.name,
         names.join(", ")
     );
-    Some(Problem { reason: reason::DOCKERFILE_MISMATCH, message })
+    Some(Problem { reason: Reason::DockerfileMismatch, message })
 }
 
 /// Returns an edge of `from` as the build declares it.

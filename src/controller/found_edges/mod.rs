@@ -20,7 +20,7 @@ use std::{
 use crate::{
     api::{
         Edge, EdgeSource, FoundEdge, ImageFamily, ImageFamilySpec, ManagedImage, UpstreamDefaults,
-        condition::reason,
+        condition::Reason,
     },
     controller::found_edges::{
         dockerfile::NamedParent,
@@ -237,7 +237,7 @@ impl<'a> EdgeCollector<'a> {
                     image.name,
                     path.join(" -> ")
                 );
-                found.problem = Some(Problem { reason: reason::CYCLE, message });
+                found.problem = Some(Problem { reason: Reason::Cycle, message });
                 found.parents.retain(|parent| !is_image(parent));
                 let first_found = declared.from.len();
                 let keep = |edge: &Edge| edge.image.is_none();
@@ -252,7 +252,7 @@ impl<'a> EdgeCollector<'a> {
 }
 
 fn mismatch(message: String) -> Problem {
-    Problem { reason: reason::DOCKERFILE_MISMATCH, message }
+    Problem { reason: Reason::DockerfileMismatch, message }
 }
 
 fn new_upstreams<'a>(

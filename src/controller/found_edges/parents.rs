@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    api::{ImageFamilySpec, condition::reason},
+    api::{ImageFamilySpec, condition::Reason},
     controller::found_edges::{dockerfile::NamedParent, mismatch},
     engine::{Problem, blueprint::repository, validate::claims},
     registry::Reference,
@@ -250,7 +250,7 @@ fn own_image(image: &str, named: &str) -> Problem {
         "spec.images[{image}]: the Dockerfile names {named}, which is the image itself, so that \
          each build would cause the next; name another image"
     );
-    Problem { reason: reason::CYCLE, message }
+    Problem { reason: Reason::Cycle, message }
 }
 
 /// Returns the repository and tag of a reference, with `latest` if it has no tag.

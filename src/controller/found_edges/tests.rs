@@ -199,7 +199,7 @@ fn bad_dockerfiles_concern_their_images_alone() {
         ("FROM alpine AS a\nFROM busybox AS alpine\nCOPY --from=a a b", "rename the stage"),
     ] {
         let problem = super::tests::read(&family(&[("app", text)]), 0).parents.expect_err(text);
-        assert_eq!(problem.reason, reason::DOCKERFILE_MISMATCH);
+        assert_eq!(problem.reason, Reason::DockerfileMismatch);
         assert!(problem.message.starts_with("spec.images[app]: "), "{}", problem.message);
         assert!(problem.message.contains(part), "{}", problem.message);
     }

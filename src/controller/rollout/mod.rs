@@ -19,7 +19,7 @@ use tracing::{info, warn};
 use crate::{
     api::{
         ImageFamily, ManagedImage, ManagedImageStatus, Rollout, RolloutRecord, RolloutState,
-        condition::{self, ConditionUpdate, reason},
+        condition::{self, ConditionUpdate, Reason},
         labels,
     },
     controller::{
@@ -190,12 +190,12 @@ impl RolloutReconcile<'_> {
                 continue;
             }
             let (type_, reason) = match record.state {
-                RolloutState::Complete if before.is_some() => (EventType::Normal, reason::CURRENT),
+                RolloutState::Complete if before.is_some() => (EventType::Normal, Reason::Current),
                 RolloutState::Complete => continue,
-                RolloutState::Progressing => (EventType::Normal, reason::ROLLING_OUT),
-                RolloutState::Stalled => (EventType::Warning, reason::ROLLOUT_STALLED),
-                RolloutState::Contested => (EventType::Warning, reason::ROLLOUT_CONTESTED),
-                RolloutState::Refused => (EventType::Warning, reason::ROLLOUT_REFUSED),
+                RolloutState::Progressing => (EventType::Normal, Reason::RollingOut),
+                RolloutState::Stalled => (EventType::Warning, Reason::RolloutStalled),
+                RolloutState::Contested => (EventType::Warning, Reason::RolloutContested),
+                RolloutState::Refused => (EventType::Warning, Reason::RolloutRefused),
             };
             let note = format!("{}: {}", record.workload, record.message);
             let notice = Notice { type_, reason, action: "Rollout", note };
@@ -212,10 +212,10 @@ fn rolled_out_condition(
     now: Timestamp,
 ) -> Option<Condition> {
     let worst = [
-        (RolloutState::Refused, reason::ROLLOUT_REFUSED),
-        (RolloutState::Contested, reason::ROLLOUT_CONTESTED),
-        (RolloutState::Stalled, reason::ROLLOUT_STALLED),
-        (RolloutState::Progressing, reason::ROLLING_OUT),
+        (RolloutState::Refused, Reason::RolloutRefused),
+        (RolloutState::Contested, Reason::RolloutContested),
+        (RolloutState::Stalled, Reason::RolloutStalled),
+        (RolloutState::Progressing, Reason::RollingOut),
     ]
     .into_iter()
     .find_map(|(state, reason)| {
@@ -223,12 +223,12 @@ fn rolled_out_condition(
     });
     let (status, reason, message) = match (failure, worst) {
         _ if rollouts.is_empty() => return None,
-        (Some(failure), _) => (false, reason::ROLLOUT_REFUSED, failure.to_owned()),
+        (Some(failure), _) => (false, Reason::RolloutRefused, failure.to_owned()),
         (None, Some((reason, record))) => {
             (false, reason, format!("{}: {}", record.workload, record.message))
         }
         (None, None) => {
-            (true, reason::CURRENT, format!("all {} workloads run the digest", rollouts.len()))
+            (true, Reason::Current, format!("all {} workloads run the digest", rollouts.len()))
         }
     };
     let mut conditions =

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 
 use crate::{
-    api::{ImageState, condition::reason},
+    api::{ImageState, condition::Reason},
     engine::{
         Problem,
         cascade::{
@@ -51,7 +51,7 @@ pub fn admit_starts(context: &CascadeContext<'_>, evaluation: &mut Evaluation) -
                 let is_reported = evaluation.plan.tried_again.contains(&start.image());
                 if matches!(start, ReadyStart::Build(_)) && !is_reported {
                     image.state = ImageState::Building;
-                    image.reason = reason::BUILDING;
+                    image.reason = Reason::Building;
                 }
                 admitted.push(effect(start));
             }
@@ -100,7 +100,7 @@ fn report_held_checks(
         };
         let name = spec.checks.get(check.position()).map_or("", |check| check.name.as_str());
         // What was refused before is reported already.
-        if !runs && image.reason == reason::CHECKING && reported.insert(index) {
+        if !runs && image.reason == Reason::Checking && reported.insert(index) {
             image.reason = problem.reason;
             image.message = format!("check {name}: {}", problem.message).into();
         }
@@ -196,7 +196,7 @@ impl FreeCapacity {
             upstreams: input.allowance.upstreams.clone(),
             rate: rate.as_ref().map(|rate| rate.free),
             parallelism_reached: ClosedGate::new(
-                reason::PARALLELISM_REACHED,
+                Reason::ParallelismReached,
                 format!(
                     "the family has reached its limit of {parallelism} concurrent builds and \
                      checks (spec.policy.parallelism)"
@@ -204,7 +204,7 @@ impl FreeCapacity {
                 None,
             ),
             rate_limit_reached: ClosedGate::new(
-                reason::RATE_LIMITED,
+                Reason::RateLimited,
                 policy.rate_limit.as_ref().map_or_else(String::new, |rate_limit| {
                     format!(
                         "the family has reached its limit of {} build starts per {} \
@@ -233,7 +233,7 @@ impl FreeCapacity {
             return Err(self.rate_limit_reached.clone());
         }
         let limit_reached =
-            |message: String| Err(ClosedGate::new(reason::BUILD_LIMIT_REACHED, message, None));
+            |message: String| Err(ClosedGate::new(Reason::BuildLimitReached, message, None));
         if self.limits == Some(0) {
             return limit_reached(
                 "the operator's limit of concurrent builds and checks in this namespace or in the \
@@ -291,5 +291,5 @@ pub(in crate::engine) fn waits_only_for_outside(
     let mut in_progress = images().filter(|(_, image)| image.in_progress);
     images().any(|(index, _)| waits(&index))
         && in_progress
-            .all(|(index, image)| waits(&index) || image.reason == reason::WAITING_FOR_PARENT)
+            .all(|(index, image)| waits(&index) || image.reason == Reason::WaitingForParent)
 }

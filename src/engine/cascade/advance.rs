@@ -3,11 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use crate::{
-    api::{
-        Cause, ImageState, Pending, UpstreamStatus,
-        cascade::MAX_CAUSES,
-        condition::{Reason, reason},
-    },
+    api::{Cause, ImageState, Pending, UpstreamStatus, cascade::MAX_CAUSES, condition::Reason},
     engine::{
         cascade::{
             CascadeContext, admission, breaker_gates,
@@ -88,7 +84,7 @@ pub fn advance_cascades(
     let superseded = superseded_cascades(context, &changes, &mut step);
     if !superseded.is_empty() {
         let message = "another cascade replaces this one";
-        gates::queue_ready_builds(evaluation, reason::CASCADING, message);
+        gates::queue_ready_builds(evaluation, Reason::Cascading, message);
         return CascadeStep { cascade: CascadeDecision::Finish { ending: superseded }, ..step };
     }
     let readiness = gates::cascade_readiness(context, &changes, evaluation);
@@ -120,26 +116,26 @@ fn wait_for_gates(
     match readiness {
         // Another cascade has started in this second, or the clock was set back to it.
         CascadeReadiness::Ready { .. } => {
-            queue(evaluation, changes, reason::CASCADING, "the cascade starts");
+            queue(evaluation, changes, Reason::Cascading, "the cascade starts");
             step.pending.clone_from(&context.input.status.pending);
             step.gated = true;
             step.wake(context.now.saturating_add(NAME_RETRY_DELAY).ok());
         }
         CascadeReadiness::Settling(QuietTime { pending, until }) => {
             let message = format!("waits for further changes; the cascade starts at {until:.0}");
-            queue(evaluation, changes, reason::SETTLING, &message);
+            queue(evaluation, changes, Reason::Settling, &message);
             step.pending = Some(pending);
             step.wake(Some(until));
         }
         CascadeReadiness::WindowClosed { pending, opens } => {
             let message = gates::window_closed_message(opens);
-            queue(evaluation, changes, reason::WINDOW_CLOSED, &message);
+            queue(evaluation, changes, Reason::WindowClosed, &message);
             step.pending = Some(pending);
             step.gated = true;
             step.wake(opens);
         }
         CascadeReadiness::Suspended { pending } => {
-            queue(evaluation, changes, reason::SUSPENDED, SUSPENDED_MESSAGE);
+            queue(evaluation, changes, Reason::Suspended, SUSPENDED_MESSAGE);
             step.pending = Some(pending);
             step.gated = true;
         }
@@ -263,7 +259,7 @@ fn stop_superseded_builds(context: &CascadeContext<'_>, evaluation: &Evaluation)
                     && build.outcome == BuildOutcome::Running
                     && match &image.fingerprint {
                         Some(wanted) => *wanted != build.identity.fingerprint,
-                        None => image.reason == reason::WAITING_FOR_PARENT,
+                        None => image.reason == Reason::WaitingForParent,
                     }
             })
         })
@@ -304,8 +300,8 @@ fn start_cascade(
     let roots = changes.roots(context).chain(changes.failed.iter().copied());
     let planned = context.input.lineage().with_descendants(roots);
     let causes = cascade_causes(&moved, &changes, evaluation);
-    queue(evaluation, &changes, reason::CASCADING, "the cascade starts");
-    gates::queue_ready_builds(evaluation, reason::CASCADING, "another cascade starts first");
+    queue(evaluation, &changes, Reason::Cascading, "the cascade starts");
+    gates::queue_ready_builds(evaluation, Reason::Cascading, "another cascade starts first");
     // The images were evaluated with the digests from before the adoption. The next reconcile, with
     // the cascade recorded, evaluates them again and starts builds.
     evaluation.plan = Plan::default();

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use crate::{
-    api::{FailureClass, condition::reason},
+    api::{FailureClass, condition::Reason},
     engine::{
         cascade::{
             CascadeContext,
@@ -126,7 +126,7 @@ impl<'a> BreakerGates<'a> {
         } else {
             return Ok(());
         };
-        Err(ClosedGate::new(reason::BREAKER_OPEN, message, opens))
+        Err(ClosedGate::new(Reason::BreakerOpen, message, opens))
     }
 
     /// A build of this cause starts.
@@ -159,7 +159,7 @@ pub(in crate::engine) fn waits_only_for_trials(
     let images = || context.members.of_cascade(cascade, &evaluation.images);
     let in_outage = &evaluation.plan.in_outage;
     let waits = |(index, image): &(ImageIndex, &ImageDecision)| {
-        image.reason == reason::BREAKER_OPEN || in_outage.contains(index)
+        image.reason == Reason::BreakerOpen || in_outage.contains(index)
     };
     let is_live = |image: ImageIndex| {
         let observed = context.input.images.get(image.position());
@@ -168,5 +168,5 @@ pub(in crate::engine) fn waits_only_for_trials(
     let mut in_progress = images().filter(|(_, image)| image.in_progress);
     !images().any(|(index, _)| is_live(index))
         && images().any(|image| waits(&image))
-        && in_progress.all(|image| waits(&image) || image.1.reason == reason::WAITING_FOR_PARENT)
+        && in_progress.all(|image| waits(&image) || image.1.reason == Reason::WaitingForParent)
 }

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use crate::{
     api::{
         FailureClass, Image, ImageState, ManagedImageStatus, Supersede, UpstreamStatus,
-        condition::reason,
+        condition::Reason,
     },
     engine::{
         cascade::CascadeContext,
@@ -123,7 +123,7 @@ impl Changes {
 
     fn add_left(&mut self, evaluation: &Evaluation, busy: &BusyImages) {
         let images = ImageIndex::enumerate(&evaluation.images);
-        for (image, decided) in images.filter(|(_, image)| image.reason == reason::NEXT_CASCADE) {
+        for (image, decided) in images.filter(|(_, image)| image.reason == Reason::NextCascade) {
             let touched = busy.touched([image]);
             let waits = !touched.is_empty() || busy.keeps_waiting([image]);
             self.want(decided, ChangeWait::from(waits));
@@ -170,7 +170,7 @@ impl Changes {
             self.want(decided, ChangeWait::from(waits));
             if waits {
                 self.await_any(&[], busy);
-                decided.reason = reason::CASCADING;
+                decided.reason = Reason::Cascading;
                 decided.message = "waits until a running cascade has ended".into();
             } else {
                 self.ready.push(build);

@@ -5,7 +5,7 @@
 use jiff::Timestamp;
 
 use crate::{
-    api::condition::{Reason, reason},
+    api::condition::Reason,
     engine::{
         Problem,
         cascade::{
@@ -117,7 +117,7 @@ impl<'a> StartGates<'a> {
 
     fn suspension(&self) -> Result<(), ClosedGate> {
         if self.context.input.spec.suspend {
-            return Err(ClosedGate::new(reason::SUSPENDED, "spec.suspend is set".into(), None));
+            return Err(ClosedGate::new(Reason::Suspended, "spec.suspend is set".into(), None));
         }
         Ok(())
     }
@@ -126,7 +126,7 @@ impl<'a> StartGates<'a> {
         match self.context.window {
             WindowState::Closed { opens } => {
                 let message = gates::window_closed_message(opens);
-                Err(ClosedGate::new(reason::WINDOW_CLOSED, message, opens))
+                Err(ClosedGate::new(Reason::WindowClosed, message, opens))
             }
             WindowState::Unrestricted | WindowState::Open { .. } => Ok(()),
         }

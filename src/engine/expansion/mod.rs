@@ -17,10 +17,7 @@ mod tests;
 use std::collections::{BTreeMap, HashSet};
 
 use crate::{
-    api::{
-        Edge, GitSource, Image, ImageFamilySpec, LeftOutImage, StrategyRef,
-        condition::{Reason, reason},
-    },
+    api::{Edge, GitSource, Image, ImageFamilySpec, LeftOutImage, StrategyRef, condition::Reason},
     engine::{Problem, tags, templates::Templates},
 };
 use matrix::Combination;
@@ -40,7 +37,7 @@ pub struct FieldProblem {
 
 impl FieldProblem {
     fn new(field: impl Into<String>, why: String) -> Self {
-        Self { field: field.into(), why, reason: reason::INVALID_SPEC }
+        Self { field: field.into(), why, reason: Reason::InvalidSpec }
     }
 
     /// Returns the problem of this image.
@@ -164,7 +161,7 @@ impl Expansion {
     fn leave_out_invalid_tags(&mut self, spec: &ImageFamilySpec) {
         let problem = |image: &Image| {
             let error = tags::claimed(spec, image).err()?;
-            let reason = reason::INVALID_TAG_TEMPLATE;
+            let reason = Reason::InvalidTagTemplate;
             let problem = FieldProblem { reason, ..FieldProblem::new("tags", error.to_string()) };
             Some(problem.of(&image.name))
         };
@@ -221,5 +218,5 @@ fn missing_parent(edge: &Edge, gone: &HashSet<&str>) -> FieldProblem {
              combination"
         )
     };
-    FieldProblem { reason: reason::UNKNOWN_PARENT, ..FieldProblem::new("from", why) }
+    FieldProblem { reason: Reason::UnknownParent, ..FieldProblem::new("from", why) }
 }

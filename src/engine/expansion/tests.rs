@@ -280,7 +280,7 @@ fn one_bad_combination_leaves_the_others() {
     let base = image(json!({"name": "base", "matrix": {"v": ["1"]}}));
     let spec = expanded(json!({"images": [image(fields), base]}));
     assert_eq!(names(&spec), ["python-1", "base-1"]);
-    assert_eq!(problem(&spec).reason, reason::UNKNOWN_PARENT);
+    assert_eq!(problem(&spec).reason, Reason::UnknownParent);
     assert!(problem(&spec).message.contains("or exclude the combination"));
 }
 

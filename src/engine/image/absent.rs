@@ -2,10 +2,7 @@
 //! permanently, is left to the next cascade, or is ready to start.
 
 use crate::{
-    api::{
-        CauseType, FailureClass, FailureRecord, ImageState,
-        condition::{Reason, reason},
-    },
+    api::{CauseType, FailureClass, FailureRecord, ImageState, condition::Reason},
     engine::{
         Problem, causes,
         decision::{Effect, ImageDecision, PlannedBuild},
@@ -45,7 +42,7 @@ impl ImageEval<'_> {
         }
         if self.observed.builds.iter().any(|build| build.live) {
             let message = "the previous attempt is being stopped before the next one starts";
-            return queued(stale, reason::RETRYING, message.into());
+            return queued(stale, Reason::Retrying, message.into());
         }
         let own_inputs = stale.inputs.as_deref().map(own_hash).unwrap_or_default();
         if self.is_built_in_cascade(&stale, wanted, &own_inputs) {
@@ -56,7 +53,7 @@ impl ImageEval<'_> {
             return ImageDecision {
                 in_progress: false,
                 releases_children: self.observed.verified.is_some(),
-                ..queued(stale, reason::NEXT_CASCADE, message)
+                ..queued(stale, Reason::NextCascade, message)
             };
         }
         plan.ready_builds.push(self.ready_build(&stale, wanted, last_build, parents, own_inputs));
@@ -65,7 +62,7 @@ impl ImageEval<'_> {
             return queued(stale, *reason, message.clone());
         }
         let message = causes::sentence(&stale.causes);
-        queued(stale, reason::CASCADING, message)
+        queued(stale, Reason::Cascading, message)
     }
 
     /// Returns the image unchanged if another attempt may start now. The error is the decision for
@@ -78,7 +75,7 @@ impl ImageEval<'_> {
         match self.retry_decision(stale.failure.as_deref()) {
             RetryDecision::GiveUp => {
                 let reason =
-                    stale.failure.as_deref().map_or(reason::BUILD_FAILED, failure::given_up_reason);
+                    stale.failure.as_deref().map_or(Reason::BuildFailed, failure::given_up_reason);
                 Err(Self::decide_failed(stale, reason).into())
             }
             RetryDecision::RetryAt(at) if at > self.context.now => {
@@ -138,7 +135,7 @@ impl ImageEval<'_> {
                 "an earlier build, Job {}, {why} and is stopped; the image is rebuilt next",
                 build.job
             );
-            return queued(stale, reason::RETRYING, message);
+            return queued(stale, Reason::Retrying, message);
         }
         let rejection = self.last_rejection(wanted).filter(|_| is_wanted && !build.has_started);
         if let Some(Problem { reason, message }) = rejection {
@@ -159,7 +156,7 @@ impl ImageEval<'_> {
         };
         ImageDecision {
             state: ImageState::Building,
-            reason: reason::BUILDING,
+            reason: Reason::Building,
             message: message.into(),
             in_progress: true,
             running: Some(running_build(build).into()),

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::{
-    api::{AdoptionRecord, ImageState, Inputs, Unmatched, condition::reason},
+    api::{AdoptionRecord, ImageState, Inputs, Unmatched, condition::Reason},
     engine::{
         causes::short,
         decision::{ImageDecision, LookupScope},
@@ -171,7 +171,7 @@ impl ImageEval<'_> {
             return Some(match last {
                 Some(last) => Self::decide_unmatched(Arc::clone(last), mismatch),
                 None => ImageDecision {
-                    reason: reason::NOT_ADOPTED,
+                    reason: Reason::NotAdopted,
                     message: waiting_message(mismatch).into(),
                     ..stale.clone()
                 },
@@ -231,7 +231,7 @@ impl ImageEval<'_> {
     fn decide_unmatched(verified: Arc<VerifiedBuild>, mismatch: &str) -> ImageDecision {
         ImageDecision {
             state: ImageState::Held,
-            reason: reason::NOT_ADOPTED,
+            reason: Reason::NotAdopted,
             message: waiting_message(mismatch).into(),
             releases_children: true,
             verified: Some(verified),

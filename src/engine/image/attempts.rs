@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use crate::{
     api::{
         BuildFailure, FailureClass, FailureRecord, ImageState,
-        condition::{ReasonTrait, reason},
+        condition::{Reason, ReasonTrait},
     },
     engine::{
         causes,
@@ -124,7 +124,7 @@ impl FailedAttempt<'_> {
     fn version(&self) -> Option<&str> {
         let reason = self.failure.known_reason()?;
         match self.kind {
-            _ if reason == reason::INVALID_STRATEGY => Some(self.versions.job),
+            _ if reason == Reason::InvalidStrategy => Some(self.versions.job),
             AttemptKind::Build if reason.has(ReasonTrait::DependsOnPod) => Some(self.versions.pod),
             AttemptKind::Build | AttemptKind::Checks => None,
         }
@@ -176,7 +176,7 @@ impl ImageDecision {
         now: Timestamp,
     ) {
         self.state = ImageState::Queued;
-        self.reason = reason::RETRYING;
+        self.reason = Reason::Retrying;
         self.message = failure.message.clone().into();
         let failed = FailedAttempt {
             kind: AttemptKind::Build,
@@ -217,7 +217,7 @@ impl ImageDecision {
         let known = self.failure.take().map(|known| *known);
         let record = failed.count(known.clone(), now);
         if known.as_ref() != Some(&record) {
-            self.reason = reason::RETRYING;
+            self.reason = Reason::Retrying;
             self.message = message.into();
         }
         self.failure = Some(record.into());

@@ -13,11 +13,11 @@ fn failure(class: FailureClass, reason: Reason) -> BuildFailure {
 }
 
 fn failed(attempt: i32, class: FailureClass) -> ObservedBuild {
-    fixtures::job("f", attempt, BuildOutcome::Failed(failure(class, reason::BUILD_FAILED)))
+    fixtures::job("f", attempt, BuildOutcome::Failed(failure(class, Reason::BuildFailed)))
 }
 
 fn count(kind: AttemptKind, attempt: i32, record: Option<FailureRecord>) -> FailureRecord {
-    count_failure(kind, attempt, record, failure(FailureClass::Build, reason::BUILD_FAILED))
+    count_failure(kind, attempt, record, failure(FailureClass::Build, Reason::BuildFailed))
 }
 
 fn count_failure(
@@ -50,7 +50,7 @@ fn each_attempt_counts_once_and_on_its_own_retry_budget() {
     assert_eq!(again, Some(record.clone()));
     let other = count_failed_builds(Some(&record), &"g".into(), &builds, "", now);
     assert_eq!(other, None, "another fingerprint starts without failures");
-    let cancelled = failure(FailureClass::Cancelled, reason::CANCELLED);
+    let cancelled = failure(FailureClass::Cancelled, Reason::Cancelled);
     let stopped = count_failure(AttemptKind::Build, 2, Some(record), cancelled);
     assert_eq!((stopped.build, stopped.infrastructure, stopped.attempt), (1, 1, Some(2)));
 }
@@ -75,18 +75,18 @@ fn the_version_of_what_has_to_change_is_kept() {
         let failure = failure(FailureClass::Infrastructure, reason);
         count_failure(kind, 0, None, failure).job_version
     };
-    assert_eq!(version(Build, reason::INVALID_STRATEGY).as_deref(), Some("job-1"));
-    assert_eq!(version(Checks, reason::INVALID_STRATEGY).as_deref(), Some("job-1"));
-    assert_eq!(version(Build, reason::OUT_OF_MEMORY).as_deref(), Some("pod-1"));
-    assert_eq!(version(Checks, reason::OUT_OF_MEMORY), None, "it is no pod of a build");
-    assert_eq!(version(Build, reason::BUILD_FAILED), None);
+    assert_eq!(version(Build, Reason::InvalidStrategy).as_deref(), Some("job-1"));
+    assert_eq!(version(Checks, Reason::InvalidStrategy).as_deref(), Some("job-1"));
+    assert_eq!(version(Build, Reason::OutOfMemory).as_deref(), Some("pod-1"));
+    assert_eq!(version(Checks, Reason::OutOfMemory), None, "it is no pod of a build");
+    assert_eq!(version(Build, Reason::BuildFailed), None);
     let unknown = BuildFailure { reason: "OfAnotherVersion".into(), ..BuildFailure::default() };
     assert_eq!(count_failure(Build, 0, None, unknown).job_version, None);
 }
 
 /// An image whose build, or whose checks, are about to start.
 fn waiting() -> ImageDecision {
-    let problem = Problem { reason: reason::CHECKING, message: "waits".into() };
+    let problem = Problem { reason: Reason::Checking, message: "waits".into() };
     ImageDecision {
         fingerprint: Some("f".into()),
         ..ImageDecision::waiting(problem, WaitProgress::InProgress)
@@ -97,9 +97,9 @@ fn waiting() -> ImageDecision {
 fn a_refused_build_is_a_failed_attempt() {
     let build = fixtures::job("f", 2, BuildOutcome::Running).identity;
     let mut image = waiting();
-    let refused = failure(FailureClass::Input, reason::INVALID_STRATEGY);
+    let refused = failure(FailureClass::Input, Reason::InvalidStrategy);
     image.count_refused_build("app", &build, refused, VERSIONS, Timestamp::UNIX_EPOCH);
-    assert_eq!((image.state, image.reason), (ImageState::Queued, reason::RETRYING));
+    assert_eq!((image.state, image.reason), (ImageState::Queued, Reason::Retrying));
     assert_eq!(image.message.to_string(), "it broke");
     let record = image.failure.expect("a failure");
     assert_eq!((record.build, record.attempt), (1, Some(2)));
@@ -116,7 +116,7 @@ fn refused_checks_of_one_attempt_count_once() {
                 check: &check.name,
                 attempt,
                 cascade: "c",
-                failure: failure(FailureClass::Infrastructure, reason::BUILD_FAILED),
+                failure: failure(FailureClass::Infrastructure, Reason::BuildFailed),
             };
             image.count_refused_check("app", refusal, VERSIONS, Timestamp::UNIX_EPOCH);
         }
@@ -124,5 +124,5 @@ fn refused_checks_of_one_attempt_count_once() {
     let record = image.failure.expect("a failure");
     assert_eq!((record.infrastructure, record.attempt, record.check_attempt), (2, None, 2));
     assert_eq!(record.last.message, "check first: it broke", "the first of the attempt is named");
-    assert_eq!((image.reason, image.message.to_string()), (reason::RETRYING, record.last.message));
+    assert_eq!((image.reason, image.message.to_string()), (Reason::Retrying, record.last.message));
 }

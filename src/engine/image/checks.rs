@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::{
     api::{
         Check, CheckRecord, CheckState, FailureClass, FailureRecord, ImageState,
-        condition::{reason, shorten},
+        condition::{Reason, shorten},
         image_records::MAX_CHECK_MESSAGE,
     },
     engine::{
@@ -79,14 +79,14 @@ impl ImageEval<'_> {
         match self.retry_decision(stale.failure.as_deref()) {
             RetryDecision::GiveUp => {
                 let reason =
-                    stale.failure.as_deref().map_or(reason::CHECK_FAILED, failure::given_up_reason);
+                    stale.failure.as_deref().map_or(Reason::CheckFailed, failure::given_up_reason);
                 return Self::decide_failed(stale, reason);
             }
             RetryDecision::RetryAt(at) if at > self.context.now => {
                 let Problem { reason, message } = self.pause(plan, stale.failure.as_deref(), at);
                 // In this state, that reason says that the registry is asked for the build.
                 let reason = match reason {
-                    reason::REGISTRY_UNAVAILABLE => reason::INFRASTRUCTURE_FAILED,
+                    Reason::RegistryUnavailable => Reason::InfrastructureFailed,
                     other => other,
                 };
                 return ImageDecision {
@@ -108,7 +108,7 @@ impl ImageEval<'_> {
         let plural = if names.len() == 1 { "check" } else { "checks" };
         let message = format!("waits for its {plural} {}", names.join(", "));
         ImageDecision {
-            reason: reason::CHECKING,
+            reason: Reason::Checking,
             message: message.into(),
             in_progress: true,
             ..stale
@@ -361,7 +361,7 @@ impl ImageEval<'_> {
             let CheckOutcome::Failed(outcome) = &observed.outcome else { continue };
             let mut outcome = outcome.clone();
             if outcome.class == FailureClass::Build {
-                outcome.reason = reason::CHECK_FAILED.into();
+                outcome.reason = Reason::CheckFailed.into();
             }
             outcome.message = format!("check {}: {}", observed.check, outcome.message);
             let failed = FailedAttempt {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::{
-    api::{ImageState, condition::reason},
+    api::{ImageState, condition::Reason},
     engine::{
         Problem,
         decision::{Effect, ImageDecision, Message, WaitProgress},
@@ -94,7 +94,7 @@ impl ImageEval<'_> {
         let resolved = self.resolve_inputs(parents)?;
         if resolved.source_is_remembered {
             let message = "the source is being looked up".to_owned();
-            let problem = Problem { reason: reason::RESOLVING, message };
+            let problem = Problem { reason: Reason::Resolving, message };
             return Err(NotReady::Waiting(problem, WaitProgress::InProgress));
         }
         Ok(self.decide_stale(plan, resolved, parents))
@@ -124,7 +124,7 @@ impl ImageEval<'_> {
             _ if self.observed.verified.is_some() && self.is_held() => self.decide_held(),
             NotReady::Blocked(by) => {
                 let message = format!("blocked by {by}, which failed");
-                let problem = Problem { reason: reason::ANCESTOR_FAILED, message };
+                let problem = Problem { reason: Reason::AncestorFailed, message };
                 ImageDecision {
                     state: ImageState::Blocked,
                     blocked_by: Some(by),
@@ -134,7 +134,7 @@ impl ImageEval<'_> {
             NotReady::Waiting(problem, WaitProgress::InProgress) => {
                 match self.cancellation_while_waiting() {
                     failure @ Some(_) => {
-                        Self::decide_failed(ImageDecision { failure, ..blank() }, reason::CANCELLED)
+                        Self::decide_failed(ImageDecision { failure, ..blank() }, Reason::Cancelled)
                     }
                     None => ImageDecision::waiting(problem, WaitProgress::InProgress),
                 }
@@ -174,7 +174,7 @@ impl ImageEval<'_> {
         };
         ImageDecision {
             state: ImageState::Current,
-            reason: reason::CURRENT,
+            reason: Reason::Current,
             message,
             releases_children: true,
             verified: Some(verified),
@@ -198,6 +198,6 @@ impl ImageEval<'_> {
 
 /// Returns an image decision to fill in.
 pub(in crate::engine) fn blank() -> ImageDecision {
-    let problem = Problem { reason: reason::RESOLVING, message: String::new() };
+    let problem = Problem { reason: Reason::Resolving, message: String::new() };
     ImageDecision::waiting(problem, WaitProgress::AtRest)
 }

@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::{
     api::{
         BuildFailure, FailureClass, FailureRecord, Retries,
-        condition::{Reason, ReasonClass, ReasonTrait, reason},
+        condition::{Reason, ReasonClass, ReasonTrait},
     },
     backoff,
     engine::input::{BuildOutcome, ObservedBuild, ObservedImage},
@@ -60,7 +60,7 @@ pub fn record_cancellation(
         "cancelled by a request; built again when an input changes or you request a retry"
             .to_owned();
     let last =
-        BuildFailure { class: FailureClass::Cancelled, reason: reason::CANCELLED.into(), message };
+        BuildFailure { class: FailureClass::Cancelled, reason: Reason::Cancelled.into(), message };
     FailureRecord { last, at: record.at.or(Some(now)), ..record }
 }
 
@@ -112,7 +112,7 @@ pub fn reset_by_retry(record: FailureRecord, request: &str) -> FailureRecord {
 #[must_use]
 pub fn reset_by_version(record: FailureRecord, observed: &ObservedImage<'_>) -> FailureRecord {
     let now = match record.last.known_reason() {
-        Some(reason::INVALID_STRATEGY) => &observed.job_version,
+        Some(Reason::InvalidStrategy) => &observed.job_version,
         _ => &observed.pod_version,
     };
     let has_changed = record.job_version.as_ref().is_some_and(|known| known != now);
@@ -137,7 +137,7 @@ pub fn reset_by_cascade(
 pub fn missing_push() -> BuildFailure {
     BuildFailure {
         class: FailureClass::Infrastructure,
-        reason: reason::IMAGE_NOT_FOUND.into(),
+        reason: Reason::ImageNotFound.into(),
         message:
             "the build succeeded, but the registry does not have the image that it claims to have \
              pushed"
@@ -251,7 +251,7 @@ pub fn infrastructure_reason(record: &FailureRecord) -> Reason {
     let known = record.last.known_reason();
     known
         .filter(|reason| reason.class() == ReasonClass::NeedsUser)
-        .unwrap_or(reason::INFRASTRUCTURE_FAILED)
+        .unwrap_or(Reason::InfrastructureFailed)
 }
 
 /// Returns the reason of an image that is not retried. It names a bad input; every other failure is
@@ -260,11 +260,11 @@ pub fn infrastructure_reason(record: &FailureRecord) -> Reason {
 pub fn given_up_reason(record: &FailureRecord) -> Reason {
     let known = record.last.known_reason();
     match record.last.class {
-        _ if known == Some(reason::CHECK_FAILED) => reason::CHECK_FAILED,
-        FailureClass::Infrastructure => reason::INFRASTRUCTURE_FAILED,
-        FailureClass::Build => reason::BUILD_FAILED,
-        FailureClass::Cancelled => reason::CANCELLED,
-        FailureClass::Input => known.unwrap_or(reason::BUILD_FAILED),
+        _ if known == Some(Reason::CheckFailed) => Reason::CheckFailed,
+        FailureClass::Infrastructure => Reason::InfrastructureFailed,
+        FailureClass::Build => Reason::BuildFailed,
+        FailureClass::Cancelled => Reason::Cancelled,
+        FailureClass::Input => known.unwrap_or(Reason::BuildFailed),
     }
 }
 
@@ -309,7 +309,7 @@ mod tests {
         let retries = Retries { build: 0, infrastructure: 0 };
         let decision = retry_decision(Some(&record), &retries, now);
         assert!(matches!(decision, RetryDecision::RetryAt(at) if at > now), "it ends some time");
-        let last = BuildFailure { reason: reason::OUT_OF_MEMORY.into(), ..record.last.clone() };
+        let last = BuildFailure { reason: Reason::OutOfMemory.into(), ..record.last.clone() };
         let record = FailureRecord { last, ..record };
         assert_eq!(retry_decision(Some(&record), &retries, now), RetryDecision::GiveUp);
         let retries = Retries { build: 0, infrastructure: 1 };
@@ -324,20 +324,20 @@ mod tests {
             given_up_reason(&FailureRecord { last, ..FailureRecord::default() })
         };
         assert_eq!(
-            given_up_after(FailureClass::Input, reason::DOCKERFILE_MISMATCH),
-            reason::DOCKERFILE_MISMATCH
+            given_up_after(FailureClass::Input, Reason::DockerfileMismatch),
+            Reason::DockerfileMismatch
         );
         assert_eq!(
-            given_up_after(FailureClass::Input, reason::INVALID_STRATEGY),
-            reason::INVALID_STRATEGY
+            given_up_after(FailureClass::Input, Reason::InvalidStrategy),
+            Reason::InvalidStrategy
         );
         assert_eq!(
-            given_up_after(FailureClass::Build, reason::DOCKERFILE_MISMATCH),
-            reason::BUILD_FAILED
+            given_up_after(FailureClass::Build, Reason::DockerfileMismatch),
+            Reason::BuildFailed
         );
         assert_eq!(
-            given_up_after(FailureClass::Infrastructure, reason::OUT_OF_MEMORY),
-            reason::INFRASTRUCTURE_FAILED
+            given_up_after(FailureClass::Infrastructure, Reason::OutOfMemory),
+            Reason::InfrastructureFailed
         );
     }
 
@@ -352,8 +352,8 @@ mod tests {
             FailureRecord { last, ..FailureRecord::default() }
         };
         let (input, outside) = (failed(FailureClass::Input), failed(FailureClass::Infrastructure));
-        assert_eq!(given_up_reason(&input), reason::BUILD_FAILED);
-        assert_eq!(infrastructure_reason(&outside), reason::INFRASTRUCTURE_FAILED);
+        assert_eq!(given_up_reason(&input), Reason::BuildFailed);
+        assert_eq!(infrastructure_reason(&outside), Reason::InfrastructureFailed);
         assert!(is_of_environment(&outside), "it is retried for as long as it takes");
     }
 

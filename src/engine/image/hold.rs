@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use crate::{
-    api::{ImageState, ManualHold, condition::reason},
+    api::{ImageState, ManualHold, condition::Reason},
     engine::{
         decision::ImageDecision,
         image::{evaluate::blank, evaluation::ImageEval},
@@ -29,7 +29,7 @@ impl ImageEval<'_> {
         };
         ImageDecision {
             state: ImageState::Held,
-            reason: reason::HELD,
+            reason: Reason::Held,
             message: message.into(),
             failure: self.cancellation_while_waiting(),
             releases_children: is_built,

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use smallvec::SmallVec;
 
 use crate::{
-    api::{Cause, Edge, ImageState, Inputs, OnParentFailure, ParentDigest, condition::reason},
+    api::{Cause, Edge, ImageState, Inputs, OnParentFailure, ParentDigest, condition::Reason},
     engine::{
         Problem,
         decision::{ImageDecision, WaitProgress},
@@ -403,7 +403,7 @@ pub(super) struct SourceRevision<'s> {
 fn waiting_for(awaited: &[(&str, WaitProgress)]) -> NotReady {
     let names: Vec<&str> = awaited.iter().map(|(name, _)| *name).take(MAX_NAMES).collect();
     let message = format!("waiting for {}", names.join(", "));
-    let problem = Problem { reason: reason::WAITING_FOR_PARENT, message };
+    let problem = Problem { reason: Reason::WaitingForParent, message };
     let progress = awaited.iter().map(|(_, progress)| *progress);
     NotReady::Waiting(problem, progress.min().unwrap_or(WaitProgress::AtRest))
 }
@@ -412,7 +412,7 @@ fn known<'s>(observed: &'s Observed<String>, pending: &str) -> Result<&'s str, N
     match observed {
         Observed::Known(value) => Ok(value),
         Observed::Pending => Err(NotReady::Waiting(
-            Problem { reason: reason::RESOLVING, message: pending.into() },
+            Problem { reason: Reason::Resolving, message: pending.into() },
             WaitProgress::InProgress,
         )),
         Observed::Failed(problem) => Err(NotReady::Waiting(problem.clone(), WaitProgress::AtRest)),

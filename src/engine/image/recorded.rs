@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use crate::{
-    api::{CascadeStatus, FailureRecord, ImageState, Promotion, RunningBuild, condition::reason},
+    api::{CascadeStatus, FailureRecord, ImageState, Promotion, RunningBuild, condition::Reason},
     engine::{
         Problem,
         decision::{ImageDecision, PromotionTarget},
@@ -206,7 +206,7 @@ impl ImageEval<'_> {
                 Problem { reason: failure::infrastructure_reason(record), message }
             }
             None => Problem {
-                reason: reason::RETRYING,
+                reason: Reason::Retrying,
                 message: format!("retried at {until:.0} after: {why}"),
             },
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::{
-    api::{FailureRecord, ImageState, condition::reason},
+    api::{FailureRecord, ImageState, condition::Reason},
     engine::{
         Problem,
         causes::{self, InputChange},
@@ -93,7 +93,7 @@ impl ImageEval<'_> {
                     after: succeeded,
                 });
                 ImageDecision {
-                    reason: reason::VERIFYING,
+                    reason: Reason::Verifying,
                     message: "the registry is asked for the build".into(),
                     in_progress: true,
                     state: verifying_state(succeeded),
@@ -267,7 +267,7 @@ fn decide_unanswered(
         // Without the time: it changes at every attempt, and a status is not written for that.
         message: problem.message.clone().into(),
         // A registry that is unreachable recovers. What it rejects, it rejects until a user acts.
-        in_progress: problem.reason == reason::REGISTRY_UNAVAILABLE,
+        in_progress: problem.reason == Reason::RegistryUnavailable,
         state,
         ..stale
     }

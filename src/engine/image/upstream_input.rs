@@ -2,7 +2,7 @@
 //! why there is none.
 
 use crate::{
-    api::{AdoptedDigest, UpstreamStatus, condition::reason, family_status::MAX_PLATFORM_DIGESTS},
+    api::{AdoptedDigest, UpstreamStatus, condition::Reason, family_status::MAX_PLATFORM_DIGESTS},
     engine::{
         Problem,
         causes::short,
@@ -45,7 +45,7 @@ impl<'a> ImageEval<'a> {
             return Err(NotReady::Waiting(problem.clone(), WaitProgress::AtRest));
         }
         let (reason, message, progress) = match problem {
-            None => (reason::RESOLVING, "its digest is being looked up", WaitProgress::InProgress),
+            None => (Reason::Resolving, "its digest is being looked up", WaitProgress::InProgress),
             Some(Problem { reason, message }) => {
                 (*reason, message.as_str(), WaitProgress::of_lookup(*reason))
             }
@@ -80,7 +80,7 @@ impl<'a> ImageEval<'a> {
                 "upstream {name}: {reference} has no image for {platform}; use another tag or \
                  image, or correct the parameter `platform` of the strategy"
             );
-            let problem = Problem { reason: reason::PLATFORM_MISSING, message };
+            let problem = Problem { reason: Reason::PlatformMissing, message };
             return Err(NotReady::Waiting(problem, WaitProgress::AtRest));
         }
         if is_newest {
@@ -89,14 +89,14 @@ impl<'a> ImageEval<'a> {
                  upstream; give the same image and tag a second entry of another name for further \
                  ones, such as {platform}"
             );
-            let problem = Problem { reason: reason::PLATFORM_MISSING, message };
+            let problem = Problem { reason: Reason::PlatformMissing, message };
             return Err(NotReady::Waiting(problem, WaitProgress::AtRest));
         }
         let Some(candidate) = &status.candidate else {
             let (reason, message, progress) = match problem {
                 Some(problem) => (problem.reason, problem.message.as_str(), WaitProgress::AtRest),
                 None => {
-                    (reason::RESOLVING, "its digest is being looked up", WaitProgress::InProgress)
+                    (Reason::Resolving, "its digest is being looked up", WaitProgress::InProgress)
                 }
             };
             let message = format!("upstream {name}: for {platform}: {message}");
@@ -109,7 +109,7 @@ impl<'a> ImageEval<'a> {
             short(&adopted.digest),
             short(&candidate.digest)
         );
-        let reason = problem.map_or(reason::SETTLING, |problem| problem.reason);
+        let reason = problem.map_or(Reason::Settling, |problem| problem.reason);
         Err(NotReady::Waiting(Problem { reason, message }, WaitProgress::AtRest))
     }
 }

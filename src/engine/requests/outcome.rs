@@ -3,7 +3,7 @@
 use crate::{
     api::{
         ImageState, RequestState, UpstreamStatus,
-        condition::{ReasonTrait, reason, shorten},
+        condition::{Reason, ReasonTrait, shorten},
     },
     engine::{
         decision::{CascadeDecision, ImageDecision, RequestDecision},
@@ -162,7 +162,7 @@ impl DecisionView<'_> {
         });
         let starts = |image: &&ImageDecision| {
             let is_ready = image.state == ImageState::Queued
-                && [reason::CASCADING, reason::SETTLING].contains(&image.reason);
+                && [Reason::Cascading, Reason::Settling].contains(&image.reason);
             is_ready || is_awaited(image)
         };
         let image = images.find(starts)?;
@@ -182,7 +182,7 @@ impl DecisionView<'_> {
     /// Describes the cascade that leaves what the request starts to the next one.
     fn wait_for_cascade(&self, input: &DecideInput<'_>, effect: &RequestEffect) -> Option<String> {
         let mut images = effect.starts.iter().filter_map(|image| self.images.get(image.position()));
-        if !images.any(|image| image.reason == reason::NEXT_CASCADE)
+        if !images.any(|image| image.reason == Reason::NextCascade)
             && self.candidate(input, &effect.starts).is_none()
         {
             return None;
@@ -234,7 +234,7 @@ fn is_awaited(image: &ImageDecision) -> bool {
             ImageState::Waiting => true,
             // What a check waits for is known.
             ImageState::Checking => {
-                [reason::VERIFYING, reason::REGISTRY_UNAVAILABLE].contains(&image.reason)
+                [Reason::Verifying, Reason::RegistryUnavailable].contains(&image.reason)
             }
             _ => false,
         }

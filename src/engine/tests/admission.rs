@@ -5,7 +5,7 @@ use jiff::SignedDuration;
 use crate::{
     api::{
         BuildFailure, Check, CheckState, FailureClass, FailureRecord, ImageState, Promotion,
-        Retries, condition::reason,
+        Retries, condition::Reason,
     },
     engine::{
         image::attempts::{AttemptKind, FailedAttempt, JobVersions},
@@ -18,7 +18,7 @@ use crate::{
 const QUEUED: ImageState = ImageState::Queued;
 
 fn problem() -> Problem {
-    Problem { reason: reason::QUOTA_EXCEEDED, message: "exceeded quota".into() }
+    Problem { reason: Reason::QuotaExceeded, message: "exceeded quota".into() }
 }
 
 /// Refuses the Jobs of an image for five minutes.
@@ -61,7 +61,7 @@ fn a_build_that_is_not_admitted_waits_and_spends_no_attempt() {
         let record = model.record("base");
         assert_eq!(
             (record.state, record.reason.as_str()),
-            (QUEUED, reason::QUOTA_EXCEEDED.as_str())
+            (QUEUED, Reason::QuotaExceeded.as_str())
         );
         assert_eq!(record.message, "exceeded quota");
         assert!(decision.wake_at.is_some_and(|at| at <= retry_at));
@@ -88,7 +88,7 @@ fn a_rejected_build_says_so_until_its_next_job_has_a_pod() {
         (record.state, record.reason.clone(), record.message.clone())
     };
     let rejected = waits(&model);
-    assert_eq!(rejected.1, reason::QUOTA_EXCEEDED);
+    assert_eq!(rejected.1, Reason::QuotaExceeded);
     model.reconcile();
     assert_eq!((model.builds(), waits(&model)), (vec![1], rejected.clone()), "it is tried again");
     model.jobs[0].1.has_started = false;
@@ -114,7 +114,7 @@ fn a_build_that_is_not_admitted_leaves_its_place_to_a_sibling() {
     model.finish_builds();
     model.reconcile();
     assert_eq!(model.states(), [QUEUED, CURRENT, ImageState::Waiting]);
-    assert_eq!(model.record("child").reason, reason::WAITING_FOR_PARENT);
+    assert_eq!(model.record("child").reason, Reason::WaitingForParent);
     model.settle();
     assert_eq!((model.states(), model.builds()), (vec![CURRENT; 3], vec![1; 3]));
 }
@@ -175,7 +175,7 @@ fn a_build_whose_pod_is_refused_waits_until_its_job_is_gone() {
     let decision = model.reconcile();
     assert_eq!(decision.images[0].running, None);
     let record = model.record("base");
-    assert_eq!((record.state, record.reason.as_str()), (QUEUED, reason::QUOTA_EXCEEDED.as_str()));
+    assert_eq!((record.state, record.reason.as_str()), (QUEUED, Reason::QuotaExceeded.as_str()));
     assert_eq!((record.failure.clone(), model.builds()), (None, vec![1]));
     // The Job was deleted, and the pause has passed.
     model.jobs.clear();
@@ -228,7 +228,7 @@ fn a_check_that_is_not_admitted_waits_and_spends_no_attempt() {
         assert_eq!(model.checks.len(), 0);
         let record = model.record("base");
         let state = (record.state, record.reason.as_str());
-        assert_eq!(state, (ImageState::Checking, reason::QUOTA_EXCEEDED.as_str()));
+        assert_eq!(state, (ImageState::Checking, Reason::QuotaExceeded.as_str()));
         assert_eq!(record.message, "check smoke: exceeded quota");
         assert!(decision.wake_at.is_some_and(|at| at <= retry_at));
     }
@@ -271,7 +271,7 @@ fn an_optional_check_is_waited_for_no_longer_than_it_may_take() {
 fn invalid_job(model: &FamilyModel) -> FailureRecord {
     let last = BuildFailure {
         class: FailureClass::Input,
-        reason: reason::INVALID_STRATEGY.into(),
+        reason: Reason::InvalidStrategy.into(),
         message: "Job.batch \"x\" is invalid".into(),
     };
     let identity = &model.jobs[0].1.identity;
@@ -298,7 +298,7 @@ fn a_malformed_job_fails_the_image_until_spec_or_strategy_change() {
     model.settle();
     let record = model.record("base");
     let state = (record.state, record.reason.as_str());
-    assert_eq!(state, (ImageState::Failed, reason::INVALID_STRATEGY.as_str()));
+    assert_eq!(state, (ImageState::Failed, Reason::InvalidStrategy.as_str()));
     assert_eq!((record.message.contains("is invalid"), model.builds()), (true, vec![1]));
     assert_eq!(model.cascades.len(), 1, "it does not try by itself");
     // Resources are not part of the fingerprint, so that nothing else changes.
@@ -314,11 +314,11 @@ fn a_build_without_enough_memory_is_tried_again_with_another_pod() {
     let mut model = FamilyModel::new(&["up"], &[("base", "up")]);
     model.spec.policy.retries = Retries { build: 0, infrastructure: 0 };
     model.failing.insert(0, FailureClass::Infrastructure);
-    model.failure_reason = reason::OUT_OF_MEMORY;
+    model.failure_reason = Reason::OutOfMemory;
     model.settle();
     let record = model.record("base");
     let state = (record.state, record.reason.as_str());
-    assert_eq!(state, (ImageState::Failed, reason::INFRASTRUCTURE_FAILED.as_str()));
+    assert_eq!(state, (ImageState::Failed, Reason::InfrastructureFailed.as_str()));
     assert_eq!((model.builds(), model.cascades.len()), (vec![1], 1));
     model.failing.clear();
     model.job_version = "2".into();

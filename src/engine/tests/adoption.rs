@@ -3,7 +3,7 @@
 use crate::{
     api::{
         Adoption, CauseType, FailureClass, ImageFamilyStatus, ImageState, Promotion, Unmatched,
-        condition::reason,
+        condition::Reason,
     },
     engine::{
         tests::{CURRENT, model::FamilyModel},
@@ -92,7 +92,7 @@ fn an_image_on_another_base_stays_until_a_user_or_its_base_says_otherwise() {
     assert_eq!(model.states(), [ImageState::Held, CURRENT]);
     assert_eq!((tags(&model), model.builds()), (UNTOUCHED.map(str::to_owned).into(), vec![0, 0]));
     let base = model.record("base");
-    assert_eq!(base.reason, reason::NOT_ADOPTED);
+    assert_eq!(base.reason, Reason::NotAdopted);
     assert!(base.message.starts_with("it is built on another base; "), "{}", base.message);
     let mut moved = existing([Some("it is built on another base"), None], Unmatched::Wait);
     moved.settle();
@@ -128,7 +128,7 @@ fn an_image_that_does_not_exist_waits_for_a_user() {
     let found = model.existing.get_mut(&0).expect("base").found.take();
     model.settle();
     assert_eq!((model.states(), model.builds()), (vec![ImageState::Waiting; 2], vec![0, 0]));
-    assert_eq!(model.record("base").reason, reason::NOT_ADOPTED);
+    assert_eq!(model.record("base").reason, Reason::NotAdopted);
     // Somebody pushes it.
     let base = model.existing.get_mut(&0).expect("base");
     (base.found, base.mismatch) = (found, None);
@@ -223,10 +223,7 @@ fn an_image_that_moves_to_what_cannot_be_adopted_says_so_and_is_read_again() {
     model.tags.insert((0, "latest".into()), "sha256:newer-0".into());
     model.settle();
     let base = model.record("base");
-    assert_eq!(
-        (base.state, base.reason.as_str()),
-        (ImageState::Held, reason::NOT_ADOPTED.as_str())
-    );
+    assert_eq!((base.state, base.reason.as_str()), (ImageState::Held, Reason::NotAdopted.as_str()));
     assert!(base.message.starts_with("its tags point to different images; "), "{}", base.message);
     assert_eq!(base.digest.as_deref(), Some("sha256:existing-0"));
     let moved = ["0:latest sha256:newer-0", "1:latest sha256:existing-1"];
@@ -257,7 +254,7 @@ fn a_family_that_adopts_no_more_leaves_a_tag_that_moves_alone() {
     push(&mut model, 1, "sha256:newer-1", None);
     model.settle();
     let app = model.record("app");
-    assert_eq!((app.state, app.reason.as_str()), (ImageState::Held, reason::NOT_ADOPTED.as_str()));
+    assert_eq!((app.state, app.reason.as_str()), (ImageState::Held, Reason::NotAdopted.as_str()));
     assert!(app.message.starts_with("its tag latest points to "), "{}", app.message);
     assert_eq!(model.tags[&(1, "latest".to_owned())], "sha256:newer-1");
     assert_eq!(model.builds(), [0, 0]);
@@ -292,7 +289,7 @@ fn an_image_stays_whose_platforms_a_rebuild_would_take_away() {
     model.existing.get_mut(&1).expect("app").lost_platforms = vec!["linux/arm64".into()];
     model.settle();
     assert_eq!(model.states(), [CURRENT, ImageState::Held]);
-    assert_eq!(model.record("app").reason, reason::NOT_ADOPTED);
+    assert_eq!(model.record("app").reason, Reason::NotAdopted);
     model.upstream_digests[0] = "sha256:up-1".into();
     model.settle();
     model.source = Observed::Known("another source".into());

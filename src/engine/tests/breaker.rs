@@ -3,7 +3,7 @@
 use jiff::SignedDuration;
 
 use crate::{
-    api::{Breaker, Duration, FailureClass, ImageState, condition::reason},
+    api::{Breaker, Duration, FailureClass, ImageState, condition::Reason},
     engine::tests::{CURRENT, model::FamilyModel},
 };
 
@@ -62,7 +62,7 @@ fn a_candidate_that_may_be_the_cure_ends_a_cascade_of_paused_builds() {
         model.finish_builds();
     }
     assert!(model.status.breaker.is_some() && !model.running.is_empty());
-    assert_eq!(model.record("image7").reason, reason::BREAKER_OPEN);
+    assert_eq!(model.record("image7").reason, Reason::BreakerOpen);
     let paused_at = model.now;
     model.failing.clear();
     model.upstream_digests[0] = "sha256:repaired".into();
@@ -101,7 +101,7 @@ fn the_breaker_opens_lets_one_build_through_and_closes_on_success() {
     let breaker = model.status.breaker.clone().expect("open");
     assert_eq!(breaker.failures.len(), 3);
     assert!(breaker.cause.contains("up"), "{}", breaker.cause);
-    assert_eq!(model.record("image7").reason, reason::BREAKER_OPEN);
+    assert_eq!(model.record("image7").reason, Reason::BreakerOpen);
     model.now = breaker.probe_at.expect("a time");
     for _ in 0..5 {
         model.reconcile();

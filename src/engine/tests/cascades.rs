@@ -4,7 +4,7 @@ use jiff::SignedDuration;
 
 use crate::{
     api::{
-        CascadePhase, Cutoff, FailureClass, ImageState, Promotion, Supersede, condition::reason,
+        CascadePhase, Cutoff, FailureClass, ImageState, Promotion, Supersede, condition::Reason,
     },
     engine::{
         BuildOutcome, CascadeDecision,
@@ -112,7 +112,7 @@ fn the_cascade_that_takes_the_place_of_another_does_not_wait_for_what_that_has_l
     model.spec.policy.parallelism = 1;
     model.upstream_digests[0] = "sha256:up-1".into();
     model.begin();
-    assert_eq!(model.record("other").reason, reason::PARALLELISM_REACHED);
+    assert_eq!(model.record("other").reason, Reason::ParallelismReached);
     supersede(&mut model);
     let decision = model.reconcile();
     assert!(matches!(decision.cascade, CascadeDecision::Start { .. }), "{:?}", decision.cascade);
@@ -408,7 +408,7 @@ fn a_second_parent_change_in_a_cascade_is_left_to_the_next() {
     model.reconcile();
     model.reconcile();
     assert_eq!(model.builds(), [3, 2, 2], "an edit of its own is built in the cascade");
-    assert_eq!(model.record("app").reason, reason::NEXT_CASCADE);
+    assert_eq!(model.record("app").reason, Reason::NextCascade);
     model.settle();
     assert_eq!((model.builds(), model.states()), (vec![3, 3, 3], vec![CURRENT; 3]));
     let last = model.cascades.iter().rev().nth(1).expect("a cascade");

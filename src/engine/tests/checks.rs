@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use jiff::SignedDuration;
 
 use crate::{
-    api::{Check, CheckState, FailureClass, ImageState, condition::reason},
+    api::{Check, CheckState, FailureClass, ImageState, condition::Reason},
     engine::{
         CheckOutcome, Effect,
         tests::{CURRENT, model::FamilyModel},
@@ -63,7 +63,7 @@ fn a_failing_check_fails_the_image_and_moves_nothing() {
     model.upstream_digests[0] = "sha256:up-1".into();
     model.settle();
     assert_eq!(model.states(), [ImageState::Failed, ImageState::Blocked]);
-    assert_eq!(model.record("base").reason, reason::CHECK_FAILED);
+    assert_eq!(model.record("base").reason, Reason::CheckFailed);
     assert!(model.record("base").message.contains("check smoke: it is not as it should be"));
     assert_eq!(model.builds(), [2, 1], "what is checked again is not built again");
     assert_eq!(
@@ -113,7 +113,7 @@ fn infrastructure_failures_of_checks_end_with_their_cause() {
     model.settle();
     let record = model.record("base");
     let state = (record.state, record.reason.as_str());
-    assert_eq!(state, (ImageState::Checking, reason::INFRASTRUCTURE_FAILED.as_str()));
+    assert_eq!(state, (ImageState::Checking, Reason::InfrastructureFailed.as_str()));
     assert!(record.message.starts_with("tried again at "), "{}", record.message);
     assert!((13..=24).contains(&model.checks.len()), "{} in an hour", model.checks.len());
     model.failing_checks.clear();
@@ -235,7 +235,7 @@ fn a_cancelled_check_is_stopped_and_its_digest_is_not_promoted_until_a_retry() {
     model.checks[of_old].1.outcome = CheckOutcome::Passed("fine".into());
     model.reconcile();
     assert_eq!(model.checks.len(), of_old + 1, "the other is stopped");
-    assert_eq!(model.record("base").reason, reason::CANCELLED);
+    assert_eq!(model.record("base").reason, Reason::Cancelled);
     model.checks[of_old].1.outcome = CheckOutcome::Passed("fine".into());
     model.upstream_digests[1] = "sha256:up2-1".into();
     model.settle();
@@ -304,7 +304,7 @@ fn a_check_that_was_cancelled_is_run_again_when_it_is_another_one() {
     model.reconcile();
     model.ask(r#"{"id":"1","action":"Cancel"}"#);
     model.settle();
-    assert_eq!(model.record("base").reason, reason::CANCELLED);
+    assert_eq!(model.record("base").reason, Reason::Cancelled);
     model.spec.images[0].checks[0].command = vec!["false".into()];
     model.settle();
     assert_eq!((model.states(), model.builds()), (vec![CURRENT], vec![1]));
@@ -326,7 +326,7 @@ fn no_check_starts_while_the_previous_one_is_being_ended() {
     model.now += SignedDuration::from_mins(5);
     model.reconcile();
     assert_eq!(model.checks.len(), 1);
-    assert_eq!(model.record("base").reason, reason::CHECKING);
+    assert_eq!(model.record("base").reason, Reason::Checking);
     model.checks[0].1.live = false;
     model.reconcile();
     assert_eq!(model.checks.len(), 2);
@@ -363,7 +363,7 @@ fn a_build_whose_checks_were_overtaken_is_not_repeated_in_the_same_cascade() {
         model.finish_checks();
     }
     assert_eq!((model.running.is_empty(), model.builds()), (true, vec![2, 2]));
-    assert_eq!(model.record("app").reason, reason::NEXT_CASCADE);
+    assert_eq!(model.record("app").reason, Reason::NextCascade);
     model.settle();
     assert_eq!((model.states(), model.builds()), (vec![CURRENT; 2], vec![2, 3]));
 }

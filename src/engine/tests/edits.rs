@@ -1,7 +1,7 @@
 //! What happens to a cascade when its family is edited, or goes, while it runs.
 
 use crate::{
-    api::{CascadePhase, Edge, ImageFamilyStatus, ImageState, condition::reason},
+    api::{CascadePhase, Edge, ImageFamilyStatus, ImageState, condition::Reason},
     engine::{
         BuildOutcome,
         tests::{CURRENT, model::FamilyModel},
@@ -182,7 +182,7 @@ fn a_tag_collision_stalls_the_images_that_claim_the_tag() {
         let record = model.record(image);
         assert_eq!(
             (record.state, record.reason.as_str()),
-            (ImageState::Waiting, reason::TAG_COLLISION.as_str())
+            (ImageState::Waiting, Reason::TagCollision.as_str())
         );
         let index = model.index(image);
         let is_of_image = |tag: &&(usize, String)| tag.0 == index;

@@ -5,7 +5,7 @@ use jiff::SignedDuration;
 use crate::{
     api::{
         Approval, Duration, FailureClass, Hold, ImageHold, ImageState, OnParentFailure, RateLimit,
-        Window, condition::reason,
+        Window, condition::Reason,
     },
     engine::{
         BuildAllowance, CascadeDecision, Problem,
@@ -27,7 +27,7 @@ fn a_candidate_waits_for_approval_of_just_this_digest() {
     model.upstream_digests[0] = digest('a');
     model.settle();
     assert_eq!(model.builds(), [1, 1]);
-    assert_eq!(model.status.upstreams[0].known_reason(), Some(reason::AWAITING_APPROVAL));
+    assert_eq!(model.status.upstreams[0].known_reason(), Some(Reason::AwaitingApproval));
     let request = |id: &str, digest: &str| {
         format!(
             r#"{{"id":"{id}","action":"Approve","upstream":"up","digest":"{digest}","by":"ada"}}"#
@@ -87,7 +87,7 @@ fn a_digest_that_was_replaced_moves_nothing_back_for_a_day() {
     model.upstream_digests[0] = "sha256:up-0".into();
     let back = model.now;
     let decision = model.reconcile();
-    assert_eq!(decision.upstreams[0].known_reason(), Some(reason::DIGEST_RETURNED));
+    assert_eq!(decision.upstreams[0].known_reason(), Some(Reason::DigestReturned));
     assert_eq!(decision.wake_at, Some(back + SignedDuration::from_hours(24)));
     model.now = back + SignedDuration::from_hours(23);
     model.settle();
@@ -143,7 +143,7 @@ fn a_hold_outlives_new_candidates_and_needs_something_to_hold() {
     model.spec.upstreams[0].hold = Some(Hold::default());
     model.settle();
     assert_eq!(model.builds(), [0]);
-    assert_eq!(model.record("base").reason, reason::HELD);
+    assert_eq!(model.record("base").reason, Reason::Held);
     assert!(
         model.record("base").message.contains("set hold.digest"),
         "{}",
@@ -206,7 +206,7 @@ fn no_build_starts_while_no_window_is_open() {
     model.reconcile();
     model.reconcile();
     assert_eq!(model.builds(), [2, 1], "the cascade waits for the next window");
-    assert_eq!(model.record("app").reason, reason::WINDOW_CLOSED);
+    assert_eq!(model.record("app").reason, Reason::WindowClosed);
     model.now = opens + SignedDuration::from_hours(24);
     model.settle();
     assert_eq!((model.builds(), model.cascades.len()), (vec![2, 2], 2));
@@ -287,11 +287,8 @@ fn the_operators_limits_are_kept_and_reported() {
     model.reconcile();
     model.reconcile();
     assert_eq!(model.builds().iter().sum::<usize>(), 1);
-    let kept_back = model
-        .records
-        .iter()
-        .flatten()
-        .filter(|record| record.reason == reason::BUILD_LIMIT_REACHED);
+    let kept_back =
+        model.records.iter().flatten().filter(|record| record.reason == Reason::BuildLimitReached);
     assert_eq!(kept_back.count(), 2);
     model.allowance =
         BuildAllowance { family: None, upstreams: [("docker.io/library/up:1".into(), 0)].into() };
@@ -326,7 +323,7 @@ fn a_child_may_continue_with_the_last_verified_digest_of_a_parent_whose_source_i
     model.settle();
     model.spec.images[1].on_parent_failure = OnParentFailure::UseLastVerified;
     let message = "the Git server is unreachable".into();
-    let problem = Problem { reason: reason::SOURCE_UNAVAILABLE, message };
+    let problem = Problem { reason: Reason::SourceUnavailable, message };
     model.unreadable_sources.insert(0, problem);
     let verified = model.record("base").digest.clone().expect("a digest");
     model.upstream_digests[1] = "sha256:up2-1".into();

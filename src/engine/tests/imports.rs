@@ -1,7 +1,7 @@
 //! Images that are built on images of other families.
 
 use crate::{
-    api::{Cause, CauseType, FamilyRef, ImageState, OnParentFailure, condition::reason},
+    api::{Cause, CauseType, FamilyRef, ImageState, OnParentFailure, condition::Reason},
     engine::{
         ImportState, ImportedBuild, ObservedImport, Problem,
         tests::{CURRENT, model::FamilyModel},
@@ -46,7 +46,7 @@ fn a_join_over_two_families_is_built_once() {
     model.imports[0].state = ImportState::InProgress;
     model.imports[1].state = ImportState::InProgress;
     model.settle();
-    assert_eq!(model.record("join").reason, reason::WAITING_FOR_PARENT);
+    assert_eq!(model.record("join").reason, Reason::WaitingForParent);
     model.imports[0] = imported("sha256:l1", ImportState::Settled);
     model.settle();
     assert_eq!(model.builds(), [1, 1], "right is still in progress");
@@ -88,10 +88,10 @@ fn what_another_family_lost_or_withdrew_is_reported() {
     model.spec.images[0].on_parent_failure = OnParentFailure::UseLastVerified;
     model.settle();
     assert_eq!((model.states(), model.builds()), (vec![CURRENT; 2], vec![1, 1]));
-    let problem = Problem { reason: reason::IMPORT_REFUSED, message: "not exported".into() };
+    let problem = Problem { reason: Reason::ImportRefused, message: "not exported".into() };
     model.imports[0] =
         ObservedImport { problem: Some(problem), ..imported("sha256:l0", ImportState::Settled) };
     model.settle();
-    assert_eq!(model.record("join").reason, reason::IMPORT_REFUSED);
+    assert_eq!(model.record("join").reason, Reason::ImportRefused);
     assert_eq!(model.builds(), [1, 1]);
 }

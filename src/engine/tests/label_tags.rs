@@ -4,7 +4,7 @@ use jiff::SignedDuration;
 
 use crate::{
     api::{
-        Adoption, Cutoff, ImageFamilyStatus, ImageState, Promotion, Unmatched, condition::reason,
+        Adoption, Cutoff, ImageFamilyStatus, ImageState, Promotion, Unmatched, condition::Reason,
     },
     engine::{
         tests::{CURRENT, model::FamilyModel},
@@ -92,18 +92,18 @@ fn a_label_that_gives_no_tag_affects_one_tag_of_one_image() {
         let record = model.record("base");
         assert_eq!(
             (record.state, record.reason.as_str()),
-            (CURRENT, reason::INVALID_TAG_LABEL.as_str())
+            (CURRENT, Reason::InvalidTagLabel.as_str())
         );
         for part in ["spec.images[base].tags", VERSION, NAME].into_iter().chain(parts) {
             assert!(record.message.contains(part), "{part}: {}", record.message);
         }
         assert_eq!(tag(&model, 0, "latest"), Some("sha256:built-1"), "the other tags move");
-        assert_eq!(model.record("app").reason, reason::CURRENT, "the family goes on");
+        assert_eq!(model.record("app").reason, Reason::Current, "the family goes on");
         assert_eq!(model.tags.len(), 3);
         // The next build has a version.
         set_version(&mut model, 0, Some("1.2"));
         move_upstream(&mut model, "sha256:up-1");
-        assert_eq!(model.record("base").reason, reason::CURRENT);
+        assert_eq!(model.record("base").reason, Reason::Current);
         assert_eq!(tag(&model, 0, "1.2"), model.record("base").digest.as_deref());
     }
 }
@@ -121,11 +121,11 @@ fn a_template_that_names_a_new_label_is_read_and_not_rebuilt() {
     model.settle();
     assert_eq!((model.builds(), model.label_reads), (vec![1], 2));
     assert_eq!(model.record("base").labels.len(), 2);
-    assert_eq!(model.record("base").reason, reason::INVALID_TAG_LABEL);
+    assert_eq!(model.record("base").reason, Reason::InvalidTagLabel);
     model.spec.images[0].tags.truncate(1);
     model.settle();
     assert_eq!((model.record("base").labels.len(), model.label_reads), (0, 2));
-    assert_eq!(model.record("base").reason, reason::CURRENT);
+    assert_eq!(model.record("base").reason, Reason::Current);
 }
 
 #[test]
@@ -135,13 +135,13 @@ fn a_registry_that_does_not_answer_delays_only_the_tags_with_labels() {
     model.spec.images[0].tags.push(VERSION.into());
     model.registry_unreachable = true;
     let decision = model.reconcile();
-    assert_eq!(model.record("base").reason, reason::REGISTRY_UNAVAILABLE);
+    assert_eq!(model.record("base").reason, Reason::RegistryUnavailable);
     assert_eq!(decision.wake_at, Some(model.now + SignedDuration::from_secs(10)));
     model.reconcile();
     assert_eq!(model.label_reads, 1, "not before the pause has passed");
     model.registry_unreachable = false;
     model.settle();
-    assert_eq!(model.record("base").reason, reason::CURRENT);
+    assert_eq!(model.record("base").reason, Reason::Current);
     assert_eq!(tag(&model, 0, "1.2"), Some("sha256:built-1"));
 }
 
@@ -165,12 +165,12 @@ fn two_images_whose_labels_give_one_tag_get_none_of_it() {
         assert_eq!(model.states(), [CURRENT; 3], "all of them are built");
         for (image, other) in [("left", "`right`"), ("right", "`left`")] {
             let record = model.record(image);
-            assert_eq!(record.reason, reason::TAG_COLLISION, "{tags:?}");
+            assert_eq!(record.reason, Reason::TagCollision, "{tags:?}");
             for part in ["registry.example.com/platform/shared:1.2", other] {
                 assert!(record.message.contains(part), "{}", record.message);
             }
         }
-        assert_eq!(model.record("base").reason, reason::CURRENT);
+        assert_eq!(model.record("base").reason, Reason::Current);
         assert_eq!((tag(&model, 1, "1.2"), tag(&model, 2, "1.2")), (None, None));
         assert!(tag(&model, 1, "left-1").is_some() && tag(&model, 2, "right-2").is_some());
         assert_eq!(model.builds(), [1; 3], "no contest, no rebuild");
@@ -184,7 +184,7 @@ fn two_images_whose_labels_give_one_tag_get_none_of_it() {
     move_upstream(&mut model, "sha256:up-1");
     assert_eq!(tag(&model, 1, "1.2"), before.as_deref());
     assert_eq!(tag(&model, 2, "1.2"), None);
-    assert_eq!(model.record("right").reason, reason::TAG_COLLISION);
+    assert_eq!(model.record("right").reason, Reason::TagCollision);
 }
 
 #[test]
@@ -202,7 +202,7 @@ fn a_collision_of_many_images_names_a_few() {
     model.settle();
     for (image, name) in names.iter().enumerate() {
         let record = model.record(name);
-        assert_eq!(record.reason, reason::TAG_COLLISION, "{name}");
+        assert_eq!(record.reason, Reason::TagCollision, "{name}");
         let others: Vec<String> =
             names.iter().filter(|other| *other != name).map(|other| format!("`{other}`")).collect();
         let named = format!("also a tag of {} and 2 more;", others[..3].join(", "));
@@ -218,7 +218,7 @@ fn a_label_cannot_take_a_tag_of_another_family_or_close_a_circle() {
     model.foreign_tags.insert("1.2".into(), "team/other".into());
     model.settle();
     let record = model.record("base");
-    assert_eq!(record.reason, reason::TAG_COLLISION);
+    assert_eq!(record.reason, Reason::TagCollision);
     assert!(record.message.contains("team/other"), "{}", record.message);
     assert_eq!((tag(&model, 0, "1.2"), tag(&model, 0, "latest").is_some()), (None, true));
 
@@ -226,7 +226,7 @@ fn a_label_cannot_take_a_tag_of_another_family_or_close_a_circle() {
     model.spec.upstreams[0].image = "registry.example.com/platform/base".into();
     model.spec.upstreams[0].follow.tag = "1.2".into();
     model.settle();
-    assert_eq!(model.record("base").reason, reason::INVALID_TAG_LABEL);
+    assert_eq!(model.record("base").reason, Reason::InvalidTagLabel);
     assert!(model.record("base").message.contains("spec.upstreams[up]"));
     assert_eq!(model.tags.len(), 0);
 }
@@ -256,7 +256,7 @@ fn a_rebuild_that_changed_nothing_keeps_the_labels() {
     move_upstream(&mut model, "sha256:up-1");
     assert_eq!((model.builds(), model.label_reads), (vec![2], 1));
     assert_eq!(tag(&model, 0, "1.2"), Some("sha256:built-1"));
-    assert_eq!(model.record("base").reason, reason::CURRENT);
+    assert_eq!(model.record("base").reason, Reason::Current);
 }
 
 #[test]

@@ -4,8 +4,7 @@ use jiff::SignedDuration;
 
 use crate::{
     api::{
-        Approval, Duration, Edge, FailureClass, ImageFamilyStatus, Upstream,
-        condition::{Reason, reason},
+        Approval, Duration, Edge, FailureClass, ImageFamilyStatus, Upstream, condition::Reason,
         labels::is_annotated_request,
     },
     engine::{
@@ -135,7 +134,7 @@ fn the_tags_of_a_forced_rebuild_wait_until_it_is_marked() {
     model.settle();
     assert_eq!(
         (model.marks.len(), model.record("base").known_reason()),
-        (1, Some(reason::CURRENT))
+        (1, Some(Reason::Current))
     );
     assert_eq!(model.tags[&(0, "latest".to_owned())], model.record("base").digest.clone().unwrap());
 }
@@ -186,7 +185,7 @@ fn rename_upstream(model: &mut FamilyModel) {
 #[test]
 fn a_lost_status_or_a_new_name_agrees_to_nothing() {
     for (gate, reason) in
-        [(Gate::Approval, reason::AWAITING_APPROVAL), (Gate::Age, reason::MINIMUM_AGE)]
+        [(Gate::Approval, Reason::AwaitingApproval), (Gate::Age, Reason::MinimumAge)]
     {
         for (lose, rename) in [(true, false), (false, true), (true, true)] {
             let mut model = awaiting(gate);
@@ -224,14 +223,14 @@ fn a_renamed_upstream_keeps_its_hold_and_what_it_replaced() {
     rename_upstream(&mut model);
     model.upstream_digests[0] = "sha256:up-0".into();
     model.settle();
-    assert_eq!(adopted(&model), (Some("sha256:up-1"), Some(reason::HELD)));
+    assert_eq!(adopted(&model), (Some("sha256:up-1"), Some(Reason::Held)));
     model.ask(r#"{"id":"u","action":"Unhold","upstream":"upstream"}"#);
     model.settle();
-    assert_eq!(adopted(&model), (Some("sha256:up-1"), Some(reason::DIGEST_RETURNED)));
+    assert_eq!(adopted(&model), (Some("sha256:up-1"), Some(Reason::DigestReturned)));
     // What was replaced is remembered without a status, too.
     model.status = ImageFamilyStatus::default();
     model.settle();
-    assert_eq!(adopted(&model), (Some("sha256:up-1"), Some(reason::DIGEST_RETURNED)));
+    assert_eq!(adopted(&model), (Some("sha256:up-1"), Some(Reason::DigestReturned)));
 }
 
 #[test]
@@ -245,7 +244,7 @@ fn a_second_name_for_an_upstream_agrees_to_nothing() {
     model.settle();
     let second = &model.status.upstreams[1];
     assert_eq!(second.adopted.as_ref().map(|of| of.digest.as_str()), Some("sha256:up-0"));
-    assert_eq!(second.known_reason(), Some(reason::AWAITING_APPROVAL));
+    assert_eq!(second.known_reason(), Some(Reason::AwaitingApproval));
 }
 
 #[test]
@@ -271,8 +270,8 @@ fn what_a_record_without_an_owner_remembers_is_a_no_and_never_a_yes() {
         model
     };
     let mut model = restored(EVIL);
-    assert_eq!(adopted(&model), (None, Some(reason::AWAITING_APPROVAL)), "nobody's digest");
-    assert_eq!(model.record("base").reason, reason::AWAITING_APPROVAL);
+    assert_eq!(adopted(&model), (None, Some(Reason::AwaitingApproval)), "nobody's digest");
+    assert_eq!(model.record("base").reason, Reason::AwaitingApproval);
     assert_eq!(model.tags[&(0, "latest".to_owned())], "sha256:built-1", "its tag stays");
     approve(&mut model, "up");
     model.settle();

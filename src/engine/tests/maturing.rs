@@ -3,7 +3,7 @@
 use jiff::SignedDuration;
 
 use crate::{
-    api::{Duration, condition::reason},
+    api::{Duration, condition::Reason},
     engine::tests::model::FamilyModel,
 };
 
@@ -15,7 +15,7 @@ fn a_candidate_waits_until_it_is_old_enough_and_the_first_digest_does_not() {
     assert_eq!(model.builds(), [1], "the first digest is used at once");
     model.upstream_digests[0] = "sha256:up-1".into();
     let decision = model.reconcile();
-    assert_eq!(decision.upstreams[0].known_reason(), Some(reason::MINIMUM_AGE));
+    assert_eq!(decision.upstreams[0].known_reason(), Some(Reason::MinimumAge));
     assert_eq!(decision.wake_at, Some(model.now + SignedDuration::from_secs(1800)));
     model.now += SignedDuration::from_secs(1000);
     model.upstream_digests[0] = "sha256:up-2".into();

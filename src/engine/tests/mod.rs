@@ -23,7 +23,7 @@ mod states;
 use jiff::SignedDuration;
 
 use crate::{
-    api::{CascadePhase, FailureClass, Hold, ImageFamilyStatus, ImageState, condition::reason},
+    api::{CascadePhase, FailureClass, Hold, ImageFamilyStatus, ImageState, condition::Reason},
     engine::*,
 };
 use model::FamilyModel;
@@ -172,7 +172,7 @@ fn a_build_whose_pushed_image_is_missing_is_retried() {
         (job.outcome, job.live) = (BuildOutcome::Succeeded, false);
     }
     model.reconcile();
-    assert_eq!(model.record("base").reason, reason::RETRYING);
+    assert_eq!(model.record("base").reason, Reason::Retrying);
     model.settle();
     assert_eq!(model.builds(), [2]);
     assert_eq!(model.states(), [CURRENT]);
@@ -219,7 +219,7 @@ fn holds_keep_an_upstream_at_its_digest() {
         Some(Hold { digest: None, until: Some(until), reason: Some("freeze".into()) });
     model.upstream_digests[0] = "sha256:up-1".into();
     let decision = model.reconcile();
-    assert_eq!(decision.upstreams[0].known_reason(), Some(reason::HELD));
+    assert_eq!(decision.upstreams[0].known_reason(), Some(Reason::Held));
     assert!(
         decision.upstreams[0].message.as_deref().is_some_and(|message| message.contains("freeze"))
     );
@@ -242,7 +242,7 @@ fn a_suspended_family_starts_nothing_and_moves_no_tag() {
     model.spec.suspend = true;
     model.settle();
     assert_eq!((model.builds(), model.tags.len()), (vec![0], 0));
-    assert_eq!(model.record("base").reason, reason::SUSPENDED);
+    assert_eq!(model.record("base").reason, Reason::Suspended);
     model.spec.suspend = false;
     model.settle();
     assert_eq!((model.builds(), model.tags.len()), (vec![1], 2));
@@ -311,7 +311,7 @@ fn a_tag_that_could_not_be_restored_is_retried_though_it_is_recorded() {
     let blueprint = model.blueprint();
     let mut input = model.input(&blueprint);
     let problem =
-        Problem { reason: reason::REGISTRY_UNAVAILABLE, message: "it is unreachable".into() };
+        Problem { reason: Reason::RegistryUnavailable, message: "it is unreachable".into() };
     let retry_at = model.now + SignedDuration::from_secs(10);
     input.images[0].tags.insert("latest".into(), ObservedTag::Failed(problem, retry_at));
     let moves = |now| {
@@ -339,11 +339,11 @@ fn an_unusable_strategy_is_reported_although_no_platform_is_known_for_the_upstre
     let blueprint = model.blueprint();
     let mut input = model.input(&blueprint);
     input.upstreams[0].newest = None;
-    assert_eq!(decide(&input, model.now).images[0].reason, reason::RESOLVING);
-    let problem = Problem { reason: reason::STRATEGY_NOT_FOUND, message: "gone".into() };
+    assert_eq!(decide(&input, model.now).images[0].reason, Reason::Resolving);
+    let problem = Problem { reason: Reason::StrategyNotFound, message: "gone".into() };
     input.images[0].strategy = Observed::Failed(problem);
     let image = &decide(&input, model.now).images[0];
-    assert_eq!((image.reason, image.in_progress), (reason::STRATEGY_NOT_FOUND, false));
+    assert_eq!((image.reason, image.in_progress), (Reason::StrategyNotFound, false));
 }
 
 #[test]
@@ -385,7 +385,7 @@ fn an_image_that_moves_to_a_new_source_does_not_fall_back_while_that_is_polled_a
     model.finish_builds();
     model.reconcile();
     assert_eq!(model.states(), [ImageState::Waiting; 2]);
-    assert_eq!(model.record("base").reason, reason::RESOLVING);
+    assert_eq!(model.record("base").reason, Reason::Resolving);
     assert!(!model.running.is_empty());
     model.source = Observed::Known("newer".into());
     model.settle();
@@ -412,7 +412,7 @@ fn a_recorded_candidate_is_polled_again_before_it_is_used() {
     input.upstreams[0].newest = None;
     let decision = decide(&input, model.now);
     assert_eq!(decision.cascade, CascadeDecision::None);
-    assert_eq!(decision.upstreams[0].known_reason(), Some(reason::RESOLVING));
+    assert_eq!(decision.upstreams[0].known_reason(), Some(Reason::Resolving));
 }
 
 #[test]
@@ -435,7 +435,7 @@ fn failures_are_remembered_while_an_input_is_missing() {
     assert_eq!((model.builds(), model.states()), (vec![2], vec![ImageState::Failed]));
     model.jobs.clear();
     model.source =
-        Observed::Failed(Problem { reason: reason::SOURCE_NOT_FOUND, message: "away".into() });
+        Observed::Failed(Problem { reason: Reason::SourceNotFound, message: "away".into() });
     model.settle();
     model.source = Observed::Known("source".into());
     model.settle();

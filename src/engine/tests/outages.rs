@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use jiff::SignedDuration;
 
 use crate::{
-    api::{Breaker, FailureClass, ImageState, OnParentFailure, condition::reason},
+    api::{Breaker, FailureClass, ImageState, OnParentFailure, condition::Reason},
     engine::{
         BuildOutcome, CascadeDecision,
         tests::{CURRENT, model::FamilyModel},
@@ -45,13 +45,13 @@ fn an_outage_of_days_heals_within_minutes_after_its_end() {
     model.settle();
     model.upstream_digests[0] = "sha256:up-1".into();
     fail(&mut model, [0]);
-    model.failure_reason = reason::REGISTRY_UNAVAILABLE;
+    model.failure_reason = Reason::RegistryUnavailable;
     run(&mut model, 10);
     let record = model.record("base").clone();
     let state = (record.state, record.reason.as_str());
-    assert_eq!(state, (ImageState::Queued, reason::REGISTRY_UNAVAILABLE.as_str()));
+    assert_eq!(state, (ImageState::Queued, Reason::RegistryUnavailable.as_str()));
     assert!(record.message.contains("failures: it broke"), "{}", record.message);
-    assert_eq!(model.record("app").reason, reason::WAITING_FOR_PARENT);
+    assert_eq!(model.record("app").reason, Reason::WaitingForParent);
     let before = model.builds()[0];
     run(&mut model, 3 * 24 * 60);
     let tried = model.builds()[0] - before;
@@ -84,7 +84,7 @@ fn one_build_at_a_time_is_tried_for_all_images_of_an_outage() {
     // An image that was not tried says what it waits for.
     let record = model.record("image99");
     let state = (record.state, record.reason.as_str());
-    assert_eq!(state, (ImageState::Queued, reason::INFRASTRUCTURE_FAILED.as_str()));
+    assert_eq!(state, (ImageState::Queued, Reason::InfrastructureFailed.as_str()));
     assert!(record.message.contains("one build at a time is tried"), "{}", record.message);
     assert_eq!(model.status.breaker, None, "an outage is no failure of builds");
 
@@ -125,14 +125,14 @@ fn a_build_that_needs_too_much_holds_back_no_other_and_fails_in_the_end() {
     model.spec.policy.parallelism = 5;
     model.upstream_digests[0] = "sha256:up-1".into();
     fail(&mut model, 0..5);
-    model.failure_reason = reason::OUT_OF_MEMORY;
+    model.failure_reason = Reason::OutOfMemory;
     run(&mut model, 3);
     assert_eq!(model.states()[5..], [CURRENT; 25]);
-    assert_eq!(model.record("image0").reason, reason::RETRYING);
+    assert_eq!(model.record("image0").reason, Reason::Retrying);
     run(&mut model, 12);
     let record = model.record("image0");
     let state = (record.state, record.reason.as_str());
-    assert_eq!(state, (ImageState::Failed, reason::INFRASTRUCTURE_FAILED.as_str()));
+    assert_eq!(state, (ImageState::Failed, Reason::InfrastructureFailed.as_str()));
     assert_eq!(model.builds()[..5], [1 + 6; 5], "retries.infrastructure is 5");
     assert!(model.running.is_empty());
 }

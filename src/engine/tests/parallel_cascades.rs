@@ -3,7 +3,7 @@
 use jiff::SignedDuration;
 
 use crate::{
-    api::{CascadePhase, FailureClass, ImageState, Promotion, Supersede, condition::reason},
+    api::{CascadePhase, FailureClass, ImageState, Promotion, Supersede, condition::Reason},
     engine::{
         CascadeDecision,
         tests::{CURRENT, model::FamilyModel},
@@ -179,7 +179,7 @@ fn an_edit_starts_a_cascade_of_its_own_or_joins_the_one_that_waits_for_it() {
     assert_eq!(model.builds(), [2, 2, 1, 1], "the cascade waits for it: it joins at once");
     model.spec.images[3].args.insert("A".into(), "1".into());
     model.reconcile();
-    assert_eq!(model.record("alone").reason, reason::SETTLING);
+    assert_eq!(model.record("alone").reason, Reason::Settling);
     model.begin();
     assert_eq!(model.builds(), [2, 2, 1, 2]);
     assert_eq!(model.running[1].planned.concat(), ["alone"]);

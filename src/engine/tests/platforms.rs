@@ -6,7 +6,7 @@ use jiff::SignedDuration;
 use crate::{
     api::{
         AdoptedDigest, Approval, CandidateDigest, Duration, Hold, ImageState, UpstreamStatus,
-        condition::reason,
+        condition::Reason,
     },
     engine::tests::{CURRENT, model::FamilyModel},
 };
@@ -112,7 +112,7 @@ fn an_image_for_another_platform_waits_if_the_tag_has_moved_on() {
     let record = model.record("app");
     assert_eq!(
         (record.state, record.reason.as_str()),
-        (ImageState::Waiting, reason::AWAITING_APPROVAL.as_str())
+        (ImageState::Waiting, Reason::AwaitingApproval.as_str())
     );
     for part in
         ["upstream up: the tag has moved on", ARM, "family approve FAMILY up --digest index-2"]
@@ -138,7 +138,7 @@ fn an_unknown_platform_changes_nothing() {
     model.platforms.insert(1, None);
     model.settle();
     assert_eq!(model.status.upstreams, before);
-    assert_eq!(model.record("edge").reason, reason::STRATEGY_NOT_FOUND);
+    assert_eq!(model.record("edge").reason, Reason::StrategyNotFound);
     // The others go on.
     point(&mut model, "index-2", &[(AMD, "amd-2"), (ARM, "arm-1")]);
     model.settle();
@@ -153,14 +153,14 @@ fn a_digest_that_lacks_a_platform_in_use_waits_and_one_that_never_had_it_does_no
     let mut model = family(&[("web", AMD), ("edge", ARM)]);
     point(&mut model, "index-2", &[(AMD, "amd-2")]);
     model.settle();
-    assert_eq!(upstream(&model).known_reason(), Some(reason::PLATFORM_MISSING));
+    assert_eq!(upstream(&model).known_reason(), Some(Reason::PlatformMissing));
     assert_eq!((model.builds(), model.states()), (vec![1, 1], vec![CURRENT; 2]));
 
     let mut model = family(&[("web", AMD), ("edge", "linux/s390x")]);
     let edge = model.record("edge");
     assert_eq!(
         (edge.reason.as_str(), model.builds()),
-        (reason::PLATFORM_MISSING.as_str(), vec![1, 0])
+        (Reason::PlatformMissing.as_str(), vec![1, 0])
     );
     assert!(edge.message.contains("has no image for linux/s390x"), "{}", edge.message);
     point(&mut model, "index-2", &[(AMD, "amd-2"), (ARM, "arm-1")]);
@@ -245,7 +245,7 @@ fn an_image_that_was_replaced_is_recognized_in_another_index() {
     assert_eq!(upstream(&model).superseded, ["index-1", "amd-1"]);
     point(&mut model, "index-3", &[(AMD, "amd-1"), (ARM, "arm-3")]);
     model.settle();
-    assert_eq!(upstream(&model).known_reason(), Some(reason::DIGEST_RETURNED));
+    assert_eq!(upstream(&model).known_reason(), Some(Reason::DigestReturned));
     assert_eq!(model.builds(), [2]);
     model.now += SignedDuration::from_hours(24);
     model.settle();
@@ -263,14 +263,14 @@ fn gates_do_not_open_while_polls_fail() {
     model.confirmed_at = Some(model.now);
     model.now += SignedDuration::from_hours(25);
     let decision = model.reconcile();
-    assert_eq!(decision.upstreams[0].known_reason(), Some(reason::RESOLVING));
+    assert_eq!(decision.upstreams[0].known_reason(), Some(Reason::Resolving));
     assert_eq!(decision.wake_at, Some(model.now + SignedDuration::from_mins(1)));
     assert_eq!(base(&model, "app"), "amd-2");
     // The registry answers again. What its tag pointed to meanwhile is not known.
     model.confirmed_at = None;
     model.resumed_at = Some(model.now);
     let decision = model.reconcile();
-    assert_eq!(decision.upstreams[0].known_reason(), Some(reason::DIGEST_RETURNED));
+    assert_eq!(decision.upstreams[0].known_reason(), Some(Reason::DigestReturned));
     assert_eq!(decision.wake_at, Some(model.now + SignedDuration::from_hours(24)));
     model.now += SignedDuration::from_hours(23);
     model.reconcile();
@@ -301,6 +301,6 @@ fn an_approval_that_was_not_used_does_not_lie_in_wait() {
     model.settle();
     point(&mut model, images[0], &[]);
     model.settle();
-    assert_eq!(upstream(&model).known_reason(), Some(reason::DIGEST_RETURNED));
+    assert_eq!(upstream(&model).known_reason(), Some(Reason::DigestReturned));
     assert_eq!(base(&model, "app"), images[2]);
 }

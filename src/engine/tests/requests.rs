@@ -3,7 +3,7 @@
 use jiff::SignedDuration;
 
 use crate::{
-    api::{Duration, FailureClass, ImageState, condition::reason},
+    api::{Duration, FailureClass, ImageState, condition::Reason},
     engine::{
         BuildOutcome,
         tests::{CURRENT, model::FamilyModel},
@@ -58,7 +58,7 @@ fn a_cancelled_build_is_stopped_and_waits_for_a_retry() {
     model.ask(r#"{"id":"1","action":"Cancel","image":"base"}"#);
     model.settle();
     assert_eq!(model.states(), [ImageState::Failed, ImageState::Blocked, CURRENT]);
-    assert_eq!(model.record("base").reason, reason::CANCELLED);
+    assert_eq!(model.record("base").reason, Reason::Cancelled);
     assert_eq!(model.builds(), [2, 1, 2]);
     // The cluster has deleted the Job by then.
     model.jobs.retain(|(_, job)| job.outcome != BuildOutcome::Stopped);
@@ -131,7 +131,7 @@ fn an_image_that_waits_for_its_parent_is_taken_out_of_the_cascade() {
     assert_eq!(model.states()[1], ImageState::Waiting);
     model.ask(r#"{"id":"1","action":"Cancel","image":"app"}"#);
     model.reconcile();
-    assert_eq!(model.record("app").reason, reason::CANCELLED);
+    assert_eq!(model.record("app").reason, Reason::Cancelled);
     model.settle();
     assert_eq!(model.states(), [CURRENT, ImageState::Failed, CURRENT]);
     assert_eq!(model.builds(), [2, 1, 2]);
@@ -209,7 +209,7 @@ fn an_image_that_is_held_is_taken_out_of_the_cascade() {
     model.reconcile();
     assert_eq!(
         (model.states()[0], model.record("base").reason.as_str()),
-        (ImageState::Failed, reason::CANCELLED.as_str())
+        (ImageState::Failed, Reason::Cancelled.as_str())
     );
     model.settle();
     assert_eq!(model.builds(), [2, 1, 2]);
@@ -255,7 +255,7 @@ fn holds_by_request_last_until_they_are_removed() {
     model.settle();
     model.upstream_digests[0] = "sha256:up-2".into();
     model.settle();
-    assert_eq!(model.status.upstreams[0].known_reason(), Some(reason::HELD));
+    assert_eq!(model.status.upstreams[0].known_reason(), Some(Reason::Held));
     assert_eq!(model.builds(), [2, 2, 2]);
     model.ask(r#"{"id":"4","action":"Unhold","upstream":"up"}"#);
     model.settle();
@@ -312,7 +312,7 @@ fn requests_during_a_cascade_start_when_it_has_ended() {
     model.reconcile();
     model.finish_only("base");
     model.reconcile();
-    assert_eq!(model.record("app").reason, reason::NEXT_CASCADE);
+    assert_eq!(model.record("app").reason, Reason::NextCascade);
     model.ask(r#"{"id":"1","action":"Trigger","image":"app"}"#);
     model.finish_builds();
     for _ in 0..4 {

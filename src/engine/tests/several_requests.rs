@@ -6,7 +6,7 @@ use crate::{
     api::{
         ImageFamilyStatus,
         RequestState::{Active, Done, Superseded, Waiting},
-        condition::reason,
+        condition::Reason,
     },
     engine::tests::{CURRENT, model::FamilyModel, requests::chain},
 };
@@ -124,7 +124,7 @@ fn holds_and_approvals_survive_the_loss_of_every_status() {
     model.settle();
     let upstream = &model.status.upstreams[0];
     assert_eq!(upstream.adopted.as_ref().expect("a digest").digest, "sha256:up-0");
-    assert_eq!(upstream.known_reason(), Some(reason::HELD));
+    assert_eq!(upstream.known_reason(), Some(Reason::Held));
     assert_eq!(model.record("base").hold.as_ref().expect("a hold").request, "1");
     // Deleting the objects ends the holds.
     model.requests.clear();
@@ -145,7 +145,7 @@ fn a_hold_without_a_digest_keeps_no_digest_of_another_image() {
     model.settle();
     let upstream = &model.status.upstreams[0];
     assert_eq!(upstream.hold.as_ref().expect("a hold").digest, None, "that of another image");
-    assert_eq!((&upstream.adopted, upstream.known_reason()), (&None, Some(reason::HELD)));
+    assert_eq!((&upstream.adopted, upstream.known_reason()), (&None, Some(Reason::Held)));
     let message = upstream.message.as_deref().unwrap_or_default();
     assert!(message.ends_with("set hold.digest, or end the hold"), "{message}");
     assert_eq!((model.request_state("1"), model.builds()), (Some(Active), builds));

@@ -3,7 +3,7 @@
 use jiff::SignedDuration;
 
 use crate::{
-    api::{Check, Duration, ImageState, RateLimit, Window, condition::reason},
+    api::{Check, Duration, ImageState, RateLimit, Window, condition::Reason},
     engine::{
         BuildAllowance, CheckOutcome, Decision, Effect,
         tests::{CURRENT, model::FamilyModel},
@@ -48,7 +48,7 @@ fn checks_of_a_suspended_family_or_outside_of_its_windows_do_not_start() {
     let record = model.record("image7");
     assert_eq!(
         (record.state, record.reason.as_str()),
-        (ImageState::Checking, reason::SUSPENDED.as_str())
+        (ImageState::Checking, Reason::Suspended.as_str())
     );
     assert_eq!(record.message, "check scan: spec.suspend is set");
 
@@ -56,7 +56,7 @@ fn checks_of_a_suspended_family_or_outside_of_its_windows_do_not_start() {
     let decision = model.reconcile();
     assert_eq!(checks(&decision), 0);
     let record = model.record("image7");
-    assert_eq!(record.reason, reason::WINDOW_CLOSED);
+    assert_eq!(record.reason, Reason::WindowClosed);
     assert!(record.message.contains("the next one opens at 2027-01-15T22:00:00Z"));
     let opens = decision.wake_at.expect("a time");
     assert_eq!(opens.to_string(), "2027-01-15T22:00:00Z");
@@ -75,9 +75,9 @@ fn builds_and_checks_together_are_no_more_than_parallelism_allows() {
     assert_eq!(checks(&model.reconcile()), 3);
     let reasons: Vec<&str> =
         model.records.iter().flatten().map(|record| record.reason.as_str()).collect();
-    assert_eq!(reasons.iter().filter(|reason| **reason == reason::CHECKING.as_str()).count(), 3);
+    assert_eq!(reasons.iter().filter(|reason| **reason == Reason::Checking.as_str()).count(), 3);
     assert_eq!(
-        reasons.iter().filter(|reason| **reason == reason::PARALLELISM_REACHED.as_str()).count(),
+        reasons.iter().filter(|reason| **reason == Reason::ParallelismReached.as_str()).count(),
         9
     );
     assert!(model.record("image11").message.starts_with("check scan: the family has reached"));
@@ -107,7 +107,7 @@ fn checks_take_places_of_the_operator_and_no_start_of_the_rate_limit() {
     add_checks(&mut model);
     assert_eq!(checks(&model.reconcile()), 2);
     let limited =
-        model.records.iter().flatten().filter(|it| it.reason == reason::BUILD_LIMIT_REACHED);
+        model.records.iter().flatten().filter(|it| it.reason == Reason::BuildLimitReached);
     assert_eq!(limited.count(), 2);
     model.allowance = BuildAllowance::default();
     model.reconcile();

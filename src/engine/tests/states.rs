@@ -7,7 +7,7 @@ use jiff::SignedDuration;
 
 use crate::{
     api::{
-        Check, FailureClass, ImageHold, ImageState, OnParentFailure, Supersede, condition::reason,
+        Check, FailureClass, ImageHold, ImageState, OnParentFailure, Supersede, condition::Reason,
     },
     engine::{
         BuildOutcome, Lookup, LookupResult, Observed, Problem, states::TRANSITIONS,
@@ -90,7 +90,7 @@ fn happen(model: &mut FamilyModel, random: &mut Random, step: usize) {
         }
         18 => model.spec.suspend = random.below(4) == 0,
         19 => {
-            let problem = Problem { reason: reason::SOURCE_UNAVAILABLE, message: "away".into() };
+            let problem = Problem { reason: Reason::SourceUnavailable, message: "away".into() };
             let known = || Observed::Known("source".into());
             model.source = [known(), known(), Observed::Pending, Observed::Failed(problem)]
                 [random.below(4)]
@@ -102,7 +102,7 @@ fn happen(model: &mut FamilyModel, random: &mut Random, step: usize) {
         }
         21 => {
             let ask_at = model.now + SignedDuration::from_secs(60);
-            let problem = Problem { reason: reason::REGISTRY_UNAVAILABLE, message: "away".into() };
+            let problem = Problem { reason: Reason::RegistryUnavailable, message: "away".into() };
             if let Some(lookup) = model.asked.get_mut(&image).and_then(|lookups| lookups.last_mut())
             {
                 lookup.result = if random.below(2) == 0 {
@@ -314,7 +314,7 @@ const RARE: [fn(&mut ObservedTransitions); 8] = [
         model.finish_only("base");
         let built = model.jobs.iter().rfind(|(of, _)| *of == 0).expect("a build");
         let problem = Problem {
-            reason: reason::INVALID_REGISTRY_RESPONSE,
+            reason: Reason::InvalidRegistryResponse,
             message: "it is built on another parent".into(),
         };
         let rejected = LookupResult::Rejected(problem, model.now + SignedDuration::from_secs(60));

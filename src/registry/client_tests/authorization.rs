@@ -40,7 +40,7 @@ async fn basic_is_used_if_the_registry_requires_it() {
     for wrong in [none(), keychain(registry.address, "bob"), keychain("elsewhere.example", "alice")]
     {
         let error = client.head(&image, &wrong).await.expect_err("wrong");
-        assert_eq!((error.reason(), error.is_transient()), (reason::REGISTRY_DENIED, false));
+        assert_eq!((error.reason(), error.is_transient()), (Reason::RegistryDenied, false));
         assert!(!error.to_string().contains("hunter2"), "{error}");
     }
 }
@@ -69,8 +69,7 @@ async fn a_revoked_token_is_replaced() {
 
 #[tokio::test]
 async fn errors_of_the_token_service_are_reported() {
-    for (status, expected) in [(401, reason::REGISTRY_DENIED), (503, reason::REGISTRY_UNAVAILABLE)]
-    {
+    for (status, expected) in [(401, Reason::RegistryDenied), (503, Reason::RegistryUnavailable)] {
         let service =
             FaultRegistry::start(move |_| reply(status, &[("retry-after", "60")], "hunter2")).await;
         let registry = FaultRegistry::start(with_tokens(Some(service.address))).await;
@@ -114,7 +113,7 @@ async fn secrets_that_the_registry_repeats_are_redacted() {
         .head(&image(registry.address), &keychain(registry.address, "alice"))
         .await;
     // The response to a HEAD has no body; the response to a GET has one.
-    assert_eq!(error.expect_err("denied").reason(), reason::REGISTRY_DENIED);
+    assert_eq!(error.expect_err("denied").reason(), Reason::RegistryDenied);
     let error = client(&registry)
         .manifest(&image(registry.address), &keychain(registry.address, "alice"))
         .await;

@@ -39,7 +39,7 @@ async fn redirects_are_limited() {
             .await;
     let error =
         client(&registry).manifest(&image(registry.address), &none()).await.expect_err("loop");
-    assert_eq!(error.reason(), reason::INVALID_REGISTRY_RESPONSE);
+    assert_eq!(error.reason(), Reason::InvalidRegistryResponse);
     assert_eq!(registry.request_lines().len(), 6);
 }
 
@@ -92,7 +92,7 @@ async fn not_found_on_a_mirror_is_not_the_word_of_an_unreachable_registry() {
     let client =
         Client::new(Config { mirrors: mirrors.into(), ..config(&[origin]) }).expect("client");
     let error = client.head(&image(origin), &none()).await.expect_err("unreachable");
-    assert_eq!(error.reason(), reason::REGISTRY_UNAVAILABLE);
+    assert_eq!(error.reason(), Reason::RegistryUnavailable);
     assert!(error.to_string().contains(&mirror.address.to_string()), "{error}");
 }
 

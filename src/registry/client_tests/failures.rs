@@ -55,7 +55,7 @@ async fn server_errors_are_retried_a_limited_number_of_times() {
     let registry = FaultRegistry::start(|_| reply(502, &[], Body::empty())).await;
     let error =
         client(&registry).head(&image(registry.address), &none()).await.expect_err("an error");
-    assert_eq!((error.reason(), registry.request_lines().len()), (reason::REGISTRY_UNAVAILABLE, 4));
+    assert_eq!((error.reason(), registry.request_lines().len()), (Reason::RegistryUnavailable, 4));
 }
 
 #[tokio::test]
@@ -68,7 +68,7 @@ async fn an_unreachable_registry_is_unavailable() {
         .head(&image(address), &none())
         .await
         .expect_err("an error");
-    assert_eq!(error.reason(), reason::REGISTRY_UNAVAILABLE);
+    assert_eq!(error.reason(), Reason::RegistryUnavailable);
     assert!(error.to_string().contains("refused"), "{error}");
 }
 
@@ -94,7 +94,7 @@ async fn invalid_responses_are_rejected() {
             client(&registry).manifest(&image(registry.address), &none()).await.expect_err(body);
         assert_eq!(
             (error.reason(), error.is_transient()),
-            (reason::INVALID_REGISTRY_RESPONSE, false)
+            (Reason::InvalidRegistryResponse, false)
         );
         assert!(
             error.to_string().contains(problem) && !error.to_string().contains("hunter2"),
@@ -111,7 +111,7 @@ async fn invalid_responses_are_rejected() {
         } else {
             client.head(&image, &none()).await.map(|_| ())
         };
-        assert_eq!(result.expect_err("wrong digest").reason(), reason::INVALID_REGISTRY_RESPONSE);
+        assert_eq!(result.expect_err("wrong digest").reason(), Reason::InvalidRegistryResponse);
     }
 }
 
@@ -135,7 +135,7 @@ async fn a_large_manifest_is_rejected_with_and_without_a_content_length() {
         .await;
         let error =
             client(&registry).manifest(&image(registry.address), &none()).await.expect_err("large");
-        assert_eq!((error.reason(), error.is_transient()), (reason::MANIFEST_TOO_LARGE, false));
+        assert_eq!((error.reason(), error.is_transient()), (Reason::ManifestTooLarge, false));
     }
 }
 
@@ -157,5 +157,5 @@ async fn a_body_that_stalls_times_out() {
     let result = tokio::time::timeout(Duration::from_secs(30), call.manifest(&image, &none()))
         .await
         .expect("bounded");
-    assert_eq!(result.expect_err("silent").reason(), reason::REGISTRY_UNAVAILABLE);
+    assert_eq!(result.expect_err("silent").reason(), Reason::RegistryUnavailable);
 }

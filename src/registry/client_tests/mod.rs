@@ -14,7 +14,7 @@ use bytes::Bytes;
 use futures::{StreamExt, stream};
 
 use crate::{
-    api::condition::reason,
+    api::condition::Reason,
     registry::{
         fault_registry::{FaultRegistry, FaultReply, RecordedRequest, reply},
         *,

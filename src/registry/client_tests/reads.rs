@@ -41,7 +41,7 @@ async fn a_missing_image_is_none_for_head_and_an_error_for_get() {
     let (client, image) = (client(&registry), image(registry.address));
     assert_eq!(client.head(&image, &none()).await, Ok(None));
     let error = client.manifest(&image, &none()).await.expect_err("404");
-    assert_eq!(error.reason(), reason::IMAGE_NOT_FOUND);
+    assert_eq!(error.reason(), Reason::ImageNotFound);
     assert!(error.to_string().contains("MANIFEST_UNKNOWN"), "{error}");
     let lines = registry.request_lines();
     let expected = [format!("HEAD {TAG}"), format!("GET {TAG}"), format!("GET {TAG}")];

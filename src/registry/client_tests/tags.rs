@@ -49,5 +49,5 @@ async fn an_immutable_tag_is_reported() {
         .await
         .expect_err("an error");
     assert!(error.to_string().contains("412 Precondition Failed, tag is immutable"), "{error}");
-    assert_eq!((error.reason(), error.is_transient()), (reason::PUSH_REFUSED, false));
+    assert_eq!((error.reason(), error.is_transient()), (Reason::PushRefused, false));
 }

@@ -34,9 +34,9 @@ async fn an_upload_elsewhere_is_left_alone() {
 #[tokio::test]
 async fn a_missing_right_and_a_missing_repository_are_reported() {
     for (status, code, expected) in [
-        (401, "UNAUTHORIZED", reason::REGISTRY_DENIED),
-        (403, "DENIED", reason::REGISTRY_DENIED),
-        (404, "NAME_UNKNOWN", reason::IMAGE_NOT_FOUND),
+        (401, "UNAUTHORIZED", Reason::RegistryDenied),
+        (403, "DENIED", Reason::RegistryDenied),
+        (404, "NAME_UNKNOWN", Reason::ImageNotFound),
     ] {
         let registry = FaultRegistry::start(move |request| {
             let secret = request.authorization.clone().unwrap_or_default();

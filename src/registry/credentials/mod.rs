@@ -14,10 +14,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::{
-    api::{
-        CredentialUse, RegistryCredential,
-        condition::{Reason, reason},
-    },
+    api::{CredentialUse, RegistryCredential, condition::Reason},
     registry::{Reference, credentials::scope::CredentialScope},
 };
 
@@ -147,7 +144,7 @@ impl SecretError {
     /// Returns the reason for conditions and Events.
     #[must_use]
     pub const fn reason(&self) -> Reason {
-        reason::INVALID_SECRET
+        Reason::InvalidSecret
     }
 }
 

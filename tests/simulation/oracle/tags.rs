@@ -1,6 +1,6 @@
 //! Which digests upstreams must be adopted at, and which ones tags must point to.
 
-use groundswell::api::{Image, Promotion, Upstream, condition::reason};
+use groundswell::api::{Image, Promotion, Upstream, condition::Reason};
 
 use super::{FamilyView, FinalState, Oracle};
 use crate::{invariants::short, registry::PLATFORM, scene::repository, script::FOLLOWED};
@@ -18,7 +18,7 @@ impl Oracle<'_> {
         let row = family.status.upstreams.iter().find(|row| row.name == upstream.name);
         // After failures the upstream is polled again after a while, and then the row is written
         // once more.
-        if row.is_some_and(|row| row.known_reason() == Some(reason::REGISTRY_UNAVAILABLE)) {
+        if row.is_some_and(|row| row.known_reason() == Some(Reason::RegistryUnavailable)) {
             return Err(format!("upstream {} could not be polled", upstream.name));
         }
         let platform = format!("linux/{PLATFORM}");
@@ -32,7 +32,7 @@ impl Oracle<'_> {
             && !registry.offers_all(&format!("{}@{tagged}", upstream.image));
         // A digest that was replaced before is not adopted for a day.
         let has_returned = row.is_some_and(|row| {
-            row.known_reason() == Some(reason::DIGEST_RETURNED) && row.superseded.contains(&current)
+            row.known_reason() == Some(Reason::DigestReturned) && row.superseded.contains(&current)
         });
         let expected = match (upstream.hold_at(self.cluster.time.truth()), manual) {
             (Some(hold), _) => hold.digest.clone(),

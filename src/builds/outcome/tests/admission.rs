@@ -37,20 +37,20 @@ fn what_may_be_admitted_later_waits_with_the_words_of_the_rejecter() {
     let unnamed = || json!([{"message": "no signature"}]);
     let named = || json!([{"reason": "FieldValueInvalid", "message": "m", "field": "spec.x"}]);
     for (status, text, reason, to_do) in [
-        (answer(403, "Forbidden", quota, none()), quota, reason::QUOTA_EXCEEDED, "raise the quota"),
-        (answer(403, "Forbidden", unknown, none()), unknown, reason::QUOTA_EXCEEDED, "raise"),
-        (answer(500, "", scopes, none()), scopes, reason::QUOTA_EXCEEDED, "raise"),
-        (answer(403, "Forbidden", policy, none()), policy, reason::JOB_REFUSED, "policy"),
-        (answer(422, "Invalid", policy, unnamed()), policy, reason::JOB_REFUSED, "policy"),
-        (answer(401, "Unauthorized", policy, unnamed()), policy, reason::JOB_REFUSED, "policy"),
-        (answer(400, "", webhook, none()), webhook, reason::JOB_REFUSED, "policy"),
-        (answer(400, "BadRequest", webhook, none()), webhook, reason::JOB_REFUSED, "policy"),
-        (answer(409, "Conflict", webhook, none()), webhook, reason::JOB_REFUSED, "policy"),
-        (answer(422, "Invalid", webhook, named()), webhook, reason::JOB_REFUSED, "policy"),
-        (answer(500, "InternalError", broken, none()), broken, reason::JOB_REFUSED, "webhook"),
-        (answer(403, "Forbidden", rights, none()), rights, reason::JOB_REFUSED, "permission"),
-        (answer(403, "Forbidden", "no", none()), "no", reason::JOB_REFUSED, "what forbids it"),
-        (answer(422, "Invalid", "no", unnamed()), "no", reason::JOB_REFUSED, "what forbids it"),
+        (answer(403, "Forbidden", quota, none()), quota, Reason::QuotaExceeded, "raise the quota"),
+        (answer(403, "Forbidden", unknown, none()), unknown, Reason::QuotaExceeded, "raise"),
+        (answer(500, "", scopes, none()), scopes, Reason::QuotaExceeded, "raise"),
+        (answer(403, "Forbidden", policy, none()), policy, Reason::JobRefused, "policy"),
+        (answer(422, "Invalid", policy, unnamed()), policy, Reason::JobRefused, "policy"),
+        (answer(401, "Unauthorized", policy, unnamed()), policy, Reason::JobRefused, "policy"),
+        (answer(400, "", webhook, none()), webhook, Reason::JobRefused, "policy"),
+        (answer(400, "BadRequest", webhook, none()), webhook, Reason::JobRefused, "policy"),
+        (answer(409, "Conflict", webhook, none()), webhook, Reason::JobRefused, "policy"),
+        (answer(422, "Invalid", webhook, named()), webhook, Reason::JobRefused, "policy"),
+        (answer(500, "InternalError", broken, none()), broken, Reason::JobRefused, "webhook"),
+        (answer(403, "Forbidden", rights, none()), rights, Reason::JobRefused, "permission"),
+        (answer(403, "Forbidden", "no", none()), "no", Reason::JobRefused, "what forbids it"),
+        (answer(422, "Invalid", "no", unnamed()), "no", Reason::JobRefused, "what forbids it"),
     ] {
         let problem = waits(&status);
         assert_eq!(problem.reason, reason, "{text}");
@@ -84,11 +84,11 @@ fn what_never_fits_into_a_quota_needs_a_user() {
         ),
     ] {
         let problem = waits(&answer(403, "Forbidden", &text, json!([])));
-        assert_eq!(problem.reason, reason::QUOTA_TOO_SMALL, "{text}");
+        assert_eq!(problem.reason, Reason::QuotaTooSmall, "{text}");
         assert!(problem.message.contains(said), "{}", problem.message);
         assert!(problem.message.ends_with(&text), "{}", problem.message);
     }
-    assert_eq!(reason::QUOTA_TOO_SMALL.class(), ReasonClass::NeedsUser);
+    assert_eq!(Reason::QuotaTooSmall.class(), ReasonClass::NeedsUser);
     // It fits once other objects are gone, or nobody knows.
     for rest in [
         "m, requested: requests.memory=256Mi, used: requests.memory=1, limited: \
@@ -98,7 +98,7 @@ fn what_never_fits_into_a_quota_needs_a_user() {
         "m, requested: a=2, used: a=1, limited: b=1",
     ] {
         let problem = waits(&answer(403, "Forbidden", &exceeded(rest), json!([])));
-        assert_eq!(problem.reason, reason::QUOTA_EXCEEDED, "{rest}");
+        assert_eq!(problem.reason, Reason::QuotaExceeded, "{rest}");
     }
 }
 
@@ -117,7 +117,7 @@ fn a_malformed_job_has_failed_and_the_strategy_is_to_be_corrected() {
         let Some(JobRejection::Failed(failure)) = rejection else { panic!("{rejection:?}") };
         assert_eq!(
             (failure.class, failure.reason.as_str()),
-            (FailureClass::Input, reason::INVALID_STRATEGY.as_str())
+            (FailureClass::Input, Reason::InvalidStrategy.as_str())
         );
         assert!(failure.message.starts_with(&status.message), "{}", failure.message);
         assert!(failure.message.contains("; correct the build strategy"), "{}", failure.message);
@@ -184,13 +184,13 @@ fn a_job_whose_pod_cannot_be_created_is_not_admitted() {
     // The Job controller has tried only once so far.
     assert!(matches!(at(&[used_up], "2026-01-01T00:00:29Z"), BuildJobOutcome::Waiting(_)));
     for (list, text, reason, to_do) in [
-        (&[missing, used_up][..], used_up, reason::QUOTA_EXCEEDED, "raise the quota"),
-        (&[missing][..], missing, reason::JOB_REFUSED, "`cpuLimit`"),
-        (&[range][..], range, reason::JOB_REFUSED, "LimitRange"),
-        (&[ratio][..], ratio, reason::JOB_REFUSED, "LimitRange"),
-        (&[security][..], security, reason::JOB_REFUSED, "pod-security.kubernetes.io/enforce"),
-        (&[constraint][..], constraint, reason::JOB_REFUSED, "`serviceAccountName`"),
-        (&[account][..], account, reason::JOB_REFUSED, "what forbids it"),
+        (&[missing, used_up][..], used_up, Reason::QuotaExceeded, "raise the quota"),
+        (&[missing][..], missing, Reason::JobRefused, "`cpuLimit`"),
+        (&[range][..], range, Reason::JobRefused, "LimitRange"),
+        (&[ratio][..], ratio, Reason::JobRefused, "LimitRange"),
+        (&[security][..], security, Reason::JobRefused, "pod-security.kubernetes.io/enforce"),
+        (&[constraint][..], constraint, Reason::JobRefused, "`serviceAccountName`"),
+        (&[account][..], account, Reason::JobRefused, "what forbids it"),
     ] {
         let problem = not_admitted(at(list, "2026-01-01T00:00:30Z"));
         assert_eq!(problem.reason, reason, "{text}");
@@ -201,7 +201,7 @@ fn a_job_whose_pod_cannot_be_created_is_not_admitted() {
     let mut short = job.clone();
     short["spec"]["activeDeadlineSeconds"] = json!(20);
     let outcome = decide_with_events(short, json!([]), &events(&[used_up]), "2026-01-01T00:00:10Z");
-    assert_eq!(not_admitted(outcome).reason, reason::QUOTA_EXCEEDED);
+    assert_eq!(not_admitted(outcome).reason, Reason::QuotaExceeded);
     // The pod was admitted since, and the watch of pods lags.
     let mut active = job.clone();
     active["status"]["active"] = json!(1);
@@ -234,7 +234,7 @@ fn a_pod_that_its_node_rejects_is_not_admitted() {
     };
     let text = "Pod was rejected: Node didn't have enough resource: cpu";
     let problem = not_admitted(decide(json!({}), rejected("OutOfcpu", text)));
-    assert_eq!(problem.reason, reason::NODE_REFUSED);
+    assert_eq!(problem.reason, Reason::NodeRefused);
     assert!(problem.message.contains("node n1 rejected the pod (OutOfcpu): Pod was rejected"));
     for reason in ["Evicted", "Preempting", "NodeLost", "Terminated"] {
         failure_of(decide(json!({}), rejected(reason, "m")));

@@ -23,15 +23,15 @@ fn containers_and_deadlines_have_reasons_of_their_own() {
     };
     let oom = container_ended(json!({"exitCode": 137, "reason": "OOMKilled"}));
     let text = "for its log, run `kubectl logs -n team job/base-0-0";
-    assert_failure(json!({}), oom, Infrastructure, reason::OUT_OF_MEMORY, text);
+    assert_failure(json!({}), oom, Infrastructure, Reason::OutOfMemory, text);
     let unstartable = container_ended(json!({"exitCode": 128, "reason": "StartError",
         "message": "exec: \"buildctl\": not found"}));
     let text = "\"buildctl\": not found";
-    assert_failure(json!({}), unstartable, Infrastructure, reason::POD_NOT_STARTED, text);
+    assert_failure(json!({}), unstartable, Infrastructure, Reason::PodNotStarted, text);
     let late = job_with("Failed", "DeadlineExceeded");
-    assert_failure(late, json!([]), Build, reason::DEADLINE_EXCEEDED, "3600 s");
+    assert_failure(late, json!([]), Build, Reason::DeadlineExceeded, "3600 s");
     let pods_own_limit = stopped(json!({"reason": "DeadlineExceeded"}));
-    assert_failure(json!({}), pods_own_limit, Build, reason::DEADLINE_EXCEEDED, "exceeded");
+    assert_failure(json!({}), pods_own_limit, Build, Reason::DeadlineExceeded, "exceeded");
 }
 
 #[test]
@@ -43,31 +43,31 @@ fn each_disruption_has_a_reason_of_its_own() {
     by_kubelet_preempted["reason"] = json!("Preempting");
     let backoff = || job_with("Failed", "BackoffLimitExceeded");
     for (job, status, reason, text) in [
-        (backoff(), by_kubelet, reason::EVICTED, "(TerminationByKubelet). m"),
+        (backoff(), by_kubelet, Reason::Evicted, "(TerminationByKubelet). m"),
         (
             backoff(),
             json!({"reason": "Evicted",
                 "message": "The node was low on resource: ephemeral-storage."}),
-            reason::DISK_FULL,
+            Reason::DiskFull,
             "low on resource",
         ),
-        (backoff(), disrupted("EvictionByEvictionAPI"), reason::EVICTED, "(EvictionByEvictionAPI)"),
+        (backoff(), disrupted("EvictionByEvictionAPI"), Reason::Evicted, "(EvictionByEvictionAPI)"),
         (
             json!({}),
             json!({"reason": "Terminated",
                 "message": "Pod was terminated in response to imminent node shutdown."}),
-            reason::EVICTED,
+            Reason::Evicted,
             "shutdown",
         ),
         (
             json!({}),
             disrupted("PreemptionByScheduler"),
-            reason::PREEMPTED,
+            Reason::Preempted,
             "the pod was disrupted (PreemptionByScheduler). m",
         ),
-        (json!({}), by_kubelet_preempted, reason::PREEMPTED, "m"),
-        (json!({}), disrupted("DeletionByTaintManager"), reason::NODE_LOST, "m"),
-        (json!({}), disrupted("DeletionByPodGC"), reason::NODE_LOST, "m"),
+        (json!({}), by_kubelet_preempted, Reason::Preempted, "m"),
+        (json!({}), disrupted("DeletionByTaintManager"), Reason::NodeLost, "m"),
+        (json!({}), disrupted("DeletionByPodGC"), Reason::NodeLost, "m"),
     ] {
         assert_failure(job, stopped(status), FailureClass::Infrastructure, reason, text);
     }
@@ -78,15 +78,15 @@ fn an_eviction_because_of_disk_space_is_a_full_disk() {
     for (message, expected) in [
         (
             "Pod ephemeral local storage usage exceeds the total limit of containers 1Gi. ",
-            reason::DISK_FULL,
+            Reason::DiskFull,
         ),
-        ("Container build exceeded its local ephemeral storage limit \"1Gi\". ", reason::DISK_FULL),
-        ("Usage of EmptyDir volume \"layers\" exceeds the limit \"20Gi\". ", reason::DISK_FULL),
-        ("The node was low on resource: ephemeral-storage. ", reason::DISK_FULL),
-        ("The node had condition: [DiskPressure]. ", reason::DISK_FULL),
-        ("The node was low on resource: memory. ", reason::EVICTED),
-        ("The node had condition: [MemoryPressure]. ", reason::EVICTED),
-        ("", reason::EVICTED),
+        ("Container build exceeded its local ephemeral storage limit \"1Gi\". ", Reason::DiskFull),
+        ("Usage of EmptyDir volume \"layers\" exceeds the limit \"20Gi\". ", Reason::DiskFull),
+        ("The node was low on resource: ephemeral-storage. ", Reason::DiskFull),
+        ("The node had condition: [DiskPressure]. ", Reason::DiskFull),
+        ("The node was low on resource: memory. ", Reason::Evicted),
+        ("The node had condition: [MemoryPressure]. ", Reason::Evicted),
+        ("", Reason::Evicted),
     ] {
         let mut status = json!({"reason": "Evicted", "message": message});
         assert_eq!(eviction_reason(&status), expected, "{message}");
@@ -111,12 +111,12 @@ fn a_rejected_or_lost_pod_has_a_reason_of_its_own() {
             "containerStatuses": [container("build", json!({"running": {}}))]})
     )]);
     let text = "(NodeShutdown). Node is shutting down";
-    assert_failure(json!({}), rejected, Infrastructure, reason::NODE_REFUSED, text);
+    assert_failure(json!({}), rejected, Infrastructure, Reason::NodeRefused, text);
     let no_container = json!([pod(START, json!({"phase": "Failed"}))]);
     let text = "how any container ended";
-    assert_failure(json!({}), no_container, Infrastructure, reason::POD_LOST, text);
+    assert_failure(json!({}), no_container, Infrastructure, Reason::PodLost, text);
     let gone = job_with("Failed", "BackoffLimitExceeded");
-    assert_failure(gone, json!([]), Infrastructure, reason::POD_LOST, "disappeared");
+    assert_failure(gone, json!([]), Infrastructure, Reason::PodLost, "disappeared");
 }
 
 #[test]
@@ -142,13 +142,13 @@ fn a_deleted_job_is_stopped_and_no_failure() {
     );
     // A failure before the deletion stays a failure.
     let before = json!([deleted(START, "2026-01-01T00:05:10Z", ended("2026-01-01T00:04:00Z"))]);
-    assert_eq!(failure_of(decide(deleted_job(at), before.clone())).reason, reason::BUILD_FAILED);
+    assert_eq!(failure_of(decide(deleted_job(at), before.clone())).reason, Reason::BuildFailed);
     let mut failed_before = job_with("Failed", "BackoffLimitExceeded");
     failed_before["metadata"] = json!({"deletionTimestamp": at});
     failed_before["status"]["conditions"][0]["lastTransitionTime"] = json!("2026-01-01T00:04:00Z");
-    assert_eq!(failure_of(decide(failed_before, json!([]))).reason, reason::POD_LOST);
+    assert_eq!(failure_of(decide(failed_before, json!([]))).reason, Reason::PodLost);
     // A pod that was deleted while it ran is lost. A pod that failed before it was deleted has
     // failed.
-    assert_eq!(failure_of(decide(json!({}), after)).reason, reason::POD_LOST);
-    assert_eq!(failure_of(decide(json!({}), before)).reason, reason::BUILD_FAILED);
+    assert_eq!(failure_of(decide(json!({}), after)).reason, Reason::PodLost);
+    assert_eq!(failure_of(decide(json!({}), before)).reason, Reason::BuildFailed);
 }

@@ -12,7 +12,7 @@ fn a_failed_command_fails_the_build_and_the_message_shows_its_log() {
         failed_with(json!({"terminated": {"exitCode": 1, "reason": "Error", "message": log}}));
     assert_eq!(
         (failure.class, failure.reason.as_str()),
-        (FailureClass::Build, reason::BUILD_FAILED.as_str())
+        (FailureClass::Build, Reason::BuildFailed.as_str())
     );
     let start = "the container `build` failed with exit code 1: error: failed to solve: process \
                  \"make\" did not complete successfully: exit code: 2; for its full log, run \
@@ -66,18 +66,18 @@ fn a_registry_error_in_the_builders_log_is_classified() {
             "error: failed to solve: failed to push reg/a:b: unexpected status from PUT request to \
              http://reg/v2: 401 Unauthorized",
             FailureClass::Infrastructure,
-            reason::REGISTRY_DENIED,
+            Reason::RegistryDenied,
         ),
         (
             "error: failed to solve: failed to push reg/a:b: unexpected status from PUT request to \
              http://reg/v2: 413 Request Entity Too Large",
             FailureClass::Infrastructure,
-            reason::PUSH_REFUSED,
+            Reason::PushRefused,
         ),
         (
             "error: failed to solve: process \"x\" did not complete successfully: exit code: 137",
             FailureClass::Infrastructure,
-            reason::OUT_OF_MEMORY,
+            Reason::OutOfMemory,
         ),
     ] {
         let failure =
@@ -103,7 +103,7 @@ fn a_timeout_is_reported_with_the_end_of_the_log() {
     let failure = failure_of(decide(job_with("FailureTarget", "DeadlineExceeded"), pods));
     assert_eq!(
         (failure.class, failure.reason.as_str()),
-        (FailureClass::Build, reason::DEADLINE_EXCEEDED.as_str())
+        (FailureClass::Build, Reason::DeadlineExceeded.as_str())
     );
     assert!(
         failure.message.contains("\n#5 RUN sleep inf\ntimed out after 3600 s"),

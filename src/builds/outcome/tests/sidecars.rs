@@ -87,7 +87,7 @@ fn a_deadline_that_a_sidecar_exceeds_changes_nothing() {
     pods[0]["metadata"]["deletionGracePeriodSeconds"] = json!(10);
     assert_eq!(decide(late(), pods.clone()), BuildJobOutcome::Succeeded);
     pods[0]["status"]["containerStatuses"][1]["state"] = ended(2);
-    assert_eq!(failure_of(decide(late(), pods)).reason, reason::BUILD_FAILED);
+    assert_eq!(failure_of(decide(late(), pods)).reason, Reason::BuildFailed);
 }
 
 #[test]
@@ -99,7 +99,7 @@ fn a_build_fails_with_its_own_exit_code_and_log() {
         with_native_sidecar("Failed", ended(2), ended(137)),
     ] {
         let failure = failure_of(decide(json!({}), pods));
-        assert_eq!(failure.reason, reason::BUILD_FAILED);
+        assert_eq!(failure.reason, Reason::BuildFailed);
         let start = "the container `build` failed with exit code 2; for its full log";
         assert!(failure.message.starts_with(start), "{}", failure.message);
         assert!(failure.message.ends_with("\nlog 2"), "{}", failure.message);
@@ -107,7 +107,7 @@ fn a_build_fails_with_its_own_exit_code_and_log() {
     // A container that the cluster stops first has not failed by itself.
     let mut evicted = injected("Running", ended(143), running());
     evicted[0]["status"]["conditions"] = disrupted("EvictionByEvictionAPI")["conditions"].clone();
-    assert_eq!(failure_of(decide(json!({}), evicted)).reason, reason::EVICTED);
+    assert_eq!(failure_of(decide(json!({}), evicted)).reason, Reason::Evicted);
 }
 
 #[test]
@@ -121,7 +121,7 @@ fn a_foreign_init_container_that_fails_is_named() {
                 container("build", json!({"waiting": {"reason": "PodInitializing"}}))]})
     )]);
     let text = "init container `mesh-init`, which something else in the cluster has added";
-    assert_failure(json!({}), pods, FailureClass::Infrastructure, reason::POD_NOT_STARTED, text);
+    assert_failure(json!({}), pods, FailureClass::Infrastructure, Reason::PodNotStarted, text);
 }
 
 #[test]

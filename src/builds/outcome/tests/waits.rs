@@ -15,9 +15,9 @@ fn a_deadline_spent_waiting_is_an_infrastructure_failure() {
     let no_sandbox = json!({"phase": "Pending", "containerStatuses": [
         container("build", json!({"waiting": {"reason": "ContainerCreating"}}))]});
     for (status, reason, text) in [
-        (unschedulable, reason::UNSCHEDULABLE, "0/1 nodes are available"),
-        (pull_failed, reason::IMAGE_PULL_FAILED, "ErrImagePull not found"),
-        (no_sandbox, reason::POD_NOT_STARTED, "did not start any container"),
+        (unschedulable, Reason::Unschedulable, "0/1 nodes are available"),
+        (pull_failed, Reason::ImagePullFailed, "ErrImagePull not found"),
+        (no_sandbox, Reason::PodNotStarted, "did not start any container"),
     ] {
         let mut status = status;
         status["phase"] = json!("Failed");
@@ -31,15 +31,15 @@ fn a_deadline_spent_waiting_is_an_infrastructure_failure() {
     }
     let mut never = job_with("Failed", "DeadlineExceeded");
     never["status"]["failed"] = json!(null);
-    assert_eq!(not_admitted(decide(never, json!([]))).reason, reason::POD_NOT_CREATED);
+    assert_eq!(not_admitted(decide(never, json!([]))).reason, Reason::PodNotCreated);
 }
 
 #[test]
 fn a_failed_image_pull_fails_after_a_wait() {
     for (waiting, reason) in [
-        ("ImagePullBackOff", reason::IMAGE_PULL_FAILED),
-        ("InvalidImageName", reason::IMAGE_PULL_FAILED),
-        ("CreateContainerConfigError", reason::POD_NOT_STARTED),
+        ("ImagePullBackOff", Reason::ImagePullFailed),
+        ("InvalidImageName", Reason::ImagePullFailed),
+        ("CreateContainerConfigError", Reason::PodNotStarted),
     ] {
         let state = json!({"waiting": {"reason": waiting, "message": "because"}});
         let status = json!({"phase": "Pending", "containerStatuses": [container("build", state)]});
@@ -150,12 +150,12 @@ fn an_unschedulable_pod_fails_after_a_wait() {
     let failure = failure_of(decide_at(json!({}), pods.clone(), "2026-01-01T00:15:00Z"));
     assert_eq!(
         (failure.class, failure.reason.as_str()),
-        (FailureClass::Infrastructure, reason::UNSCHEDULABLE.as_str())
+        (FailureClass::Infrastructure, Reason::Unschedulable.as_str())
     );
     assert!(failure.message.contains("within 900 s: 0/1 nodes"), "{}", failure.message);
     // A short build fails before its own deadline.
     let short = json!({"spec": {"template": {}, "activeDeadlineSeconds": 600}});
-    assert_eq!(failure_of(decide(short, pods)).reason, reason::UNSCHEDULABLE);
+    assert_eq!(failure_of(decide(short, pods)).reason, Reason::Unschedulable);
     let gated = json!([pod(START, status("SchedulingGated"))]);
     assert_eq!(wait_of(decide_at(json!({}), gated, "2026-01-01T05:00:00Z")).1, None);
 }
@@ -183,7 +183,7 @@ fn a_job_without_pods_is_not_admitted_after_a_wait() {
         Some("2026-01-01T00:05:00Z".into())
     );
     let problem = not_admitted(at(&started, "2026-01-01T00:05:00Z"));
-    assert_eq!(problem.reason, reason::POD_NOT_CREATED);
+    assert_eq!(problem.reason, Reason::PodNotCreated);
     assert!(problem.message.contains("kubectl describe -n team job/base-0-0"));
     // The watch of pods may lag behind the watch of Jobs.
     let lagging = job(json!({"startTime": START, "active": 1}));
@@ -209,7 +209,7 @@ fn an_unresponsive_node_fails_after_a_wait() {
     let failure = failure_of(decide_at(json!({}), pods, "2026-01-01T00:11:00Z"));
     assert_eq!(
         (failure.class, failure.reason.as_str()),
-        (FailureClass::Infrastructure, reason::NODE_LOST.as_str())
+        (FailureClass::Infrastructure, Reason::NodeLost.as_str())
     );
     assert!(failure.message.contains("out-of-service"), "{}", failure.message);
 }
@@ -263,14 +263,14 @@ fn a_pod_without_a_sandbox_is_explained_after_a_wait() {
     let (message, _) = wait_of(at(&[no_address], "2026-01-01T00:01:00Z"));
     let quoted = "FailedCreatePodSandBox \"plugin: failed to assign an IP address, TOKEN=***\"";
     assert!(message.contains(quoted), "{message}");
-    let not_started = reason::POD_NOT_STARTED;
+    let not_started = Reason::PodNotStarted;
     for (list, reason, text) in [
         (&[][..], not_started, "kubectl describe"),
         (&[mount, no_address][..], not_started, "failed to assign an IP address"),
         (&[no_address, mount][..], not_started, "FailedMount \"MountVolume"),
         (&[mount, ("Pulling", "image")][..], not_started, "FailedMount"),
         (&[("Odd", "Failed to assign an IP address")][..], not_started, "Odd"),
-        (&[userns, mount][..], reason::USER_NAMESPACE_UNAVAILABLE, "runtime does not support"),
+        (&[userns, mount][..], Reason::UserNamespaceUnavailable, "runtime does not support"),
     ] {
         let failure = failure_of(at(list, "2026-01-01T00:02:00Z"));
         assert_eq!(

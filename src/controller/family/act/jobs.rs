@@ -13,7 +13,7 @@ use kube::{
 use tracing::{info, warn};
 
 use crate::{
-    api::{BuildFailure, FailureClass, condition::reason},
+    api::{BuildFailure, FailureClass, condition::Reason},
     builds::{
         job::drops_user_namespace,
         outcome::{JobRejection, cannot_run_dry, job_rejection},
@@ -273,7 +273,7 @@ fn without_user_namespace() -> JobRejection {
                    or newer), or a strategy that needs none";
     JobRejection::Failed(BuildFailure {
         class: FailureClass::Infrastructure,
-        reason: reason::USER_NAMESPACE_UNAVAILABLE.into(),
+        reason: Reason::UserNamespaceUnavailable.into(),
         message: message.into(),
     })
 }

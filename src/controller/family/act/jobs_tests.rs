@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use crate::{
     api::{
         BuildFailure,
-        condition::{Problem, reason},
+        condition::{Problem, Reason},
     },
     builds::outcome::JobRejection,
     controller::{
@@ -136,7 +136,7 @@ async fn a_rejected_job_that_does_not_exist_waits() {
     let JobCreation::Rejected(JobRejection::NotNow(problem)) = rejected else {
         panic!("{rejected:?}")
     };
-    assert_eq!(problem.reason, reason::QUOTA_EXCEEDED);
+    assert_eq!(problem.reason, Reason::QuotaExceeded);
     assert!(problem.message.starts_with("base-0-0 is forbidden: exceeded quota: jobs; "));
     assert!(cache.unanswered.is_empty(), "the call was answered");
     let kind = "standard".to_owned();
@@ -144,7 +144,7 @@ async fn a_rejected_job_that_does_not_exist_waits() {
     let Acceptance::Rejected(JobRejection::NotNow(problem)) = acceptance else {
         panic!("{acceptance:?}")
     };
-    assert_eq!(problem.reason, reason::QUOTA_EXCEEDED);
+    assert_eq!(problem.reason, Reason::QuotaExceeded);
     assert!(cache.accepted_jobs.is_empty(), "it is asked again");
 }
 
@@ -163,7 +163,7 @@ async fn a_webhook_that_takes_no_part_in_dry_runs_keeps_no_job_out() {
 fn a_job_that_waits_is_tried_again_more_slowly_than_one_that_failed() {
     let now = Timestamp::UNIX_EPOCH;
     let waits =
-        || JobRejection::NotNow(Problem { reason: reason::QUOTA_EXCEEDED, message: String::new() });
+        || JobRejection::NotNow(Problem { reason: Reason::QuotaExceeded, message: String::new() });
     let failed = || JobRejection::Failed(BuildFailure::default());
     for (rejections, expected, at) in [
         (vec![], JobStarts::AllStarted, None),

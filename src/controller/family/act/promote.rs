@@ -7,10 +7,7 @@ use kube::runtime::events::EventType;
 use tracing::{info, warn};
 
 use crate::{
-    api::{
-        ImageState,
-        condition::{Reason, reason},
-    },
+    api::{ImageState, condition::Reason},
     controller::{
         family::{reconcile::Reconcile, record::events::Notice},
         reconcile_cache::TimedTag,
@@ -171,7 +168,7 @@ impl Reconcile<'_> {
                     short(elsewhere),
                     short(digest)
                 );
-                (reason::TAG_MOVED, note)
+                (Reason::TagMoved, note)
             }
             (ObservedTag::Taken(elsewhere), _) => {
                 let note = format!(
@@ -181,7 +178,7 @@ impl Reconcile<'_> {
                     short(elsewhere),
                     short(digest)
                 );
-                (reason::TAG_IMMUTABLE, note)
+                (Reason::TagImmutable, note)
             }
             (ObservedTag::At(_), None) => {
                 info!(repository, tag = %tag.tag, %digest, "set a tag");
@@ -200,7 +197,7 @@ fn retry_pause(known: Option<&TimedTag>, reason: Reason) -> SignedDuration {
         ObservedTag::Failed(_, retry_at) => Some(retry_at.duration_since(known.at)),
         ObservedTag::At(_) | ObservedTag::Taken(_) => None,
     });
-    let most = if reason == reason::REGISTRY_UNAVAILABLE {
+    let most = if reason == Reason::RegistryUnavailable {
         MAX_TAG_RETRY_PAUSE
     } else {
         MAX_TAG_REFUSED_PAUSE
@@ -215,7 +212,7 @@ fn unset_problem(tag: &str, observed: &ObservedTag) -> Option<Problem> {
         ObservedTag::At(_) => None,
         ObservedTag::Failed(problem, _) => Some(problem.clone()),
         ObservedTag::Taken(digest) => Some(Problem {
-            reason: reason::TAG_IMMUTABLE,
+            reason: Reason::TagImmutable,
             message: format!(
                 "the tag {tag} names this build and already points to {}, which is not ours; it is \
                  never moved: delete it in the registry, or use another template",
@@ -243,12 +240,12 @@ mod tests {
             }
             pauses
         };
-        assert_eq!(pauses(reason::PUSH_REFUSED), [10, 20, 40, 80, 160, 320, 600, 600, 600, 600]);
+        assert_eq!(pauses(Reason::PushRefused), [10, 20, 40, 80, 160, 320, 600, 600, 600, 600]);
         assert_eq!(
-            pauses(reason::REGISTRY_UNAVAILABLE),
+            pauses(Reason::RegistryUnavailable),
             [10, 20, 40, 80, 120, 120, 120, 120, 120, 120]
         );
         let set = TimedTag { tag: ObservedTag::At("sha256:1".into()), at: Timestamp::UNIX_EPOCH };
-        assert_eq!(retry_pause(Some(&set), reason::PUSH_REFUSED), MIN_TAG_RETRY_PAUSE);
+        assert_eq!(retry_pause(Some(&set), Reason::PushRefused), MIN_TAG_RETRY_PAUSE);
     }
 }

@@ -10,8 +10,7 @@ use tracing::info;
 use crate::{
     api::{
         BuildFailure, EdgeUse, FailureClass, Image, ImageState, RunningBuild, SourceKind,
-        condition::{Reason, reason},
-        labels,
+        condition::Reason, labels,
     },
     builds::{
         self,
@@ -140,21 +139,21 @@ impl Reconcile<'_> {
         };
         let Some(request) = self.build_request(build) else {
             let message = "an input of the build was deleted while the build was started";
-            return rejected(Infrastructure, reason::SOURCE_NOT_FOUND, message.into());
+            return rejected(Infrastructure, Reason::SourceNotFound, message.into());
         };
         let (Some(image), Some(strategy)) = (
             self.image(build.image),
             self.snapshot.strategies.get(build.image.position()).and_then(Option::as_ref),
         ) else {
             let message = "the build strategy was deleted while the build was started";
-            return rejected(Infrastructure, reason::STRATEGY_NOT_FOUND, message.into());
+            return rejected(Infrastructure, Reason::StrategyNotFound, message.into());
         };
         let wanted = strategy_ref(&self.snapshot.family.spec, image);
         let job = match builds::job::job(&request, strategy, wanted, &self.context.environment) {
             Ok(job) => job,
             Err(error) => {
                 let message = format!("spec.images[{}].strategy: {error}", image.name);
-                return rejected(Input, reason::INVALID_STRATEGY, message);
+                return rejected(Input, Reason::InvalidStrategy, message);
             }
         };
         let revision = builds::strategy_revision::pod_revision(strategy, wanted);

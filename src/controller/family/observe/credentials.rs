@@ -8,7 +8,7 @@ use kube::{Api, ResourceExt};
 use tracing::warn;
 
 use crate::{
-    api::{RegistryCredential, condition::reason},
+    api::{RegistryCredential, condition::Reason},
     controller::{
         error::call,
         family::observe::{ObserveError, Observer},
@@ -49,7 +49,7 @@ impl Observer<'_> {
             payloads.iter().map(|payload| (payload.credential, payload.docker_config.as_slice()));
         let keychain = Keychain::from_credentials(payloads).map(Arc::new).map_err(|error| {
             let message = format!("spec.credentials: in namespace {namespace}: {error}");
-            Problem { reason: reason::INVALID_SECRET, message }
+            Problem { reason: Reason::InvalidSecret, message }
         })?;
         // A registry that refused the old credential may accept the new one.
         self.cache.lookups.clear();
@@ -94,7 +94,7 @@ impl Observer<'_> {
                 "spec.credentials[{name}]: the Secret {namespace}/{name} has no key \
                  {DOCKER_CONFIG}; it must be of type kubernetes.io/dockerconfigjson"
             );
-            return Err(Problem { reason: reason::INVALID_SECRET, message }.into());
+            return Err(Problem { reason: Reason::InvalidSecret, message }.into());
         };
         Ok(Payload { credential, docker_config: payload.0 })
     }
@@ -105,5 +105,5 @@ fn secret_not_found(namespace: &str, name: &str) -> Problem {
         "spec.credentials[{name}]: there is no Secret {namespace}/{name}; create it as \
          kubernetes.io/dockerconfigjson, or remove the entry"
     );
-    Problem { reason: reason::SECRET_NOT_FOUND, message }
+    Problem { reason: Reason::SecretNotFound, message }
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::{
-    api::{EdgeSource, FoundEdge, Image, ManagedImage, SourceKind, condition::reason},
+    api::{EdgeSource, FoundEdge, Image, ManagedImage, SourceKind, condition::Reason},
     builds::platform::named_platform,
     controller::{
         error::ReconcileError,
@@ -212,7 +212,7 @@ fn unread(image: &Image, source: &Observed<String>) -> Problem {
     match source {
         Observed::Failed(problem) => problem.clone(),
         Observed::Pending => {
-            Problem { reason: reason::RESOLVING, message: "the source is being looked up".into() }
+            Problem { reason: Reason::Resolving, message: "the source is being looked up".into() }
         }
         Observed::Known(_) => {
             let message = format!(
@@ -220,7 +220,7 @@ fn unread(image: &Image, source: &Observed<String>) -> Problem {
                  its edges are not known; make it a file, or declare them in `from`",
                 image.name
             );
-            Problem { reason: reason::DOCKERFILE_MISMATCH, message }
+            Problem { reason: Reason::DockerfileMismatch, message }
         }
     }
 }

@@ -6,10 +6,7 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{Api, ResourceExt};
 
 use crate::{
-    api::{
-        ConfigMapSource, GitSource, Image, SourceKind,
-        condition::{Reason, reason},
-    },
+    api::{ConfigMapSource, GitSource, Image, SourceKind, condition::Reason},
     builds::{
         config_map::{ConfigMapError, config_map_hash},
         git::{FolderError, GitFolder, selection::Selection},
@@ -61,7 +58,7 @@ impl Observer<'_> {
                     "spec.images[{}].source: name one of `inline`, `configMap` and `git`",
                     image.name
                 );
-                Observed::Failed(Problem { reason: reason::INVALID_SPEC, message })
+                Observed::Failed(Problem { reason: Reason::InvalidSpec, message })
             }
         };
         Ok(ObservedSource { revision, folder: None })
@@ -92,7 +89,7 @@ impl Observer<'_> {
                  correct the name",
                 key.namespace, key.name
             );
-            return Ok(Observed::Failed(Problem { reason: reason::SOURCE_NOT_FOUND, message }));
+            return Ok(Observed::Failed(Problem { reason: Reason::SourceNotFound, message }));
         };
         // The items are part of what is read, so they are part of the version.
         let version =
@@ -119,7 +116,7 @@ impl Observer<'_> {
                     "spec.images[{name}].source.configMap: {}/{}: {error}",
                     key.namespace, key.name
                 );
-                Observed::Failed(Problem { reason: reason::SOURCE_NOT_FOUND, message })
+                Observed::Failed(Problem { reason: Reason::SourceNotFound, message })
             }
         };
         match dockerfile_of(&content, source) {
@@ -188,11 +185,11 @@ const fn folder_reason(error: &FolderError) -> Reason {
     match error {
         FolderError::NoFolder { .. }
         | FolderError::NoDockerfile { .. }
-        | FolderError::NoMatch { .. } => reason::SOURCE_NOT_FOUND,
+        | FolderError::NoMatch { .. } => Reason::SourceNotFound,
         FolderError::InvalidGlobs { .. } | FolderError::InvalidPattern { .. } => {
-            reason::INVALID_SPEC
+            Reason::InvalidSpec
         }
-        FolderError::TooLarge { .. } => reason::SOURCE_UNAVAILABLE,
+        FolderError::TooLarge { .. } => Reason::SourceUnavailable,
     }
 }
 
@@ -201,7 +198,7 @@ fn invalid_git_source(image: &str, source: &GitSource) -> Option<Problem> {
     let path = source.folder().err().map(|error| error.to_string());
     let globs = || Selection::verify(source).err().map(|error| error.to_string());
     let message = format!("spec.images[{image}]: {}", path.or_else(globs)?);
-    Some(Problem { reason: reason::INVALID_SPEC, message })
+    Some(Problem { reason: Reason::InvalidSpec, message })
 }
 
 /// Returns the text of the Dockerfile in a `ConfigMap`.

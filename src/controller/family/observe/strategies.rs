@@ -4,10 +4,7 @@
 use std::sync::Arc;
 
 use crate::{
-    api::{
-        BuildStrategy, EdgeUse, Image, ImageFamilySpec, StrategyRef,
-        condition::{Reason, reason},
-    },
+    api::{BuildStrategy, EdgeUse, Image, ImageFamilySpec, StrategyRef, condition::Reason},
     builds::{
         parameters::serves_namespace,
         platform::named_platform,
@@ -73,7 +70,7 @@ pub struct UnnamedPlatforms<'a> {
 
 /// The reasons that are about a strategy, whatever is wrong with it.
 const OF_STRATEGY: [Reason; 3] =
-    [reason::INVALID_STRATEGY, reason::STRATEGY_NOT_ALLOWED, reason::STRATEGY_NOT_FOUND];
+    [Reason::InvalidStrategy, Reason::StrategyNotAllowed, Reason::StrategyNotFound];
 
 /// What an image renders: images with an equal one share the strategy.
 #[derive(Clone, PartialEq)]
@@ -238,7 +235,7 @@ impl KnownStrategies<'_> {
              administrator to list the namespace in its `spec.namespaces`",
             chosen.name, self.namespace
         );
-        Problem { reason: reason::STRATEGY_NOT_ALLOWED, message }
+        Problem { reason: Reason::StrategyNotAllowed, message }
     }
 }
 
@@ -262,7 +259,7 @@ fn reject_other_platforms(
             "the image is built for {own}, but its base {name} for {other}; give both the same \
              value of the parameter `platform`"
         );
-        let problem = Problem { reason: reason::INVALID_STRATEGY, message };
+        let problem = Problem { reason: Reason::InvalidStrategy, message };
         let rejected = observed(image, Err(problem));
         if let Some(revision) = found.revisions.get_mut(index.position()) {
             *revision = rejected;
@@ -302,13 +299,13 @@ fn revisions(
 }
 
 fn invalid(error: &StrategyError) -> Problem {
-    Problem { reason: reason::INVALID_STRATEGY, message: error.to_string() }
+    Problem { reason: Reason::InvalidStrategy, message: error.to_string() }
 }
 
 fn strategy_not_found(chosen: &StrategyRef) -> Problem {
     let message =
         format!("there is no BuildStrategy `{}`; see `kubectl get buildstrategies`", chosen.name);
-    Problem { reason: reason::STRATEGY_NOT_FOUND, message }
+    Problem { reason: Reason::StrategyNotFound, message }
 }
 
 /// Returns the strategy that an image names, or else the one that its family names.
@@ -367,7 +364,7 @@ mod tests {
         };
         assert!(matches!(of("team-a"), Observed::Known(_)));
         let Observed::Failed(problem) = of("other") else { panic!("it is not for `other`") };
-        assert_eq!(problem.reason, reason::STRATEGY_NOT_ALLOWED);
+        assert_eq!(problem.reason, Reason::StrategyNotAllowed);
         let said =
             "spec.images[base].strategy: BuildStrategy `custom` does not serve namespace other";
         assert!(problem.message.starts_with(said), "{}", problem.message);

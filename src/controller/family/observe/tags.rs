@@ -81,7 +81,7 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::{api::condition::reason, engine::Problem};
+    use crate::{api::condition::Reason, engine::Problem};
 
     #[test]
     fn a_failed_poll_finds_no_tag() {
@@ -103,7 +103,7 @@ mod tests {
             TimedTag { tag: ObservedTag::At("sha256:before".into()), at: Timestamp::UNIX_EPOCH };
         assert_eq!(polled_tag(&polled), Some(found));
         let problem =
-            Problem { reason: reason::REGISTRY_UNAVAILABLE, message: "unreachable".into() };
+            Problem { reason: Reason::RegistryUnavailable, message: "unreachable".into() };
         assert_eq!(polled_tag(&PolledValue { problem: Some(problem), ..polled }), None);
     }
 }

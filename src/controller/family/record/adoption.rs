@@ -19,7 +19,7 @@ use serde_json::json;
 use tracing::info;
 
 use crate::{
-    api::{Cascade, CascadePhase, ManagedImage, RememberedUpstream, condition::reason, labels},
+    api::{Cascade, CascadePhase, ManagedImage, RememberedUpstream, condition::Reason, labels},
     controller::{
         error::{ReconcileError, call},
         family::{
@@ -130,7 +130,7 @@ impl Observer<'_> {
 
 fn conflict(image: &str, record: &str, owner: &str) -> Problem {
     Problem {
-        reason: reason::RECORD_CONFLICT,
+        reason: Reason::RecordConflict,
         message: format!(
             "spec.images[{image}]: its ManagedImage {record} is controlled by {owner} and not by \
              this family; delete that ManagedImage, or rename the image"
@@ -150,7 +150,7 @@ fn adoption_note(images: &[ManagedImage], cascades: usize) -> Notice {
         images.len()
     );
     let type_ = EventType::Normal;
-    Notice { type_, reason: reason::RECORDS_ADOPTED, action: "Adopt", note }
+    Notice { type_, reason: Reason::RecordsAdopted, action: "Adopt", note }
 }
 
 /// Makes a family the owner of records of one kind.

@@ -13,7 +13,7 @@ use kube::{
 use tracing::info;
 
 use crate::{
-    api::{Cascade, CascadePhase, CascadeSpec, CascadeStatus, condition::reason, labels},
+    api::{Cascade, CascadePhase, CascadeSpec, CascadeStatus, condition::Reason, labels},
     controller::{
         error::{ReconcileError, call},
         family::{
@@ -130,7 +130,7 @@ impl Reconcile<'_> {
         self.context.metrics.cascade_started();
         let notice = Notice {
             type_: EventType::Normal,
-            reason: reason::CASCADE_STARTED,
+            reason: Reason::CascadeStarted,
             action: "Cascade",
             note,
         };
@@ -163,7 +163,7 @@ impl Reconcile<'_> {
         self.context.metrics.cascade_finished(status.phase, duration);
         let notice = Notice {
             type_: if complete { EventType::Normal } else { EventType::Warning },
-            reason: reason::CASCADE_FINISHED,
+            reason: Reason::CascadeFinished,
             action: "Cascade",
             note: status.message.clone(),
         };

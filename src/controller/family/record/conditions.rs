@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use crate::{
     api::{
         BreakerStatus, ImageCounts, ImageFamilyStatus, ImageState, LeftOutImage,
-        condition::{self, ConditionUpdate, READY, RECONCILING, Reason, STALLED, reason},
+        condition::{self, ConditionUpdate, READY, RECONCILING, Reason, STALLED},
     },
     controller::family::{
         observe::snapshot::Snapshot,
@@ -76,19 +76,19 @@ impl FamilyConditions {
         }
         if suspended && !settled {
             let message = format!("spec.suspend is set; {progress}");
-            return Self::waiting(reason::SUSPENDED, message);
+            return Self::waiting(Reason::Suspended, message);
         }
         if let Some(window) = status.window.as_ref().filter(|window| !window.open && !settled) {
             let until = window
                 .until
                 .map_or_else(String::new, |until| format!("; the next one opens at {until:.0}"));
             let message = format!("no window of spec.policy.windows is open{until}; {progress}");
-            return Self::reconciling(reason::WINDOW_CLOSED, message);
+            return Self::reconciling(Reason::WindowClosed, message);
         }
         if let Some(cascade) = status.cascades.first() {
             let Problem { reason, message } = unstarted_builds(decided_images(snapshot, decision))
                 .unwrap_or_else(|| Problem {
-                    reason: reason::CASCADING,
+                    reason: Reason::Cascading,
                     message: format!("{} images", status.counts.total),
                 });
             let others = status.cascades.len().saturating_sub(1);
@@ -101,13 +101,13 @@ impl FamilyConditions {
         // While the family is suspended or its window is closed, no cascade is about to start.
         if status.pending.is_some() && !suspended && !window_closed {
             let message = "inputs have changed, and more changes may follow".to_owned();
-            return Self::reconciling(reason::SETTLING, message);
+            return Self::reconciling(Reason::Settling, message);
         }
         if let Some(failed) = snapshot.first_upstream_problem() {
             let message = format!("upstream {}: {}", failed.upstream, failed.problem.message);
             // While a registry is unreachable, the images that were built from it stay valid. A
             // registry that rejects us may hide a patch.
-            let unreachable = failed.problem.reason == reason::REGISTRY_UNAVAILABLE;
+            let unreachable = failed.problem.reason == Reason::RegistryUnavailable;
             return if unreachable && settled {
                 Self::ready(format!("{progress}; {message}"))
             } else {
@@ -117,7 +117,7 @@ impl FamilyConditions {
         if settled {
             return Self::ready(settled_message(status));
         }
-        Self::reconciling(reason::RESOLVING, "inputs are being looked up".into())
+        Self::reconciling(Reason::Resolving, "inputs are being looked up".into())
     }
 
     /// Returns the conditions of a family whose spec is rejected.
@@ -134,11 +134,11 @@ impl FamilyConditions {
         // Without another image to try, nothing changes until a user or an upstream acts.
         match breaker.probe_at {
             Some(at) => Self::reconciling(
-                reason::BREAKER_OPEN,
+                Reason::BreakerOpen,
                 format!("{failed}; one trial build starts at {at:.0}"),
             ),
             None => Self::stalled(
-                reason::BREAKER_OPEN,
+                Reason::BreakerOpen,
                 format!("{failed}; no image is left to try until the next cascade or a retry"),
             ),
         }
@@ -149,7 +149,7 @@ impl FamilyConditions {
         let first = left_out.first()?;
         let more = more(left_out.len());
         let message = format!("{}{more}; all other images go on", first.problem.message);
-        Some(Self::needing_user(reason::IMAGES_LEFT_OUT, message, status))
+        Some(Self::needing_user(Reason::ImagesLeftOut, message, status))
     }
 
     /// Returns the conditions of a family with images that need a user.
@@ -158,9 +158,9 @@ impl FamilyConditions {
         let decided = decision.images.iter().find(|image| needs_user(image.state, image.reason))?;
         let more = more(status.attention.len());
         let reason = match decided.state {
-            ImageState::Failed => reason::IMAGES_FAILED,
+            ImageState::Failed => Reason::ImagesFailed,
             // That of a family says that it collides with another one, and is not evaluated.
-            _ if decided.reason == reason::TAG_COLLISION => reason::IMAGES_FAILED,
+            _ if decided.reason == Reason::TagCollision => Reason::ImagesFailed,
             _ => decided.reason,
         };
         let message = format!("{}: {}{more}", first.image, first.message);
@@ -178,7 +178,7 @@ impl FamilyConditions {
     }
 
     fn ready(message: String) -> Self {
-        Self { ready: true, ..Self::waiting(reason::CURRENT, message) }
+        Self { ready: true, ..Self::waiting(Reason::Current, message) }
     }
 
     fn reconciling(reason: Reason, message: String) -> Self {

@@ -139,7 +139,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::api::condition::reason;
+    use crate::api::condition::Reason;
 
     type Writes = Arc<Mutex<Vec<(Method, Value)>>>;
 
@@ -173,7 +173,7 @@ mod tests {
     fn failed(image: &str) -> Notice {
         Notice {
             type_: EventType::Warning,
-            reason: reason::BUILD_FAILED,
+            reason: Reason::BuildFailed,
             action: "Build",
             note: format!("{image}: exit code 1"),
         }

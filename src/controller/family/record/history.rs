@@ -156,7 +156,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        api::{FailureRecord, RunningBuild, condition::reason},
+        api::{FailureRecord, RunningBuild, condition::Reason},
         engine::{BuildOutcome, Problem, VerifiedBuild, WaitProgress, fixtures},
     };
 
@@ -165,7 +165,7 @@ mod tests {
     }
 
     fn failed(fingerprint: Option<&str>) -> ImageDecision {
-        let problem = Problem { reason: reason::BUILD_FAILED, message: "exit code 1".into() };
+        let problem = Problem { reason: Reason::BuildFailed, message: "exit code 1".into() };
         let fingerprint = fingerprint.map(Fingerprint::from);
         ImageDecision {
             state: ImageState::Failed,
@@ -246,7 +246,7 @@ mod tests {
             digest: "d".into(),
             ..VerifiedBuild::default()
         };
-        let problem = Problem { reason: reason::CURRENT, message: String::new() };
+        let problem = Problem { reason: Reason::Current, message: String::new() };
         let decided = ImageDecision {
             verified: Some(Arc::new(verified)),
             ..ImageDecision::waiting(problem, WaitProgress::AtRest)

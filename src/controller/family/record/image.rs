@@ -17,8 +17,7 @@ use crate::{
         AdoptionRecord, EdgeSource, FoundEdge, Image, ImageState, ManagedImage, ManagedImageSpec,
         ManagedImageStatus, TagRecord,
         condition::{
-            self, ConditionUpdate, READY, RECONCILING, Reason, ReasonClass, STALLED, reason,
-            shorten,
+            self, ConditionUpdate, READY, RECONCILING, Reason, ReasonClass, STALLED, shorten,
         },
         labels,
     },
@@ -239,7 +238,7 @@ impl Reconcile<'_> {
             starts: self.starts_to_record(change),
             history: self.history_to_record(change),
         };
-        let ready = decided.state == ImageState::Current && reason == reason::CURRENT;
+        let ready = decided.state == ImageState::Current && reason == Reason::Current;
         let stalled = needs_user(decided.state, reason) || decided.state == ImageState::Blocked;
         for (type_, value) in
             [(READY, ready), (RECONCILING, !ready && !stalled), (STALLED, stalled)]
@@ -400,8 +399,8 @@ pub fn needs_user(state: ImageState, reason: Reason) -> bool {
             !matches!(reason.class(), ReasonClass::Expected | ReasonClass::Gated)
         }
         // The image is current, but a tag could not be set.
-        ImageState::Current => reason != reason::CURRENT,
-        ImageState::Held => reason == reason::NOT_ADOPTED,
+        ImageState::Current => reason != Reason::Current,
+        ImageState::Held => reason == Reason::NotAdopted,
         ImageState::Building | ImageState::Blocked => false,
     }
 }

@@ -14,7 +14,7 @@ use serde_json::json;
 
 use crate::{
     api::{
-        FamilyRequest, FamilyRequestStatus, ImageFamily, RequestState, condition::reason, labels,
+        FamilyRequest, FamilyRequestStatus, ImageFamily, RequestState, condition::Reason, labels,
     },
     controller::{
         context::Context,
@@ -114,9 +114,9 @@ impl Reconcile<'_> {
     async fn publish_request_event(&self, request: &FamilyRequest, status: &FamilyRequestStatus) {
         let (type_, reason) = match status.state {
             Some(RequestState::Done | RequestState::Active) => {
-                (EventType::Normal, reason::REQUEST_DONE)
+                (EventType::Normal, Reason::RequestDone)
             }
-            Some(RequestState::Refused) => (EventType::Warning, reason::REQUEST_REFUSED),
+            Some(RequestState::Refused) => (EventType::Warning, Reason::RequestRefused),
             Some(RequestState::Waiting | RequestState::Superseded) | None => return,
         };
         let note = format!("request {}: {}", request.name_any(), status.message);

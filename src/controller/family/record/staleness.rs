@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use crate::api::{
     ImageFamilySpec, ImageFamilyStatus, ImageState,
-    condition::{Reason, ReasonTrait, reason},
+    condition::{Reason, ReasonTrait},
 };
 
 /// An image that is not current and has failed at its inputs.
@@ -35,7 +35,7 @@ pub(super) fn stale_since(
 /// Whether the spec or a user keeps an image or an upstream with this reason at its digest, or may
 /// keep it there: after a restart, a candidate is resolved before its gates are known.
 fn may_be_intended(reason: Reason) -> bool {
-    reason == reason::RESOLVING || reason.has(ReasonTrait::Intended)
+    reason == Reason::Resolving || reason.has(ReasonTrait::Intended)
 }
 
 /// Whether a gate of the spec keeps the whole family from building now: it is suspended, or no
@@ -80,11 +80,7 @@ pub(super) fn overdue_since(
 mod tests {
     use super::*;
     use crate::api::{
-        CandidateDigest, Pending, RunningCascade, UpstreamStatus, WindowStatus,
-        condition::reason::{
-            AWAITING_APPROVAL, BUILD_FAILED, DIGEST_RETURNED, HELD, MINIMUM_AGE, PLATFORM_MISSING,
-            QUOTA_EXCEEDED, REGISTRY_DENIED, RESOLVING, SETTLING, WINDOW_CLOSED,
-        },
+        CandidateDigest, Pending, RunningCascade, UpstreamStatus, WindowStatus, condition::Reason,
     };
 
     fn at(second: i64) -> Option<Timestamp> {
@@ -118,7 +114,13 @@ mod tests {
     #[test]
     fn what_a_gate_keeps_back_is_stale_and_not_overdue() {
         let spec = ImageFamilySpec::default();
-        for reason in [HELD, MINIMUM_AGE, DIGEST_RETURNED, AWAITING_APPROVAL, RESOLVING] {
+        for reason in [
+            Reason::Held,
+            Reason::MinimumAge,
+            Reason::DigestReturned,
+            Reason::AwaitingApproval,
+            Reason::Resolving,
+        ] {
             let status = candidate(Some(reason));
             assert_eq!(stale_since(&status, &[]), at(100), "{reason}");
             assert_eq!(overdue_since(&spec, &status, &[], None), None, "{reason}");
@@ -129,15 +131,15 @@ mod tests {
         assert_eq!(overdue_since(&spec, &settling, &[], None), None);
 
         let suspended = ImageFamilySpec { suspend: true, ..ImageFamilySpec::default() };
-        let failures = failed(ImageState::Failed, BUILD_FAILED);
+        let failures = failed(ImageState::Failed, Reason::BuildFailed);
         assert_eq!(stale_since(&running(None), &failures), at(200));
         assert_eq!(overdue_since(&suspended, &running(None), &failures, None), None);
 
         assert_eq!(overdue_since(&spec, &running(Some(false)), &[], None), None);
         for (state, reason) in [
-            (ImageState::Held, HELD),
-            (ImageState::Queued, WINDOW_CLOSED),
-            (ImageState::Queued, SETTLING),
+            (ImageState::Held, Reason::Held),
+            (ImageState::Queued, Reason::WindowClosed),
+            (ImageState::Queued, Reason::Settling),
         ] {
             let status = ImageFamilyStatus::default();
             assert_eq!(stale_since(&status, &failed(state, reason)), at(300));
@@ -148,17 +150,17 @@ mod tests {
     #[test]
     fn what_no_gate_keeps_back_is_overdue() {
         let spec = ImageFamilySpec::default();
-        for reason in [PLATFORM_MISSING, REGISTRY_DENIED] {
+        for reason in [Reason::PlatformMissing, Reason::RegistryDenied] {
             assert_eq!(overdue_since(&spec, &candidate(Some(reason)), &[], None), at(100));
         }
         for window in [None, Some(true)] {
             assert_eq!(overdue_since(&spec, &running(window), &[], None), at(200));
         }
         for (state, reason) in
-            [(ImageState::Failed, BUILD_FAILED), (ImageState::Queued, QUOTA_EXCEEDED)]
+            [(ImageState::Failed, Reason::BuildFailed), (ImageState::Queued, Reason::QuotaExceeded)]
         {
             let failed = failed(state, reason);
-            for status in [ImageFamilyStatus::default(), candidate(Some(HELD))] {
+            for status in [ImageFamilyStatus::default(), candidate(Some(Reason::Held))] {
                 assert_eq!(overdue_since(&spec, &status, &failed, None), at(300));
             }
             let mut closed = running(Some(false));
@@ -173,7 +175,7 @@ mod tests {
         let spec = ImageFamilySpec::default();
         assert_eq!(overdue_since(&spec, &running(Some(true)), &[], at(900)), at(900));
         assert_eq!(overdue_since(&spec, &running(Some(true)), &[], at(50)), at(200));
-        let failures = failed(ImageState::Failed, BUILD_FAILED);
+        let failures = failed(ImageState::Failed, Reason::BuildFailed);
         assert_eq!(overdue_since(&spec, &running(Some(true)), &failures, at(900)), at(300));
     }
 }

@@ -13,9 +13,7 @@ use tracing::warn;
 use crate::{
     api::{
         Attention, ImageFamily, ImageFamilyStatus, ImageState, ManagedImage, UpstreamStatus,
-        condition::{
-            self, RECONCILING, Reason, ReasonClass, ReasonTrait, STALLED, reason, shorten,
-        },
+        condition::{self, RECONCILING, Reason, ReasonClass, ReasonTrait, STALLED, shorten},
         family_status::MAX_ATTENTION,
         labels,
     },
@@ -141,7 +139,7 @@ impl Reconcile<'_> {
         };
         let notice = Notice {
             type_: EventType::Normal,
-            reason: reason::PLATFORM_FIXED,
+            reason: Reason::PlatformFixed,
             action: "Build",
             note: format!(
                 "builds whose strategies name no platform are for {platform}, because of {}; to \
@@ -252,7 +250,7 @@ impl Reconcile<'_> {
         if let Some(candidate) = digest(new).filter(|_| old.and_then(digest) != digest(new)) {
             let notice = Notice {
                 type_: EventType::Normal,
-                reason: reason::UPSTREAM_MOVED,
+                reason: Reason::UpstreamMoved,
                 action: "Watch",
                 note: format!("{} moved to {}", new.reference, causes::short(&candidate)),
             };
@@ -261,7 +259,7 @@ impl Reconcile<'_> {
         let is_new = old.is_none_or(|old| old.reason != new.reason);
         let reason = new.known_reason().filter(|_| is_new);
         if let (Some(reason), Some(message)) = (reason, &new.message)
-            && reason != reason::RESOLVING
+            && reason != Reason::Resolving
         {
             let is_intended = reason.has(ReasonTrait::Intended);
             let notice = Notice {

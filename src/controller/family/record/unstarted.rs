@@ -4,7 +4,7 @@
 use crate::{
     api::{
         FailureRecord, ImageState,
-        condition::{Reason, ReasonTrait, reason, shorten},
+        condition::{Reason, ReasonTrait, shorten},
     },
     engine::{BuildOutcome, ImageDecision, ObservedBuild, Problem, image::failure},
 };
@@ -46,11 +46,11 @@ fn why_unstarted(image: DecidedImage<'_>) -> Option<Problem> {
         ImageState::Queued if decided.reason.has(ReasonTrait::PreventsStart) => {
             because(decided.reason)
         }
-        ImageState::Queued if decided.reason == reason::RETRYING => because(last?.reason),
+        ImageState::Queued if decided.reason == Reason::Retrying => because(last?.reason),
         ImageState::Building => {
             let build = builds.iter().find(|build| build.outcome == BuildOutcome::Running)?;
             if build.waits_for.is_some() {
-                return because(build.wait_reason.unwrap_or(reason::POD_NOT_STARTED));
+                return because(build.wait_reason.unwrap_or(Reason::PodNotStarted));
             }
             last.filter(|_| !build.has_started)
         }
@@ -100,36 +100,36 @@ mod tests {
     fn a_build_that_does_not_start_is_named_through_all_its_tries() {
         let mut job = fixtures::job("f", 0, BuildOutcome::Running);
         (job.has_started, job.live) = (false, true);
-        let mut building = decided(ImageState::Building, reason::BUILDING, WAITS);
+        let mut building = decided(ImageState::Building, Reason::Building, WAITS);
         assert_eq!(said(&building, &[job.clone()]), None, "its first try has just begun");
         job.waits_for = Some("the image is not found".into());
-        job.wait_reason = Some(reason::IMAGE_PULL_FAILED);
+        job.wait_reason = Some(Reason::ImagePullFailed);
         let waits = said(&building, &[job.clone()]);
-        assert_eq!(waits, Some(problem(reason::IMAGE_PULL_FAILED, WAITS)));
+        assert_eq!(waits, Some(problem(Reason::ImagePullFailed, WAITS)));
         // The first try has failed, and the second has just begun. The reason stays.
         (job.waits_for, job.wait_reason) = (None, None);
-        let not_found = Some(problem(reason::IMAGE_PULL_FAILED, "the pod cannot start: not found"));
-        building.failure = Some(failed(reason::IMAGE_PULL_FAILED).into());
+        let not_found = Some(problem(Reason::ImagePullFailed, "the pod cannot start: not found"));
+        building.failure = Some(failed(Reason::ImagePullFailed).into());
         assert_eq!(said(&building, &[job.clone()]), not_found);
         job.has_started = true;
         assert_eq!(said(&building, &[job.clone()]), None, "it runs");
-        let mut retried = decided(ImageState::Queued, reason::RETRYING, RETRIED);
-        retried.failure = Some(failed(reason::IMAGE_PULL_FAILED).into());
-        assert_eq!(said(&retried, &[]), Some(problem(reason::IMAGE_PULL_FAILED, RETRIED)));
-        retried.failure = Some(failed(reason::EVICTED).into());
+        let mut retried = decided(ImageState::Queued, Reason::Retrying, RETRIED);
+        retried.failure = Some(failed(Reason::ImagePullFailed).into());
+        assert_eq!(said(&retried, &[]), Some(problem(Reason::ImagePullFailed, RETRIED)));
+        retried.failure = Some(failed(Reason::Evicted).into());
         assert_eq!(said(&retried, &[]), None, "it has started");
     }
 
     #[test]
     fn what_a_quota_rejects_is_named_and_the_rest_counted() {
-        let full = decided(ImageState::Queued, reason::QUOTA_EXCEEDED, "exceeded quota");
-        let busy = decided(ImageState::Queued, reason::PARALLELISM_REACHED, "");
-        let current = decided(ImageState::Current, reason::CURRENT, "");
+        let full = decided(ImageState::Queued, Reason::QuotaExceeded, "exceeded quota");
+        let busy = decided(ImageState::Queued, Reason::ParallelismReached, "");
+        let current = decided(ImageState::Current, Reason::Current, "");
         let images = [("c", &current), ("q", &busy), ("a", &full), ("b", &full)]
             .map(|(name, decided)| DecidedImage { name, decided, builds: &[] });
         assert_eq!(
             unstarted_builds(images),
-            Some(problem(reason::QUOTA_EXCEEDED, "exceeded quota (and 1 more)"))
+            Some(problem(Reason::QuotaExceeded, "exceeded quota (and 1 more)"))
         );
         assert_eq!(unstarted_builds(images.into_iter().take(2)), None);
     }

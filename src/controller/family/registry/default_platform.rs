@@ -11,7 +11,7 @@ use futures::{StreamExt, stream};
 use jiff::SignedDuration;
 
 use crate::{
-    api::condition::reason,
+    api::condition::Reason,
     builds::platform::named_platform,
     controller::{
         family::{
@@ -164,7 +164,7 @@ impl PlatformSearch<'_> {
                 Ok(Some(platform)) => return Ok(Some(platform)),
                 Ok(None) => {}
                 // What is no image says nothing about platforms.
-                Err(problem) if problem.reason == reason::INVALID_REGISTRY_RESPONSE => {}
+                Err(problem) if problem.reason == Reason::InvalidRegistryResponse => {}
                 Err(problem) => unanswered = unanswered.or(Some(problem)),
             }
         }
@@ -284,7 +284,7 @@ mod tests {
             (&["foreign"], all, Ok(Some("linux/arm64"))),
             (&["windows"], all, Ok(None)),
             (&["down", "arm"], ours, Ok(Some("linux/arm64"))),
-            (&["absent", "down"], ours, Err(reason::REGISTRY_UNAVAILABLE)),
+            (&["absent", "down"], ours, Err(Reason::RegistryUnavailable)),
         ] {
             let found = search(believed).first_of(&tags(repositories)).await;
             let found = found.map(|found| found.map(|found| found.platform.to_string()));

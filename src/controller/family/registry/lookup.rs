@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 
 use crate::{
-    api::{EdgeUse, ParentDigest, condition::reason, labels},
+    api::{EdgeUse, ParentDigest, condition::Reason, labels},
     backoff::{self, jitter_seed},
     controller::family::{
         reconcile::Reconcile,
@@ -160,7 +160,7 @@ impl FingerprintQuery<'_> {
                 labels::OCI_FINGERPRINT
             );
             return Ok(LookupAnswer::Rejected(Problem {
-                reason: reason::INVALID_REGISTRY_RESPONSE,
+                reason: Reason::InvalidRegistryResponse,
                 message,
             }));
         }
@@ -198,7 +198,7 @@ impl FingerprintQuery<'_> {
             "the build of {} {wrong}, and delete the tag {tag}",
             self.reconcile.image_name(self.image)
         );
-        Some(Problem { reason: reason::PLATFORM_MISMATCH, message })
+        Some(Problem { reason: Reason::PlatformMismatch, message })
     }
 
     /// Returns a problem if the build has not used the pinned base: the layers of the base must be
@@ -224,7 +224,7 @@ impl FingerprintQuery<'_> {
                     image.name,
                     fingerprint.map(tags::pushed_as).unwrap_or_default()
                 );
-                (reason::DOCKERFILE_MISMATCH, message)
+                (Reason::DockerfileMismatch, message)
             }
             BaseComparison::OtherPlatform(other) => {
                 let message = format!(
@@ -232,7 +232,7 @@ impl FingerprintQuery<'_> {
                      a base for {platform}, or set the strategy's parameter `platform`",
                     image.name
                 );
-                (reason::PLATFORM_MISMATCH, message)
+                (Reason::PlatformMismatch, message)
             }
             BaseComparison::NotOffered => {
                 let message = format!(
@@ -240,7 +240,7 @@ impl FingerprintQuery<'_> {
                      for {platform}, or set the strategy's parameter `platform`",
                     image.name
                 );
-                (reason::PLATFORM_MISMATCH, message)
+                (Reason::PlatformMismatch, message)
             }
         };
         Ok(Some(Problem { reason, message }))

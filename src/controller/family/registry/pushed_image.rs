@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use crate::{
-    api::{condition::reason, labels},
+    api::{condition::Reason, labels},
     engine::{
         LookupResult, Problem,
         fingerprint::FINGERPRINT_LENGTH,
@@ -148,7 +148,7 @@ impl<'a> Repository<'a> {
                         self.name.repository(),
                         manifest.digest
                     );
-                    return Err(Problem { reason: reason::INVALID_REGISTRY_RESPONSE, message });
+                    return Err(Problem { reason: Reason::InvalidRegistryResponse, message });
                 }
                 let platform = known_platform(entry).or_else(|| platform.clone());
                 let manifest = self.known_manifest(&entry.descriptor.digest).await?;
@@ -168,7 +168,7 @@ impl<'a> Repository<'a> {
             self.name.repository(),
             index.digest
         );
-        Err(Problem { reason: reason::INVALID_REGISTRY_RESPONSE, message })
+        Err(Problem { reason: Reason::InvalidRegistryResponse, message })
     }
 
     /// Returns the platforms of a manifest's images.
@@ -187,7 +187,7 @@ impl<'a> Repository<'a> {
     ) -> Result<PlatformImage, Problem> {
         let ManifestKind::Image(image) = &manifest.kind else {
             let message = format!("{}@{} is an index", self.name.repository(), manifest.digest);
-            return Err(Problem { reason: reason::INVALID_REGISTRY_RESPONSE, message });
+            return Err(Problem { reason: Reason::InvalidRegistryResponse, message });
         };
         let config = self
             .client

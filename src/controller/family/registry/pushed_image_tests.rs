@@ -9,7 +9,7 @@ use axum::body::Body;
 use serde_json::{Value, json};
 
 use crate::{
-    api::{Inputs, condition::reason},
+    api::{Inputs, condition::Reason},
     controller::family::registry::{
         existing_image::is_build_of_another,
         pushed_image::{BaseComparison, Repository, present},
@@ -310,7 +310,7 @@ async fn an_index_is_described_by_its_images() {
     let repository = model.repository();
     let manifest = repository.tagged("3").await.expect("answer").expect("a manifest");
     let problem = repository.images(&manifest).await.expect_err("too many");
-    assert_eq!(problem.reason, reason::INVALID_REGISTRY_RESPONSE);
+    assert_eq!(problem.reason, Reason::InvalidRegistryResponse);
     assert!(problem.message.contains("more than 32 images"), "{}", problem.message);
 }
 
@@ -451,7 +451,7 @@ async fn a_retag_is_retried_while_the_registry_is_unreachable() {
     let problem = keep_digest(&model.repository(), &lookup, &kept.as_str().into())
         .await
         .expect_err("unreachable");
-    assert_eq!(problem.reason, reason::REGISTRY_UNAVAILABLE);
+    assert_eq!(problem.reason, Reason::RegistryUnavailable);
     model.content.lock().expect("content").refuses = None;
     assert!(keep_digest(&model.repository(), &lookup, &kept.as_str().into()).await.is_ok());
 }

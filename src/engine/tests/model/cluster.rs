@@ -3,7 +3,7 @@
 use jiff::SignedDuration;
 
 use crate::{
-    api::{BuildFailure, LabelRecord, condition::reason},
+    api::{BuildFailure, LabelRecord, condition::Reason},
     engine::{tests::model::FamilyModel, *},
     identity::{BuildIdentity, ImageDigest},
 };
@@ -16,7 +16,7 @@ impl FamilyModel {
         }
         let Effect::LookUp { image, fingerprint, scope, after } = lookup else { return };
         let (fingerprint, after) = (fingerprint.clone(), *after);
-        let away = || Problem { reason: reason::REGISTRY_UNAVAILABLE, message: "away".into() };
+        let away = || Problem { reason: Reason::RegistryUnavailable, message: "away".into() };
         let image = image.position();
         let is_recorded = self.records[image].as_ref().is_some_and(|known| known.digest.is_some());
         let marked = self.marks.get(&(image, fingerprint.clone())).filter(|_| !is_recorded);
@@ -68,7 +68,7 @@ impl FamilyModel {
         let digest = digest.clone();
         let answer = if self.registry_unreachable {
             let problem =
-                Problem { reason: reason::REGISTRY_UNAVAILABLE, message: "no answer".into() };
+                Problem { reason: Reason::RegistryUnavailable, message: "no answer".into() };
             let ask_at = self.now + SignedDuration::from_secs(10);
             LabelAnswer::Unread { digest, problem, ask_at }
         } else {

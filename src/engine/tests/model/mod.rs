@@ -19,8 +19,7 @@ use crate::{
     api::{
         CascadeStatus, Edge, EdgeUse, FailureClass, FamilyRequestSpec, Follow, Image,
         ImageFamilySpec, ImageFamilyStatus, ImageState, ManagedImageStatus, RememberedUpstream,
-        Request, RequestState, RequestedAction, Upstream,
-        condition::{Reason, reason},
+        Request, RequestState, RequestedAction, Upstream, condition::Reason,
     },
     engine::*,
     identity::{CascadeName, Fingerprint, FolderRevision, ImageDigest},
@@ -196,7 +195,7 @@ impl FamilyModel {
             orphans: Vec::new(),
             started: BTreeMap::new(),
             failing: HashMap::new(),
-            failure_reason: reason::INFRASTRUCTURE_FAILED,
+            failure_reason: Reason::InfrastructureFailed,
             source: Observed::Known("source".into()),
             unreadable_sources: HashMap::new(),
             folder: None,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    api::{PlatformDigest, condition::reason},
+    api::{PlatformDigest, condition::Reason},
     engine::{tests::model::FamilyModel, *},
     lineage::UpstreamIndex,
 };
@@ -95,7 +95,7 @@ impl FamilyModel {
             Some("linux/amd64") => Observed::Known(self.strategy.clone()),
             Some(platform) => Observed::Known(format!("{} {platform}", self.strategy)),
             None => Observed::Failed(Problem {
-                reason: reason::STRATEGY_NOT_FOUND,
+                reason: Reason::StrategyNotFound,
                 message: "there is none".into(),
             }),
         }
