@@ -19,7 +19,7 @@ use crate::registry::{
     error::{AccessDenial, ErrorContext},
     http::{HttpRequest, HttpResponse},
     operation::Operation,
-    rate_limits::{LimitClass, RemainingPause, StatedLimit, remaining_pulls},
+    rate_limits::{LimitClass, RemainingPause, RemainingPulls, StatedLimit},
     token::Applicant,
 };
 
@@ -197,9 +197,17 @@ impl EndpointAttempt<'_> {
         let root = Operation::root();
         let attempt = EndpointAttempt { call, endpoint, deadline, operation: &root, context };
         let response = attempt.request(candidate, None).await?;
-        let challenge = (response.status == StatusCode::UNAUTHORIZED && !response.is_elsewhere)
-            .then(|| Challenge::from_headers(&response.headers))
-            .flatten();
+        let challenge = match response.status {
+            StatusCode::UNAUTHORIZED if !response.is_elsewhere => {
+                Challenge::from_headers(&response.headers)
+            }
+            status if status.is_success() => None,
+            // A registry that fails says nothing about what it requires.
+            status if status.is_server_error() => {
+                return Err(context.error_status(status, response.quoted(&[]), None));
+            }
+            _ => return Ok(None),
+        };
         authorizations.note_root_challenge(base, challenge.clone());
         Ok(challenge)
     }
@@ -247,7 +255,7 @@ impl EndpointAttempt<'_> {
             return Err(self.context.limited(&quoted, pause));
         }
         if let Some(pause) =
-            response.stated_pause().filter(|_| response.status == StatusCode::SERVICE_UNAVAILABLE)
+            response.outage_pause().filter(|_| response.status == StatusCode::SERVICE_UNAVAILABLE)
         {
             let limit = StatedLimit { pause: Some(pause) };
             limits.begin(base, candidate.identity, class, limit, &quoted);
@@ -255,7 +263,7 @@ impl EndpointAttempt<'_> {
         if response.status.is_success() {
             limits.note_success(base, candidate.identity, class);
         }
-        if let Some(remaining) = remaining_pulls(&response.headers) {
+        if let Some(remaining) = RemainingPulls::of(&response.headers) {
             limits.note_remaining(base, candidate.identity, remaining);
         }
         Ok(response)

@@ -29,7 +29,7 @@ const NAME_UNKNOWN: &str = "NAME_UNKNOWN";
 
 /// Whether a body has the form that the distribution specification defines for errors.
 pub(super) fn has_error_form(body: &[u8]) -> bool {
-    serde_json::from_slice::<ErrorBody>(body).is_ok()
+    serde_json::from_slice::<ErrorBody>(body).is_ok_and(|body| !body.errors.is_empty())
 }
 
 /// Whether the body of an error says that the repository is not known.
@@ -100,7 +100,7 @@ mod tests {
         for (body, expected) in [
             (r#"{"errors":[{"code":"NAME_UNKNOWN","message":"m","detail":{}}]}"#, true),
             (r#"{"errors":[{"status":404,"message":"m"}]}"#, true),
-            (r#"{"errors":[]}"#, true),
+            (r#"{"errors":[]}"#, false),
             (r#"{"message":"no Route matched with those values"}"#, false),
             ("default backend - 404", false),
             ("<html>", false),

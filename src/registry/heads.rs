@@ -72,7 +72,12 @@ impl Client {
                 if word.is_some() {
                     return call.word_of_registry(self, &key).await;
                 }
-                Ok(Some(call.brief_word_of_registry(self, &key).await.unwrap_or(head)))
+                match call.brief_word_of_registry(self, &key).await {
+                    Ok(Some(word)) => Ok(Some(word)),
+                    Ok(None) => call.word_of_registry(self, &key).await,
+                    Err(error) if error.is_unanswered() => Ok(Some(head)),
+                    Err(error) => Err(error),
+                }
             }
         }
     }
@@ -152,17 +157,24 @@ impl RegistryCall<'_> {
         Ok(head)
     }
 
-    /// Asks the registry itself once, and for a short time.
-    async fn brief_word_of_registry(&self, client: &Client, key: &TagKey) -> Option<ManifestHead> {
+    /// Asks the registry itself once, and for a short time. Returns `None` if its response does not
+    /// decide.
+    async fn brief_word_of_registry(
+        &self,
+        client: &Client,
+        key: &TagKey,
+    ) -> Result<Option<ManifestHead>, RegistryError> {
         let operation = Operation::manifest(Method::HEAD, self.image);
         let origin = client.0.config.origin(self.image.registry());
         let read = |context: ErrorContext<'_>, response| self.read_head(context, response);
         match self.ask_mirror(&origin, &operation, &read).await {
             Ok(HeadAnswer::Digest(head)) => {
                 client.0.tags.note_word(key.clone(), head.clone());
-                Some(head)
+                Ok(Some(head))
             }
-            Ok(HeadAnswer::Undecided(_)) | Err(_) => None,
+            Ok(HeadAnswer::Undecided(_)) => Ok(None),
+            Err(error) if hint_of(&error).is_some() => Ok(None),
+            Err(error) => Err(error),
         }
     }
 

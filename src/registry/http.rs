@@ -27,7 +27,7 @@ use crate::{
         deadline::Deadline,
         error::ErrorContext,
         error_body::{describe_response, has_error_form, is_name_unknown},
-        rate_limits::{StatedLimit, stated_limit, stated_pause},
+        rate_limits::{StatedLimit, outage_pause, stated_limit},
         transport::{OutgoingRequest, ResponseBody, Transport},
     },
 };
@@ -98,6 +98,19 @@ pub(super) struct HttpResponse {
 }
 
 impl HttpRequest<'_> {
+    /// Returns the key of the circuit that the request belongs to: the origin that it names, and
+    /// for a token service also the registry that has named it, so that no registry can make the
+    /// host of another one look unresponsive.
+    fn circuit(&self) -> String {
+        let origin = self.url.origin().ascii_serialization();
+        match &self.receivers {
+            Receivers::Origin => origin,
+            Receivers::TokenService { registry } => {
+                format!("{origin} for {}", registry.origin().ascii_serialization())
+            }
+        }
+    }
+
     /// Whether this URL receives the credential.
     fn is_received_by(&self, url: &Url) -> bool {
         same_origin(url, &self.url)
@@ -133,12 +146,13 @@ impl Http {
         request: HttpRequest<'_>,
     ) -> Result<HttpResponse, RegistryError> {
         let host = authority(&request.url);
+        let circuit = request.circuit();
         let unresponsive = |pause| context.unresponsive(&host, pause);
-        self.circuits.check(&host).map_err(unresponsive)?;
+        self.circuits.check(&circuit).map_err(unresponsive)?;
         let _slot = self.acquire_slot(context, &host, deadline).await?;
         // The host may have stopped responding meanwhile. Only what is sent at once is admitted,
         // because after a pause that is one request.
-        self.circuits.admit(&host).map_err(unresponsive)?;
+        self.circuits.admit(&circuit).map_err(unresponsive)?;
         let mut url = request.url.clone();
         for _ in 0..=MAX_REDIRECTS {
             let response = self.send_once(context, deadline, &request, &url).await?;
@@ -150,15 +164,15 @@ impl Http {
                 Some(location) if follows => {
                     url = redirect_target(&url, &location)
                         .map_err(|problem| context.invalid_response(problem))?;
-                    let host = authority(&url);
-                    let admitted = self.circuits.admit(&host);
-                    admitted.map_err(|pause| context.unresponsive(&host, pause))?;
                 }
                 _ => {
+                    let is_named = same_origin(&url, &request.url);
                     let read = self.read(context, response, &request, url);
                     let read = timeout_at(deadline.ends_at(), read).await;
                     return read.unwrap_or_else(|_| {
-                        self.circuits.note_failure(&host);
+                        if is_named {
+                            self.circuits.note_failure(&circuit);
+                        }
                         Err(context.too_slow(deadline.limit))
                     });
                 }
@@ -175,7 +189,14 @@ impl Http {
         request: &HttpRequest<'_>,
         url: &Url,
     ) -> Result<Response<ResponseBody>, RegistryError> {
-        let host = authority(url);
+        // A host that a redirect names is charged with nothing: whoever redirects there may have
+        // used up the time, or named the wrong port.
+        let circuit = same_origin(url, &request.url).then(|| request.circuit());
+        let note_failure = || {
+            if let Some(circuit) = &circuit {
+                self.circuits.note_failure(circuit);
+            }
+        };
         let mut headers = request.headers.clone();
         let authorization = if request.is_received_by(url) {
             request.authorization.clone()
@@ -191,18 +212,20 @@ impl Http {
         let sent = timeout_at(deadline.ends_at(), self.transport.send(outgoing)).await;
         match sent {
             Ok(Ok(response)) => {
-                self.circuits.note_response(&host);
+                if let Some(circuit) = &circuit {
+                    self.circuits.note_response(circuit);
+                }
                 Ok(response)
             }
             Ok(Err(problem)) => {
                 // A write may also fail because this process may not write.
                 if is_read {
-                    self.circuits.note_failure(&host);
+                    note_failure();
                 }
                 Err(context.unreachable(&problem))
             }
             Err(_) => {
-                self.circuits.note_failure(&host);
+                note_failure();
                 Err(context.too_slow(deadline.limit))
             }
         }
@@ -307,9 +330,9 @@ impl HttpResponse {
         stated_limit(self.status, &self.headers, quoted, self.received_at)
     }
 
-    /// Returns the pause that the response names, if it does.
-    pub(super) fn stated_pause(&self) -> Option<Duration> {
-        stated_pause(&self.headers, self.received_at)
+    /// Returns the pause that the response names, if it does and is no limit.
+    pub(super) fn outage_pause(&self) -> Option<Duration> {
+        outage_pause(&self.headers, self.received_at)
     }
 
     /// Whether the response has the form of one of a registry. Proxies and load balancers respond
@@ -340,7 +363,7 @@ impl HttpResponse {
             return Err(context.not_a_registry(&quoted));
         }
         let names_nothing = is_name_unknown(&self.body);
-        let pause = self.stated_pause();
+        let pause = self.outage_pause();
         let error = context.error_status(self.status, quoted, pause);
         Err(if names_nothing { error.of_unknown_name() } else { error })
     }

@@ -36,6 +36,11 @@ impl Operation {
         Self::pull(method, format!("manifests/{}", image.identifier()))
     }
 
+    /// Reads what a tag refers to, with the credential that pushes.
+    pub(super) fn pushed_manifest(image: &Reference) -> Self {
+        Self { purpose: Purpose::Push, ..Self::manifest(Method::GET, image) }
+    }
+
     /// Reads an image's configuration.
     pub(super) fn config(digest: &str) -> Self {
         Self {

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderValue, Method, header};
+use http::{HeaderValue, Method, StatusCode, header};
 use indexmap::IndexMap;
 use tokio::time::Instant;
 use url::Url;
@@ -71,6 +71,17 @@ impl Client {
         }
     }
 
+    /// Returns what a tag points to in a repository that we have pushed to, or `None` if there is no
+    /// such tag. That the repository exists is known, so a denied read is a denial and never proves
+    /// that the tag does not exist.
+    pub async fn head_of_pushed(
+        &self,
+        tag: &Reference,
+        keychain: &Keychain,
+    ) -> Result<Option<ManifestHead>, RegistryError> {
+        RegistryCall::new(self, tag, keychain).head_at_registry(self, None).await
+    }
+
     /// Returns the manifest that a tag of ours points to, or `None` if there is no such tag. If
     /// there is not even a repository, it must be one that a push creates.
     pub async fn own_manifest(
@@ -104,11 +115,23 @@ impl Client {
         keychain: &Keychain,
         denial: RegistryError,
     ) -> Result<Option<T>, RegistryError> {
+        let identity = |usage| keychain.identity([tag.registry()], tag.path(), usage);
+        if identity(CredentialUse::Pull) != identity(CredentialUse::Push) {
+            // The right of one credential says nothing about why the other one was denied.
+            let origin = self.0.config.origin(tag.registry());
+            let call = RegistryCall::new(self, tag, keychain);
+            let read = |context: ErrorContext<'_>, response| read_manifest(context, tag, response);
+            match call.ask_registry(&origin, &Operation::pushed_manifest(tag), &read).await {
+                Ok(_) => return Err(denial),
+                Err(RegistryError::NotFound { .. }) => return Ok(None),
+                Err(error) if is_denial(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
         match self.verify_push_recently(tag, keychain).await {
             Ok(()) => Ok(None),
-            Err(error @ (RegistryError::NoRepository { .. } | RegistryError::Limited { .. })) => {
-                Err(error)
-            }
+            Err(error) if error.is_transient() => Err(error),
+            Err(error @ RegistryError::NoRepository { .. }) => Err(error),
             Err(_) => Err(denial),
         }
     }
@@ -190,12 +213,20 @@ impl Client {
     ) -> Result<(), RegistryError> {
         let call = RegistryCall::new(self, image, keychain);
         let begin = Operation::upload(Method::POST, "blobs/uploads/".into());
-        let location = call.execute(&begin, |_, response| {
-            Ok(response.header(header::LOCATION).map(ToOwned::to_owned))
-        });
+        let location =
+            call.execute(&begin, |context, response| match response.header(header::LOCATION) {
+                Some(location) if response.status == StatusCode::ACCEPTED => {
+                    Ok(location.to_owned())
+                }
+                _ => {
+                    let quoted = response.quoted(&[]);
+                    let problem = format!("began no upload, but responded with {quoted}");
+                    Err(context.invalid_response(problem))
+                }
+            });
         let location = location.await?;
         // Registries drop uploads that are never completed, so a failure to cancel one is harmless.
-        if let Some(path) = location.and_then(|location| self.upload_path(image, &location)) {
+        if let Some(path) = self.upload_path(image, &location) {
             let cancel = Operation::upload(Method::DELETE, path);
             _ = call.execute(&cancel, |_, _| Ok(())).await;
         }

@@ -35,8 +35,15 @@ const FIRST_POINT_IN_TIME: f64 = 978_307_200.0;
 const PAUSE_HEADERS: [&str; 5] =
     ["retry-after", "x-retry-after", "x-ratelimit-reset", "ratelimit-reset", "x-rate-limit-reset"];
 const REMAINING_HEADER: &str = "ratelimit-remaining";
-/// Words in the body of a 403 that is a limit, in lower case.
-const LIMIT_WORDS: [&str; 4] = ["rate limit", "ratelimit", "toomanyrequests", "too many requests"];
+/// How many of them name a pause and not the end of a window, in which most requests are accepted.
+const OUTAGE_HEADERS: usize = 2;
+/// Words in the body of a 403 that is a limit, in lower case. A response may quote the name of the
+/// repository, which contains no space.
+const LIMIT_WORDS: [&str; 2] = ["rate limit", "too many requests"];
+/// Codes in such a body. The name of a repository contains no capital letter.
+const LIMIT_CODES: [&str; 3] = ["TOOMANYREQUESTS", "RATELIMIT", "RateLimit"];
+/// What the pause says after a registry has said that no pull is left.
+const NOTHING_LEFT: &str = "no pull is left";
 
 /// What a registry counts separately.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -92,19 +99,30 @@ pub(super) fn stated_limit(
     match status {
         StatusCode::TOO_MANY_REQUESTS => Some(StatedLimit { pause }),
         StatusCode::FORBIDDEN => {
-            let quoted = quoted.to_ascii_lowercase();
+            let lower = quoted.to_ascii_lowercase();
             let is_limit = headers.contains_key(header::RETRY_AFTER)
-                || LIMIT_WORDS.iter().any(|word| quoted.contains(word));
+                || LIMIT_CODES.iter().any(|code| quoted.contains(code))
+                || LIMIT_WORDS.iter().any(|word| lower.contains(word));
             is_limit.then_some(StatedLimit { pause })
         }
         _ => None,
     }
 }
 
-/// Returns the pause that the headers of a response name. It is at most [`MAX_PAUSE`].
+/// Returns the pause that the headers of a limit name. It is at most [`MAX_PAUSE`].
 pub(super) fn stated_pause(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
-    let value = |name| headers.get(name).and_then(|value| value.to_str().ok());
-    PAUSE_HEADERS.into_iter().filter_map(value).find_map(|value| parse_pause(value, now))
+    pause_of(&PAUSE_HEADERS, headers, now)
+}
+
+/// Returns the pause that the headers of any other response name. Many registries send the end of
+/// the current window with every response, which is no pause.
+pub(super) fn outage_pause(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
+    pause_of(PAUSE_HEADERS.get(..OUTAGE_HEADERS).unwrap_or_default(), headers, now)
+}
+
+fn pause_of(names: &[&str], headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
+    let value = |name: &&str| headers.get(*name).and_then(|value| value.to_str().ok());
+    names.iter().filter_map(value).find_map(|value| parse_pause(value, now))
 }
 
 /// Parses a pause: seconds, also with a fraction or the unit `s`, a date, or the seconds since 1970
@@ -125,10 +143,23 @@ fn parse_pause(value: &str, now: Timestamp) -> Option<Duration> {
     Some(pause.min(MAX_PAUSE))
 }
 
-/// Returns how many pulls are left, if a response says so.
-pub(super) fn remaining_pulls(headers: &HeaderMap) -> Option<u64> {
-    let value = headers.get(REMAINING_HEADER)?.to_str().ok()?;
-    value.split(';').next()?.trim().parse().ok()
+/// How many pulls are left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct RemainingPulls {
+    count: u64,
+    /// The length of the window in which they are counted, if the response names one.
+    window: Option<Duration>,
+}
+
+impl RemainingPulls {
+    /// Returns how many pulls are left, if a response says so: `COUNT` or `COUNT;w=SECONDS`.
+    pub(super) fn of(headers: &HeaderMap) -> Option<Self> {
+        let value = headers.get(REMAINING_HEADER)?.to_str().ok()?;
+        let mut parts = value.split(';').map(str::trim);
+        let count = parts.next()?.parse().ok()?;
+        let window = parts.find_map(|part| part.strip_prefix("w=")?.parse().ok());
+        Some(Self { count, window: window.map(Duration::from_secs) })
+    }
 }
 
 /// A host, a credential and what is counted.
@@ -192,15 +223,27 @@ impl RateLimits {
         pause
     }
 
-    /// Notes how many pulls are left. If none is, pulls pause.
-    pub(super) fn note_remaining(&self, base: &str, identity: CredentialIdentity, remaining: u64) {
+    /// Notes how many pulls are left. If none is, pulls pause. A pause that the registry asked for
+    /// goes on, however many are left.
+    pub(super) fn note_remaining(
+        &self,
+        base: &str,
+        identity: CredentialIdentity,
+        remaining: RemainingPulls,
+    ) {
         let key = LimitKey { base: base.to_owned(), identity, class: LimitClass::Pull };
-        if remaining > 0 {
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+        if remaining.count > 0 {
+            let mut limits = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            if limits.get(&key).is_some_and(|known| known.response == NOTHING_LEFT) {
+                limits.remove(&key);
+            }
             return;
         }
-        let limit = StatedLimit { pause: Some(NOTHING_LEFT_PAUSE) };
-        self.begin(base, identity, LimitClass::Pull, limit, "no pull is left");
+        let pause = remaining.window.map_or(NOTHING_LEFT_PAUSE, |window| {
+            window.clamp(Duration::from_secs(1), NOTHING_LEFT_PAUSE)
+        });
+        let limit = StatedLimit { pause: Some(pause) };
+        self.begin(base, identity, LimitClass::Pull, limit, NOTHING_LEFT);
     }
 
     /// Notes that a request of this class was not limited.

@@ -17,6 +17,9 @@ const MIN_GET_INTERVAL: Duration = Duration::from_hours(1);
 /// Maximum number of tags that are remembered.
 const MAX_TAGS: usize = 8192;
 
+/// Maximum length of a header that is remembered. A longer one is none.
+const MAX_HINT: usize = 256;
+
 /// A tag, and who reads it.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) struct TagKey {
@@ -36,7 +39,8 @@ pub(super) struct HeadHint {
 
 impl HeadHint {
     pub(super) fn of(response: &HttpResponse) -> Self {
-        let header = |name| response.header(name).map(ToOwned::to_owned);
+        let short = |value: &&str| value.len() <= MAX_HINT;
+        let header = |name| response.header(name).filter(short).map(ToOwned::to_owned);
         Self {
             status: response.status.as_u16(),
             etag: header(header::ETAG),

@@ -135,7 +135,7 @@ impl Reconcile<'_> {
         let ImagePromotion { repository, digest, .. } = promotion;
         let (registry, keychain) = (&self.context.registry, &self.snapshot.keychain);
         let reference = format!("{repository}:{}", tag.tag).parse::<Reference>()?;
-        let current = registry.own_head(&reference, keychain).await?;
+        let current = registry.head_of_pushed(&reference, keychain).await?;
         match current.map(|descriptor| ImageDigest::from(descriptor.digest.as_str())) {
             Some(current) if current == **digest => return Ok(ObservedTag::At(current)),
             Some(current) if tag.immutable => return Ok(ObservedTag::Taken(current)),
