@@ -25,12 +25,19 @@ pub fn printable(text: &str) -> String {
 
 /// Whether a character is invisible and changes how its neighbours are shown: marks, embeddings and
 /// isolates of the bidirectional algorithm (Unicode Standard Annex 9), separators of lines, spaces
-/// without a width, and the language tags in which text can be hidden. Joiners are left, because
-/// scripts need them.
+/// and fillers without a width, and the tags and selectors in which text can be hidden. Joiners are
+/// left, because scripts need them.
 const fn is_format(character: char) -> bool {
     matches!(
         character,
-        '\u{61c}'
+        '\u{ad}'
+            | '\u{34f}'
+            | '\u{61c}'
+            | '\u{115f}'..='\u{1160}'
+            | '\u{180b}'..='\u{180e}'
+            | '\u{3164}'
+            | '\u{ffa0}'
+            | '\u{e0100}'..='\u{e01ef}'
             | '\u{200b}'
             | '\u{200e}'..='\u{200f}'
             | '\u{2028}'..='\u{202e}'
@@ -55,6 +62,7 @@ mod tests {
             ("\u{9b}2J\u{8}", "\\u{9b}2J\\u{8}"),
             ("app\u{202e}gpj", "app\\u{202e}gpj"),
             ("hid\u{e0041}den\u{200b}", "hid\\u{e0041}den\\u{200b}"),
+            ("a\u{e0100}\u{ad}\u{3164}", "a\\u{e0100}\\u{ad}\\u{3164}"),
         ] {
             assert_eq!(printable(text), shown);
         }

@@ -105,7 +105,7 @@ pub struct Parameter {
     pub allowed: Vec<String>,
 
     /// Regular expression that the whole value must match, in the syntax of
-    /// <https://docs.rs/regex/1/regex/#syntax>. At most 256 characters.
+    /// <https://docs.rs/regex/1/regex/#syntax> with the classes of ASCII. At most 256 characters.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256))]
     pub pattern: Option<String>,

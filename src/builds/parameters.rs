@@ -3,7 +3,7 @@
 
 use std::{cmp::Ordering, collections::BTreeMap};
 
-use regex::RegexBuilder;
+use regex::bytes::RegexBuilder;
 
 use crate::{
     api::{BuildStrategy, Parameter, StrategyRef},
@@ -67,6 +67,24 @@ pub fn parameters(
         .collect()
 }
 
+/// Checks that a parameter may have a value which neither the family nor its default names: the
+/// platform that is recorded for the family.
+///
+/// # Errors
+/// Returns an error if the strategy declares the parameter and does not allow the value.
+pub fn check_value(
+    strategy: &BuildStrategy,
+    name: &str,
+    value: &str,
+) -> Result<(), ParameterError> {
+    let mut declared = strategy.spec.parameters.iter();
+    let refused = declared.find(|parameter| parameter.name == name);
+    refused.and_then(|parameter| refusal(parameter, value)).map_or(Ok(()), |problem| {
+        let strategy = strategy.metadata.name.clone().unwrap_or_default();
+        Err(ParameterError { strategy, problem })
+    })
+}
+
 /// Returns why a parameter cannot have a value.
 fn refusal(parameter: &Parameter, value: &str) -> Option<String> {
     let refused = |allowed: &str| {
@@ -98,11 +116,12 @@ fn refusal(parameter: &Parameter, value: &str) -> Option<String> {
     out_of_range(parameter, value).and_then(|allowed| refused(&allowed))
 }
 
-/// Returns whether a pattern matches a whole value.
+/// Returns whether a pattern matches a whole value. Its classes are those of ASCII: with all
+/// letters of Unicode, `\w{1,63}` alone would take megabytes.
 fn matches(pattern: &str, value: &str) -> Result<bool, String> {
     let whole = format!(r"\A(?:{pattern})\z");
-    let compiled = RegexBuilder::new(&whole).size_limit(MAX_PATTERN_SIZE).build();
-    compiled.map(|pattern| pattern.is_match(value)).map_err(|error| match error {
+    let compiled = RegexBuilder::new(&whole).unicode(false).size_limit(MAX_PATTERN_SIZE).build();
+    compiled.map(|pattern| pattern.is_match(value.as_bytes())).map_err(|error| match error {
         regex::Error::CompiledTooBig(_) => "it is too large".to_owned(),
         _ => format!("`{pattern}` is not a regular expression"),
     })
@@ -220,7 +239,9 @@ mod tests {
         for value in ["small-1,privileged", "xlarge", "large\n", ""] {
             assert!(message(&pool, value).ends_with("allows what matches `small-[0-9]+|large`"));
         }
-        for (pattern, said) in [("(", "is not a regular"), ("(\\pL{1,99}){1,999}", "too large")] {
+        pool.pattern = Some(r"\w{1,63}-\w+".into());
+        assert_eq!(message(&pool, "medium-1"), "", "an ordinary pattern is not too large");
+        for (pattern, said) in [("(", "is not a regular"), ("(\\w{1,99}){1,999}", "too large")] {
             pool.pattern = Some(pattern.into());
             assert!(message(&pool, "large").contains(said), "{}", message(&pool, "large"));
         }

@@ -10,7 +10,7 @@ use crate::{
     api::{BuildStrategy, StrategyRef, UserNamespace},
     builds::{
         job::{DOCKER_CONFIG_VOLUME, INPUT_VOLUME_PREFIX, PREPARE, WORKSPACE_VOLUME},
-        parameters::{ParameterError, parameters},
+        parameters::{ParameterError, check_value, parameters},
         platform::{PLATFORM_PARAMETER, selector_conflict},
         pod_paths,
         request::BuildRequest,
@@ -70,6 +70,7 @@ pub fn render_pod(
     if let Some(value) = values.get_mut(PLATFORM_PARAMETER) {
         // A template sees the platform of the build, whether the parameter names it or not.
         *value = request.platform.to_string();
+        check_value(strategy, PLATFORM_PARAMETER, value)?;
     }
     let variables = Variables::new(request, values);
     let mut rendered = template::render(&name(strategy), &strategy.spec.template, &variables)?;

@@ -71,9 +71,9 @@ impl Client {
         }
     }
 
-    /// Returns what a tag points to in a repository that we have pushed to, or `None` if there is no
-    /// such tag. That the repository exists is known, so a denied read is a denial and never proves
-    /// that the tag does not exist.
+    /// Returns what a tag points to in a repository that we have pushed to, or `None` if there is
+    /// no such tag. That the repository exists is known, so a denied read is a denial and never
+    /// proves that the tag does not exist.
     pub async fn head_of_pushed(
         &self,
         tag: &Reference,

@@ -14,7 +14,9 @@ pub mod workload;
 pub mod workload_store;
 
 pub use apply::{RolloutError, apply};
-pub use plan::{RolloutFamily, RolloutStep, WorkloadChange, WorkloadLookup, WorkloadPatch, plan};
+pub use plan::{
+    DigestOrigin, RolloutFamily, RolloutStep, WorkloadChange, WorkloadLookup, WorkloadPatch, plan,
+};
 pub use progress::RolloutProgress;
 pub use reverts::RevertTracker;
 pub use workload::{Container, WorkloadKey, WorkloadView};

@@ -133,6 +133,17 @@ pub struct RolloutFamily<'a> {
     pub namespace: &'a str,
     /// Its name.
     pub name: &'a str,
+    /// Where the digest comes from.
+    pub origin: DigestOrigin,
+}
+
+/// Where a digest comes from that workloads are updated to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DigestOrigin {
+    /// A build, which was pushed with a credential of the family.
+    Built,
+    /// The registry: whoever writes the family need not be allowed to push there.
+    Adopted,
 }
 
 /// The digest that workloads are updated to, and the family on whose behalf.
@@ -268,7 +279,7 @@ impl RolloutTarget<'_> {
 
     /// Whether an entry of a consent names the family: `*`, its namespace, or both.
     fn is_from(&self, entry: &str) -> bool {
-        let RolloutFamily { namespace, name } = self.family;
+        let RolloutFamily { namespace, name, .. } = self.family;
         match entry.split_once('/') {
             Some((of, family)) => of == namespace && family == name,
             None => entry == "*" || entry == namespace,
@@ -364,7 +375,8 @@ impl RolloutTarget<'_> {
     }
 
     /// Checks that the workload is one of this image: otherwise whoever may write a family could
-    /// replace any container.
+    /// replace any container. An adopted digest does not show that the repository is the family's,
+    /// so that a workload in another namespace has to name it.
     fn check_consent(
         &self,
         workload: &WorkloadView,
@@ -373,6 +385,16 @@ impl RolloutTarget<'_> {
         let mut listed = workload.consent.iter().flat_map(|list| list.split(','));
         if listed.any(|entry| normalize_repository(entry.trim()) == self.normalized) {
             return Ok(());
+        }
+        if self.family.origin == DigestOrigin::Adopted
+            && workload.key.namespace != self.family.namespace
+        {
+            return Err(format!(
+                "the image was adopted and not built by the family: annotate the workload with \
+                 `{}: {}`, or wait for the first build",
+                labels::ROLLOUT_IMAGES,
+                self.repository
+            ));
         }
         match containers.iter().find(|container| !self.runs_image(container)) {
             None => Ok(()),

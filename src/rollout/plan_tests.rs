@@ -95,7 +95,15 @@ fn elsewhere(namespace: &str) -> Rollout {
 }
 
 fn plan_for(rollouts: &[Rollout], workloads: &FakeWorkloads) -> Vec<RolloutStep> {
-    let family = RolloutFamily { namespace: "team", name: "images" };
+    plan_from(DigestOrigin::Built, rollouts, workloads)
+}
+
+fn plan_from(
+    origin: DigestOrigin,
+    rollouts: &[Rollout],
+    workloads: &FakeWorkloads,
+) -> Vec<RolloutStep> {
+    let family = RolloutFamily { namespace: "team", name: "images", origin };
     plan(family, REPOSITORY, DIGEST, rollouts, workloads)
 }
 
@@ -198,6 +206,22 @@ fn another_namespace_is_changed_only_with_its_consent() {
     assert!(planned(Some("*")).patch.is_some());
     assert!(planned(Some("team/images")).patch.is_some());
     assert_refused(&planned(Some("team/other, other/images")), &["does not consent"]);
+}
+
+#[test]
+fn an_adopted_digest_leaves_a_namespace_only_to_a_workload_that_names_the_repository() {
+    let mut object = workload("shop", "web", vec![container("app", REPOSITORY, 0)]);
+    let mut planned = |origin, consent: Option<&str>| {
+        object.consent = consent.map(Into::into);
+        let consent = [("shop".into(), "team".into())].into();
+        let workloads = FakeWorkloads { consent, ..fake([object.clone()]) };
+        only(plan_from(origin, &[elsewhere("shop")], &workloads))
+    };
+    assert!(planned(DigestOrigin::Built, None).patch.is_some());
+    assert_refused(&planned(DigestOrigin::Adopted, None), &["adopted", "rollout-images"]);
+    assert!(planned(DigestOrigin::Adopted, Some(REPOSITORY)).patch.is_some());
+    let own = fake([workload("team", "web", vec![container("app", REPOSITORY, 0)])]);
+    assert!(only(plan_from(DigestOrigin::Adopted, &[named("web")], &own)).patch.is_some());
 }
 
 #[test]

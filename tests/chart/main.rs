@@ -230,6 +230,11 @@ fn bad_values_are_refused_by_name() {
         ),
         ("buildStrategies: {buildkit: {namespaces: ['Team']}}", "namespaces"),
         ("buildStrategies: {buildkit: {parameters: {cpu: {maximum: lots}}}}", "maximum"),
+        ("buildStrategies: {buildkit: {parameters: {cpu: {maximum: 8}}}}", "maximum"),
+        (
+            "buildStrategies: {buildkit: {parameters: {cpu: {pattern: '[0-9]'}}}}",
+            "parameters.cpu: the default \"250m\" does not match `pattern`: [0-9]",
+        ),
         (
             "buildStrategies: {buildkit: {parameters: {zone: a}}}",
             "buildStrategies.buildkit.parameters.zone: nothing uses this parameter; the builder \

@@ -7,7 +7,9 @@ use futures::StreamExt as _;
 use groundswell::{
     api::{self, Rollout, RolloutMode, RolloutState, WorkloadKind},
     object_watch::DeniedWatches,
-    rollout::{self, ChangedObject, RolloutError, RolloutFamily, RolloutStep, WorkloadStore},
+    rollout::{
+        self, ChangedObject, DigestOrigin, RolloutError, RolloutFamily, RolloutStep, WorkloadStore,
+    },
 };
 use k8s_openapi::api::{
     apps::v1::{DaemonSet, Deployment, StatefulSet},
@@ -59,7 +61,11 @@ impl Watching {
     }
 
     fn plan(&self, place: &Place, rollouts: &[Rollout]) -> Vec<RolloutStep> {
-        let family = RolloutFamily { namespace: &place.namespace, name: "images" };
+        let family = RolloutFamily {
+            namespace: &place.namespace,
+            name: "images",
+            origin: DigestOrigin::Built,
+        };
         rollout::plan(family, REPOSITORY, DIGEST, rollouts, &self.stores)
     }
 

@@ -91,4 +91,7 @@ description, allowed, pattern, minimum and maximum. */}}
 {{- if and $found.allowed (not (has $found.default $found.allowed)) }}
 {{- fail (printf "%s: the default %q is not one of `allowed`: %s" .path $found.default (join ", " $found.allowed)) }}
 {{- end }}
+{{- if and $found.pattern (not (regexMatch (printf "^(%s)$" $found.pattern) $found.default)) }}
+{{- fail (printf "%s: the default %q does not match `pattern`: %s" .path $found.default $found.pattern) }}
+{{- end }}
 {{- end }}

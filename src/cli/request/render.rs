@@ -28,7 +28,8 @@ pub fn answer(request: &FamilyRequest) -> String {
         None => return "not read by a controller yet".into(),
     };
     let message = request.status.as_ref().map_or("", |status| status.message.as_str());
-    printable(&format!("{state}: {message}"))
+    // One line, so that a message cannot look like another answer.
+    printable(&format!("{state}: {message}")).replace('\n', " ")
 }
 
 /// Describes a request that no controller has answered yet.

@@ -50,7 +50,10 @@ fn an_answer_is_described_with_its_message() {
         (json!({"state": "Active", "message": "why"}), "done: why"),
         (json!({"state": "Refused", "message": "why"}), "refused: why"),
         (json!({"state": "Superseded", "message": "why"}), "replaced: why"),
-        (json!({"state": "Waiting", "message": "w\u{1b}[31mhy"}), "waiting: w\\u{1b}[31mhy"),
+        (
+            json!({"state": "Waiting", "message": "w\u{1b}[31mhy\nnot"}),
+            "waiting: w\\u{1b}[31mhy not",
+        ),
     ] {
         assert_eq!(answer(&request(&json!({"action": "Trigger"}), &status)), expected);
     }

@@ -32,7 +32,7 @@ use crate::{
         object_cache::Key,
         writes::apply_status,
     },
-    rollout::{self, RolloutFamily, RolloutStep},
+    rollout::{self, DigestOrigin, RolloutFamily, RolloutStep},
 };
 
 /// Condition of a `ManagedImage` that is true when its workloads run its digest.
@@ -74,7 +74,11 @@ pub async fn reconcile(
     };
 
     // 2. (pure) Plan the changes of the workloads.
-    let of = RolloutFamily { namespace: &key.namespace, name: &image.spec.family };
+    let of = RolloutFamily {
+        namespace: &key.namespace,
+        name: &image.spec.family,
+        origin: digest_origin(image.status.as_ref()),
+    };
     let mut steps = rollout::plan(of, &image.spec.repository, digest, rollouts, &context.workloads);
     let now = context.clock.now();
     let uid = image.metadata.uid.as_deref().unwrap_or_default();
@@ -102,6 +106,11 @@ fn rollout_digest(status: Option<&ManagedImageStatus>) -> Option<&str> {
     let digest = status.promoted.as_deref()?;
     let floating = status.tags.iter().filter(|tag| !tag.immutable);
     floating.into_iter().all(|tag| tag.digest == digest).then_some(digest)
+}
+
+fn digest_origin(status: Option<&ManagedImageStatus>) -> DigestOrigin {
+    let adopted = status.and_then(|status| status.adopted.as_ref());
+    adopted.map_or(DigestOrigin::Built, |_| DigestOrigin::Adopted)
 }
 
 /// One reconcile of an image: what its steps share.
