@@ -45,6 +45,10 @@ bench: ## Run the benchmarks: one decision, and a cascade compared with a bare l
 simulate: ## Run the simulation over SEEDS seeds, starting at FROM; SEED=n replays one
 	cargo test --locked --profile cluster --test simulation -- --nocapture $(if $(SEED),replay,the_invariants)
 
+.PHONY: simulate-estate
+simulate-estate: ## Simulate a day of 1,000 images, drawn from SEED, and print how long patches take
+	cargo test --locked --profile cluster --test simulation -- --nocapture --ignored every_patch_of_a_day
+
 .PHONY: fuzz
 fuzz: ## Read random Dockerfiles as BuildKit reads them: SEEDS of them, starting at FROM (needs Go)
 	cargo test --locked --features needs-go --test dockerfile -- --nocapture

@@ -24,6 +24,7 @@ mod builder;
 mod checker;
 mod cluster;
 mod edits;
+mod estate;
 mod faults;
 mod garbage_collector;
 mod history;

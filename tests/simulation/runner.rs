@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::{
     cluster::{Cluster, Event, Shared, Violation},
     faults::Faults,
-    invariants::{self, reached::Reached},
+    invariants::{self, arrivals::Arrival, attempts::Attempt, reached::Reached},
     objects::Kind,
     oracle::{self, Strictness},
     process::Process,
@@ -29,6 +29,12 @@ pub struct Report {
     pub reconciles: u64,
     pub effects: u64,
     pub builds: usize,
+    /// The patches that have arrived in their images.
+    pub arrivals: Vec<Arrival>,
+    /// How many have not.
+    pub missing_patches: usize,
+    /// All builds.
+    pub attempts: Vec<Attempt>,
     /// How often each rule was reached.
     pub reached: Reached,
     /// The last lines of the trace, with [`TraceOutput::Tail`].
@@ -47,13 +53,16 @@ pub fn run(script: &Script, output: TraceOutput) -> Report {
         let cluster = Cluster::new(script.seed, Faults::new(script.seed, script.rates), trace);
         let mut simulation = Simulation { shared: Shared::new(cluster), process: None, script };
         simulation.run_phases().await;
-        let cluster = simulation.shared.lock();
+        let mut cluster = simulation.shared.lock();
         Report {
             violation: cluster.violation.clone(),
             hash: cluster.trace.hash(),
             reconciles: cluster.invariants.reconciles_started,
             effects: cluster.invariants.effects,
             builds: cluster.invariants.builds(),
+            missing_patches: cluster.invariants.arrivals.missing(),
+            arrivals: std::mem::take(&mut cluster.invariants.arrivals.arrived),
+            attempts: std::mem::take(&mut cluster.invariants.attempts),
             reached: cluster.invariants.reached.clone(),
             lines: cluster.trace.tail(400),
         }

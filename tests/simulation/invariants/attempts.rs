@@ -48,6 +48,7 @@ pub struct Attempt {
     pub job: String,
     /// The uid of the family.
     pub family: String,
+    pub family_name: String,
     pub image: String,
     pub fingerprint: String,
     pub cascade: String,
@@ -71,6 +72,7 @@ pub fn starts(cluster: &mut Cluster, job: &Value, shown: &str) -> Violations {
     let attempt = Attempt {
         job: uid(job).into(),
         family: owner(job).into(),
+        family_name: label(job, labels::FAMILY).into(),
         image: label(job, labels::IMAGE).into(),
         fingerprint: label(job, labels::FINGERPRINT).into(),
         cascade: label(job, labels::CASCADE).into(),

@@ -7,10 +7,11 @@
 //! [`cascades`], [`quiet_time`] and [`cutoff`]: when a cascade starts, and what it builds;
 //! [`order`] and [`breaker`]: which builds start; [`answers`] and [`reasons`]: what users ask for,
 //! and what images wait for; [`patches`]: that every patch arrives; [`unwanted`]: what must not run
-//! any more. [`calm`] says when they may be strict, and [`reached`] how often a run got to each
-//! rule.
+//! any more. [`calm`] says when they may be strict, [`reached`] how often a run got to each rule,
+//! and [`arrivals`] how long patches took.
 
 pub mod answers;
+pub mod arrivals;
 pub mod attempts;
 pub mod breaker;
 pub mod builds;
@@ -69,6 +70,7 @@ pub struct Invariants {
     pub history: History,
     pub calm: calm::Calm,
     pub reached: reached::Reached,
+    pub arrivals: arrivals::Arrivals,
     /// The builds so far, in the order of their starts.
     pub attempts: Vec<attempts::Attempt>,
     /// The changes that wait for a cascade, by the family's uid.

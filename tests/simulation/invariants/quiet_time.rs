@@ -193,7 +193,7 @@ fn free_candidate<'f>(
 }
 
 /// Returns the images that are built on an upstream, and everything below them.
-fn built_on(spec: &ImageFamilySpec, upstream: &str) -> BTreeSet<String> {
+pub(super) fn built_on(spec: &ImageFamilySpec, upstream: &str) -> BTreeSet<String> {
     let is_child =
         |image: &&Image| image.from.iter().any(|edge| edge.upstream.as_deref() == Some(upstream));
     let children = spec.images.iter().filter(is_child);

@@ -15,8 +15,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    Approved, answers, attempts, breaker, cascades, cutoff, losses, quiet_time, reached, reasons,
-    reconcile_view, requests, short,
+    Approved, answers, arrivals, attempts, breaker, cascades, cutoff, losses, quiet_time, reached,
+    reasons, reconcile_view, requests, short,
 };
 use crate::{
     cluster::Cluster,
@@ -202,6 +202,7 @@ pub fn written(cluster: &mut Cluster, kind: Kind, before: Option<&Value>, object
         found.extend(cutoff::written(cluster, before, object));
         found.extend(breaker::recorded(cluster, object));
         reasons::written(cluster, object);
+        arrivals::image_written(cluster, object);
         let now = cluster.elapsed();
         cluster.invariants.record_written.insert(key_of(object), now);
     }
@@ -210,6 +211,7 @@ pub fn written(cluster: &mut Cluster, kind: Kind, before: Option<&Value>, object
     }
     if kind == Kind::Family {
         quiet_time::written(cluster, object);
+        arrivals::family_written(cluster, object);
         record_waiting(cluster, object);
         super::record_truth(cluster);
         found.extend(adopted(cluster, before, object));
