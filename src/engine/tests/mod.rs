@@ -19,6 +19,7 @@ mod requests;
 mod several_requests;
 mod start_gates;
 mod states;
+mod superseding_cascades;
 
 use jiff::SignedDuration;
 

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Two upstreams, of which the first has an image that takes long to build.
-fn two_trees() -> FamilyModel {
+pub(super) fn two_trees() -> FamilyModel {
     let mut model = FamilyModel::new(
         &["up", "up2"],
         &[("slow", "up"), ("below", "slow"), ("quick", "up2"), ("app", "quick")],
@@ -24,12 +24,12 @@ fn two_trees() -> FamilyModel {
 }
 
 /// Moves the second upstream, and lets its quiet time pass.
-fn move_second(model: &mut FamilyModel) {
+pub(super) fn move_second(model: &mut FamilyModel) {
     model.upstream_digests[1] = "sha256:up2-1".into();
     model.begin();
 }
 
-fn names(model: &FamilyModel) -> Vec<String> {
+pub(super) fn names(model: &FamilyModel) -> Vec<String> {
     model.running.iter().map(|cascade| cascade.name.to_string()).collect()
 }
 
@@ -234,8 +234,8 @@ fn only_the_cascade_that_an_upstream_touches_is_superseded() {
     assert_eq!(model.builds(), [2, 2, 3, 2]);
 }
 
-#[test]
-fn what_has_waited_for_a_cascade_settles_no_longer_when_that_has_ended() {
+/// A tree whose second upstream waits for the cascade of the first, and another tree next to it.
+fn waiting_next_to_a_free_tree() -> FamilyModel {
     let mut model = FamilyModel::new(
         &["up", "up2", "up3"],
         &[("slow", "up"), ("both", "slow up2*"), ("alone", "up3")],
@@ -244,6 +244,12 @@ fn what_has_waited_for_a_cascade_settles_no_longer_when_that_has_ended() {
     model.upstream_digests[0] = "sha256:up-1".into();
     model.begin();
     move_second(&mut model);
+    model
+}
+
+#[test]
+fn what_has_waited_for_a_cascade_settles_no_longer_when_that_has_ended() {
+    let mut model = waiting_next_to_a_free_tree();
     model.now += model.spec.policy.max_settle.signed();
     for image in ["slow", "both"] {
         model.finish_only(image);
@@ -262,14 +268,7 @@ fn what_has_waited_for_a_cascade_settles_no_longer_when_that_has_ended() {
 
 #[test]
 fn what_waits_for_a_cascade_goes_on_waiting_while_others_start() {
-    let mut model = FamilyModel::new(
-        &["up", "up2", "up3"],
-        &[("slow", "up"), ("both", "slow up2*"), ("alone", "up3")],
-    );
-    model.settle();
-    model.upstream_digests[0] = "sha256:up-1".into();
-    model.begin();
-    move_second(&mut model);
+    let mut model = waiting_next_to_a_free_tree();
     let waiting = model.status.pending.clone();
     assert!(waiting.as_ref().is_some_and(|pending| pending.waits_for_cascade));
     model.upstream_digests[2] = "sha256:up3-1".into();
@@ -277,78 +276,6 @@ fn what_waits_for_a_cascade_goes_on_waiting_while_others_start() {
     model.reconcile();
     model.reconcile();
     assert_eq!((names(&model).len(), &model.status.pending), (2, &waiting));
-}
-
-/// Two trees, of which the first is built by a cascade that has superseded another.
-fn superseding_cascade() -> FamilyModel {
-    let mut model = two_trees();
-    model.spec.policy.supersede = Supersede::Cancel;
-    model.upstream_digests[0] = "sha256:up-2".into();
-    model.begin();
-    model.reconcile();
-    let [running] = &model.running[..] else { panic!("{:?}", names(&model)) };
-    assert!(running.supersedes.is_some());
-    model
-}
-
-#[test]
-fn what_waits_for_a_superseding_cascade_shortens_nobodys_quiet_time() {
-    let mut model = superseding_cascade();
-    model.upstream_digests[0] = "sha256:up-3".into();
-    model.begin();
-    model.now += SignedDuration::from_hours(24);
-    model.upstream_digests[1] = "sha256:up2-1".into();
-    model.reconcile();
-    model.reconcile();
-    assert_eq!(names(&model).len(), 1, "its quiet time has just begun");
-    model.now += SignedDuration::from_secs(30);
-    model.reconcile();
-    model.reconcile();
-    assert_eq!(names(&model).len(), 2, "it waits for no cascade");
-    model.settle();
-    assert_eq!(model.states(), [CURRENT; 4]);
-}
-
-#[test]
-fn what_waits_for_a_superseding_cascade_ends_no_other_one_early() {
-    let mut model = superseding_cascade();
-    move_second(&mut model);
-    let second = names(&model)[1].clone();
-    model.upstream_digests[0] = "sha256:up-3".into();
-    model.begin();
-    model.now += SignedDuration::from_hours(24);
-    model.upstream_digests[1] = "sha256:up2-2".into();
-    model.reconcile();
-    model.reconcile();
-    assert_eq!(names(&model)[1], second, "its quiet time has just begun");
-    model.now += SignedDuration::from_secs(30);
-    let CascadeDecision::Finish { ending } = model.reconcile().cascade else {
-        panic!("{:?}", names(&model))
-    };
-    assert_eq!(ending.iter().map(|ending| ending.name.as_str()).collect::<Vec<_>>(), [second]);
-    model.settle();
-    assert_eq!(model.states(), [CURRENT; 4]);
-}
-
-#[test]
-fn a_candidate_that_may_start_settles_with_one_that_ends_a_cascade() {
-    let mut model = two_trees();
-    model.spec.policy.supersede = Supersede::Cancel;
-    model.upstream_digests[0] = "sha256:up-2".into();
-    model.reconcile();
-    model.now += SignedDuration::from_secs(20);
-    model.upstream_digests[1] = "sha256:up2-1".into();
-    model.reconcile();
-    model.now += SignedDuration::from_secs(20);
-    model.reconcile();
-    assert_eq!(names(&model).len(), 1, "both settle");
-    model.now += SignedDuration::from_secs(10);
-    for _ in 0..3 {
-        model.reconcile();
-    }
-    let [cascade] = &model.running[..] else { panic!("{:?}", names(&model)) };
-    assert!(cascade.supersedes.is_some());
-    assert_eq!(cascade.planned.concat().len(), 4, "one cascade for both: {:?}", cascade.planned);
 }
 
 /// Twenty upstreams that move one after the other, each with an image that is being built.
