@@ -153,22 +153,28 @@ impl PlatformSearch<'_> {
     /// Returns the platform of the first tag that says one, or `None` if none does.
     ///
     /// # Errors
-    /// Returns a problem if a registry does not answer and no other tag says the platform.
+    /// Returns a problem if no tag says the platform, and a registry does not answer, or denies
+    /// access to all of the repositories.
     async fn first_of(&self, tags: &[FloatingTag]) -> Result<Option<TaggedPlatform>, Problem> {
         let reads: Vec<_> = tags.iter().map(|tag| self.platform_of(tag)).collect();
         let answers: Vec<Result<Option<TaggedPlatform>, Problem>> =
             stream::iter(reads).buffered(MAX_IMAGES).collect().await;
-        let mut unanswered = None;
+        let (mut unanswered, mut denied, mut is_known_absent) = (None, None, false);
         for answer in answers {
             match answer {
                 Ok(Some(platform)) => return Ok(Some(platform)),
-                Ok(None) => {}
+                Ok(None) => is_known_absent = true,
                 // What is no image says nothing about platforms.
                 Err(problem) if problem.reason == Reason::InvalidRegistryResponse => {}
+                // An image whose repository is denied is not built either. It must not stop others.
+                Err(problem) if problem.reason == Reason::RegistryDenied => {
+                    denied = denied.or(Some(problem));
+                }
                 Err(problem) => unanswered = unanswered.or(Some(problem)),
             }
         }
-        unanswered.map_or(Ok(None), Err)
+        let problem = unanswered.or(denied.filter(|_| !is_known_absent));
+        problem.map_or(Ok(None), Err)
     }
 
     /// Returns the platform of the image that a tag points to, or `None` if there is no such tag,
@@ -250,6 +256,7 @@ mod tests {
             }
             Some(("artifact", _)) => served(OCI_MANIFEST, "[]".into()),
             Some(("down", _)) => reply(503, &[], Body::empty()),
+            Some(("denied", _)) => reply(403, &[], Body::from(r#"{"errors":[{"code":"DENIED"}]}"#)),
             _ => not_found("MANIFEST_UNKNOWN"),
         }
     }
@@ -285,6 +292,10 @@ mod tests {
             (&["windows"], all, Ok(None)),
             (&["down", "arm"], ours, Ok(Some("linux/arm64"))),
             (&["absent", "down"], ours, Err(Reason::RegistryUnavailable)),
+            (&["denied", "absent"], ours, Ok(None)),
+            (&["denied", "arm"], ours, Ok(Some("linux/arm64"))),
+            (&["denied"], ours, Err(Reason::RegistryDenied)),
+            (&["denied", "absent", "down"], ours, Err(Reason::RegistryUnavailable)),
         ] {
             let found = search(believed).first_of(&tags(repositories)).await;
             let found = found.map(|found| found.map(|found| found.platform.to_string()));
