@@ -139,11 +139,16 @@ impl Operator {
 
     /// The end of its log.
     pub fn log(&self) -> String {
+        let text = self.whole_log();
+        let start = text.len().saturating_sub(MAX_PRINTED_LOG);
+        let start = (start..text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or_default();
+        text.get(start..).unwrap_or_default().to_owned()
+    }
+
+    /// Its log.
+    pub fn whole_log(&self) -> String {
         let text = fs::read(self.folder.path().join("log")).unwrap_or_default();
-        String::from_utf8_lossy(
-            text.get(text.len().saturating_sub(MAX_PRINTED_LOG)..).unwrap_or_default(),
-        )
-        .into_owned()
+        String::from_utf8_lossy(&text).into_owned()
     }
 }
 
