@@ -2,7 +2,6 @@
 //! `git http-backend` behind a small front.
 
 use std::{
-    io,
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -17,17 +16,11 @@ use axum::{
     body::{Body, Bytes},
     extract::{Request, State},
     http::{Response, header},
-    serve::Listener,
 };
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use tempfile::TempDir;
-use tokio::{
-    io::AsyncWriteExt as _,
-    net::{TcpListener, TcpStream},
-};
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio::{io::AsyncWriteExt as _, net::TcpListener};
 
-use super::support::Cluster;
+use super::{support::Cluster, tls::TlsListener};
 
 /// Maximum size of a request in bytes.
 const MAX_REQUEST: usize = 1 << 20;
@@ -50,7 +43,8 @@ impl GitServer {
         let answered = Arc::new(AtomicUsize::new(0));
         let state = (folder.path().to_owned(), answered.clone());
         let router = Router::new().fallback(serve).with_state(state);
-        let listener = TlsListener { listener, acceptor: acceptor(folder.path()) };
+        let read = |name: &str| std::fs::read(folder.path().join(name)).expect("a file");
+        let listener = TlsListener::new(listener, &read("tls.crt"), &read("tls.key"));
         tokio::spawn(async move { axum::serve(listener, router).await });
         let server = Self { folder, address, answered };
         std::fs::create_dir(server.work()).expect("a folder");
@@ -129,43 +123,6 @@ fn certify(folder: &Path, host: &str) {
         .output()
         .expect("bash");
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-}
-
-fn acceptor(folder: &Path) -> TlsAcceptor {
-    let read = |name: &str| std::fs::read(folder.join(name)).expect("a file");
-    let certificate = CertificateDer::from_pem_slice(&read("tls.crt")).expect("a certificate");
-    let key = PrivateKeyDer::from_pem_slice(&read("tls.key")).expect("a key");
-    // A second installation fails, and would be the same.
-    _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let config = rustls::ServerConfig::builder()
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate], key)
-        .expect("a TLS configuration");
-    TlsAcceptor::from(Arc::new(config))
-}
-
-/// Accepts TLS connections. One that fails its handshake is dropped.
-struct TlsListener {
-    listener: TcpListener,
-    acceptor: TlsAcceptor,
-}
-
-impl Listener for TlsListener {
-    type Io = TlsStream<TcpStream>;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        loop {
-            let (stream, address) = Listener::accept(&mut self.listener).await;
-            if let Ok(stream) = self.acceptor.accept(stream).await {
-                return (stream, address);
-            }
-        }
-    }
-
-    fn local_addr(&self) -> io::Result<Self::Addr> {
-        self.listener.local_addr()
-    }
 }
 
 /// Runs one request through `git http-backend`, which implements CGI.

@@ -30,3 +30,5 @@ mod scene;
 #[allow(dead_code, reason = "the integration tests use the rest")]
 mod support;
 mod tags;
+#[path = "../support/tls.rs"]
+mod tls;

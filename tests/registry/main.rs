@@ -5,7 +5,12 @@
 
 #![allow(clippy::expect_used, clippy::panic, reason = "tests report failures by panicking")]
 
+mod behaviours;
+mod certificate;
 mod server;
+#[path = "../support/tls.rs"]
+mod tls;
+mod token_service;
 
 use std::{
     sync::Arc,

@@ -4,6 +4,7 @@
 use std::{
     path::{Path, PathBuf},
     process::Stdio,
+    sync::Arc,
     time::Duration,
 };
 
@@ -18,35 +19,63 @@ use tokio::{
     time::timeout,
 };
 
+use crate::{
+    certificate::Certificate,
+    token_service::{ALICE, ISSUER, SERVICE, TokenService},
+};
+
 /// How long the program may take to start listening on a busy machine, and to respond to a request.
 const START_TIMEOUT: Duration = Duration::from_mins(1);
 /// `alice` with the password `hunter2`, as `htpasswd -B` writes it.
 const HTPASSWD: &str = "alice:$2b$05$groundswellgroundswele0dyXdt8ZruMKSXrskmgN2tvVkgLBKeG\n";
 
 /// Who may access the registry.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Default)]
 pub enum Users {
+    #[default]
     Anonymous,
     /// `alice` with the password `hunter2`.
     Alice,
+    /// Who has a token of this service.
+    OfService(Arc<TokenService>),
+}
+
+/// How a registry is set up.
+#[derive(Clone, Default)]
+pub struct Setup {
+    pub users: Users,
+    /// Its certificate, if it serves over TLS.
+    pub certificate: Option<Arc<Certificate>>,
+    /// The address of the registry that it mirrors, if it is a pull-through mirror.
+    pub mirrored: Option<String>,
 }
 
 /// A running registry. It is stopped when it is dropped.
 pub struct RegistryServer {
     /// `127.0.0.1:port`.
     pub address: String,
-    users: Users,
+    setup: Setup,
     folder: TempDir,
     process: Child,
     http: reqwest::Client,
 }
 
 impl RegistryServer {
-    /// Starts the registry on a free port.
+    /// Starts the registry on a free port, without TLS.
     pub async fn start(users: Users) -> Self {
+        Self::with_setup(Setup { users, ..Setup::default() }).await
+    }
+
+    /// Starts a registry on a free port.
+    pub async fn with_setup(setup: Setup) -> Self {
         let folder = tempfile::tempdir().expect("temporary folder");
-        let (process, address) = launch(folder.path(), users, "127.0.0.1:0").await;
-        Self { address, users, folder, process, http: reqwest::Client::new() }
+        let (process, address) = launch(folder.path(), &setup, "127.0.0.1:0").await;
+        let mut http = reqwest::Client::builder();
+        if let Some(certificate) = &setup.certificate {
+            http = http.add_root_certificate(certificate.root());
+        }
+        let http = http.build().expect("a client");
+        Self { address, setup, folder, process, http }
     }
 
     /// Stops the registry and keeps its content.
@@ -57,7 +86,7 @@ impl RegistryServer {
     /// Starts the registry again after [`stop`](Self::stop), with its content and at the same
     /// address.
     pub async fn restart(&mut self) {
-        let (process, address) = launch(self.folder.path(), self.users, &self.address).await;
+        let (process, address) = launch(self.folder.path(), &self.setup, &self.address).await;
         assert_eq!(address, self.address);
         self.process = process;
     }
@@ -109,7 +138,7 @@ impl RegistryServer {
     }
 
     async fn put_blob(&self, repository: &str, blob: &[u8]) {
-        let url = format!("http://{}/v2/{repository}/blobs/uploads/", self.address);
+        let url = self.url(repository, "blobs/uploads/");
         let started = self
             .send(Method::POST, &url, "application/octet-stream", Vec::new(), StatusCode::ACCEPTED)
             .await;
@@ -134,9 +163,14 @@ impl RegistryServer {
     ) -> Digest {
         let body = manifest.to_string().into_bytes();
         let digest = Digest::of(&body);
-        let url = format!("http://{}/v2/{repository}/manifests/{tag}", self.address);
+        let url = self.url(repository, &format!("manifests/{tag}"));
         self.send(Method::PUT, &url, media_type, body, StatusCode::CREATED).await;
         digest
+    }
+
+    fn url(&self, repository: &str, rest: &str) -> String {
+        let scheme = if self.setup.certificate.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}/v2/{repository}/{rest}", self.address)
     }
 
     async fn send(
@@ -149,9 +183,11 @@ impl RegistryServer {
     ) -> reqwest::Response {
         let mut request =
             self.http.request(method, url).header("content-type", media_type).body(body);
-        if self.users == Users::Alice {
-            request = request.basic_auth("alice", Some("hunter2"));
-        }
+        request = match &self.setup.users {
+            Users::Anonymous => request,
+            Users::Alice => request.basic_auth(ALICE.0, Some(ALICE.1)),
+            Users::OfService(service) => request.bearer_auth(service.token_for_all()),
+        };
         let response = request.timeout(START_TIMEOUT).send().await.expect(url);
         assert_eq!(response.status(), expected, "{url}");
         response
@@ -163,7 +199,7 @@ fn descriptor(media_type: &str, content: &[u8]) -> Value {
 }
 
 /// Starts the program and waits until it logs its address.
-async fn launch(folder: &Path, users: Users, listen: &str) -> (Child, String) {
+async fn launch(folder: &Path, setup: &Setup, listen: &str) -> (Child, String) {
     let mut config = json!({
         "version": 0.1,
         "log": { "level": "info", "accesslog": { "disabled": true } },
@@ -173,10 +209,31 @@ async fn launch(folder: &Path, users: Users, listen: &str) -> (Child, String) {
         },
         "http": { "addr": listen },
     });
-    if users == Users::Alice {
-        let passwords = folder.join("htpasswd");
-        std::fs::write(&passwords, HTPASSWD).expect("write the users");
-        config["auth"] = json!({ "htpasswd": { "realm": "test", "path": passwords } });
+    let file = |name: &str, content: &str| {
+        let path = folder.join(name);
+        std::fs::write(&path, content).expect("a file");
+        path
+    };
+    match &setup.users {
+        Users::Anonymous => {}
+        Users::Alice => {
+            let passwords = file("htpasswd", HTPASSWD);
+            config["auth"] = json!({ "htpasswd": { "realm": "test", "path": passwords } });
+        }
+        Users::OfService(service) => {
+            let roots = file("tokens.crt", &service.certificate.pem);
+            config["auth"] = json!({ "token": {
+                "realm": service.realm(), "service": SERVICE, "issuer": ISSUER,
+                "rootcertbundle": roots,
+            }});
+        }
+    }
+    if let Some(certificate) = &setup.certificate {
+        let (pem, key) = (file("tls.crt", &certificate.pem), file("tls.key", &certificate.key));
+        config["http"]["tls"] = json!({ "certificate": pem, "key": key });
+    }
+    if let Some(mirrored) = &setup.mirrored {
+        config["proxy"] = json!({ "remoteurl": format!("http://{mirrored}") });
     }
     // JSON is YAML.
     let path = folder.join("registry.yaml");
