@@ -82,6 +82,25 @@ impl Client {
         RegistryCall::new(self, tag, keychain).head_at_registry(self, None).await
     }
 
+    /// Returns the digest that a tag points to in a repository that we have pushed to, or `None` if
+    /// there is no such tag, as is expected. It costs one request: after a `HEAD` that finds
+    /// nothing, a `GET` would have the last word anyway.
+    pub async fn digest_of_unused(
+        &self,
+        tag: &Reference,
+        keychain: &Keychain,
+    ) -> Result<Option<Digest>, RegistryError> {
+        let call = RegistryCall::new(self, tag, keychain);
+        let origin = self.0.config.origin(tag.registry());
+        let operation = Operation::manifest(Method::GET, tag);
+        let read = |context: ErrorContext<'_>, response| read_manifest(context, tag, response);
+        match call.ask_registry(&origin, &operation, &read).await {
+            Ok(manifest) => Ok(Some(manifest.digest)),
+            Err(RegistryError::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Returns the manifest that a tag of ours points to, or `None` if there is no such tag. If
     /// there is not even a repository, it must be one that a push creates.
     pub async fn own_manifest(

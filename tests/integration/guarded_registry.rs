@@ -1,5 +1,5 @@
-//! A registry with one account, in front of the cluster's: it forwards what carries the account's
-//! credential. It records what it received, and for one repository it repeats the credential in its
+//! A registry in front of the cluster's, which records what it receives. With an account it forwards
+//! what carries the account's credential, and for one repository it repeats the credential in its
 //! errors, as badly made registries do.
 
 use std::sync::{Arc, Mutex};
@@ -49,8 +49,8 @@ impl GuardedRegistry {
         Self::serve(registry, Some(expected), Some(blobs.to_owned())).await
     }
 
-    /// Opens the host of the blobs, which needs no credential.
-    pub async fn open_blobs(registry: &str) -> Self {
+    /// Opens a registry that needs no credential.
+    pub async fn without_account(registry: &str) -> Self {
         Self::serve(registry, None, None).await
     }
 
@@ -69,6 +69,11 @@ impl GuardedRegistry {
     /// What it has received: method, path and headers of each request.
     pub fn requests(&self) -> Vec<String> {
         self.shared.requests.lock().unwrap().clone()
+    }
+
+    /// Forgets what it has received.
+    pub fn forget(&self) {
+        self.shared.requests.lock().unwrap().clear();
     }
 }
 

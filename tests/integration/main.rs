@@ -35,6 +35,7 @@ mod older_versions;
 mod planted_secrets;
 mod platforms;
 mod preflight;
+mod registry_traffic;
 mod requests;
 mod restart;
 mod rollout;

@@ -40,7 +40,7 @@ type Found = BTreeMap<String, String>;
 async fn planted_secrets_are_found_nowhere() {
     let client = client().await;
     let place = Place::new(&client, "planted").await;
-    let blobs = GuardedRegistry::open_blobs(&cluster().registry).await;
+    let blobs = GuardedRegistry::without_account(&cluster().registry).await;
     let guarded = GuardedRegistry::open(&cluster().registry, [USER, PASSWORD], &blobs.host).await;
     let images = Images::new(&cluster().registry);
     let upstream = format!("library/{}", place.namespace);

@@ -125,7 +125,8 @@ impl Reconcile<'_> {
     }
 
     /// Points one tag at the digest, unless it already points there, or is immutable and points
-    /// elsewhere. `manifest` keeps the manifest for the next tag of the image.
+    /// elsewhere. `manifest` keeps the manifest for the next tag of the image. If the registry has
+    /// lost it, what is remembered brings it back.
     async fn set_tag(
         &self,
         promotion: &ImagePromotion<'_>,
@@ -135,8 +136,18 @@ impl Reconcile<'_> {
         let ImagePromotion { repository, digest, .. } = promotion;
         let (registry, keychain) = (&self.context.registry, &self.snapshot.keychain);
         let reference = format!("{repository}:{}", tag.tag).parse::<Reference>()?;
-        let current = registry.head_of_pushed(&reference, keychain).await?;
-        match current.map(|descriptor| ImageDigest::from(descriptor.digest.as_str())) {
+        let known = self.cache.tags.get(promotion.image).and_then(|known| known.get(&tag.tag));
+        let current = match known.map(|known| &known.tag) {
+            // A floating tag is set wherever it points to. Without this, it is asked for only to
+            // spare a PUT that an interrupted promotion has made.
+            Some(ObservedTag::At(known)) if !tag.immutable && known != *digest => None,
+            _ if tag.immutable => registry.digest_of_unused(&reference, keychain).await?,
+            _ => {
+                let head = registry.head_of_pushed(&reference, keychain).await?;
+                head.map(|head| head.digest)
+            }
+        };
+        match current.map(|current| ImageDigest::from(current.as_str())) {
             Some(current) if current == **digest => return Ok(ObservedTag::At(current)),
             Some(current) if tag.immutable => return Ok(ObservedTag::Taken(current)),
             _ => {}
@@ -145,7 +156,7 @@ impl Reconcile<'_> {
             manifest
         } else {
             let by_digest = format!("{repository}@{digest}").parse::<Reference>()?;
-            manifest.insert(registry.manifest(&by_digest, keychain).await?)
+            manifest.insert(registry.known_manifest(&by_digest, keychain).await?)
         };
         registry.set_tag(&reference, manifest, keychain).await?;
         Ok(ObservedTag::At((*digest).clone()))
