@@ -38,7 +38,7 @@ async fn jobs(place: &Place, component: &str, image: &str) -> Vec<Job> {
 
 /// Waits until the checks of the image `base` have `count` Jobs with pods. Returns each check's
 /// name with its pod.
-async fn checks(place: &Place, count: usize) -> Vec<(String, Pod)> {
+pub async fn checks(place: &Place, count: usize) -> Vec<(String, Pod)> {
     wait_for(format!("{count} checks"), 60, async || {
         let mut found = Vec::new();
         for job in jobs(place, labels::COMPONENT_CHECK, "base").await {
@@ -58,13 +58,13 @@ async fn checks(place: &Place, count: usize) -> Vec<(String, Pod)> {
 
 /// Whether something else than the check ended its pod.
 #[derive(PartialEq)]
-enum Disruption {
+pub enum Disruption {
     None,
     Evicted,
 }
 
 /// Ends the pod of a check as a kubelet would.
-async fn end(place: &Place, pod: &Pod, exit_code: i32, said: &str, disruption: Disruption) {
+pub async fn end(place: &Place, pod: &Pod, exit_code: i32, said: &str, disruption: Disruption) {
     let phase = if exit_code == 0 { "Succeeded" } else { "Failed" };
     let ended = json!({ "exitCode": exit_code, "reason": "Error", "message": said });
     let mut status = json!({ "phase": phase, "containerStatuses": [{

@@ -7,6 +7,7 @@
 
 mod docker_config;
 mod identity;
+mod redaction;
 mod scope;
 
 use std::{collections::BTreeMap, fmt, sync::Arc};

@@ -20,6 +20,7 @@ use crate::{
     controller::{deferred_jobs::Rejection, object_cache::Key, stores::Stores},
     engine::{BuildOutcome, CheckOutcome, DeferredWork, ObservedBuild, ObservedCheck},
     identity::{BuildIdentity, JobName},
+    registry::Keychain,
 };
 
 /// Returns the reference from a Pod to the Job that controls it. The labels that name a Job are not
@@ -87,6 +88,25 @@ impl ObservedJobs {
             observed.add(&job, pods, events, now);
         }
         observed
+    }
+
+    /// Takes the family's credentials out of what builders and checks have printed. A check in
+    /// another image may know one.
+    pub fn redact(&mut self, keychain: &Keychain) {
+        let builds = self.builds.values_mut().flatten().map(|build| &mut build.outcome);
+        let of_builds = builds.filter_map(|outcome| match outcome {
+            BuildOutcome::Failed(failure) => Some(&mut failure.message),
+            _ => None,
+        });
+        let checks = self.checks.values_mut().flatten().map(|check| &mut check.outcome);
+        let of_checks = checks.filter_map(|outcome| match outcome {
+            CheckOutcome::Failed(failure) => Some(&mut failure.message),
+            CheckOutcome::Passed(output) => Some(output),
+            _ => None,
+        });
+        for message in of_builds.chain(of_checks) {
+            *message = keychain.redact(std::mem::take(message));
+        }
     }
 
     fn add(&mut self, job: &Job, pods: &[Pod], events: &PodEvents, now: Timestamp) {

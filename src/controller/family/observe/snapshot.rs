@@ -166,6 +166,7 @@ impl Observer<'_> {
         self.read_pod_events().await;
         let events = &self.cache.pod_events.events;
         let mut jobs = ObservedJobs::of(&self.context.stores, &self.key, events, self.now);
+        jobs.redact(&keychain);
         let job_versions = job_versions(&family, &strategies, &self.context.environment);
         let pods = self.context.environment.pods.version();
         let pod_versions =
