@@ -11,7 +11,7 @@ use groundswell::{
 use crate::{
     certificate::Certificate,
     keychain,
-    server::{RegistryServer, Setup, Users},
+    server::{Program, RegistryServer, Setup, Users},
     token_service::{ALICE, TokenService},
 };
 
@@ -62,9 +62,10 @@ async fn setups() -> Vec<(&'static str, Setup)> {
     let certificate = Arc::new(Certificate::of_loopback());
     let service = TokenService::start(Arc::clone(&certificate)).await;
     let over_tls =
-        |users| Setup { users, certificate: Some(Arc::clone(&certificate)), mirrored: None };
+        |users| Setup { users, certificate: Some(Arc::clone(&certificate)), ..Setup::default() };
     vec![
         ("anonymous", Setup::default()),
+        ("another implementation", Setup { program: Program::Crane, ..Setup::default() }),
         ("users", Setup { users: Users::Alice, ..Setup::default() }),
         ("anonymous over TLS", over_tls(Users::Anonymous)),
         ("users over TLS", over_tls(Users::Alice)),
@@ -142,7 +143,7 @@ async fn a_token_is_requested_once_per_repository_and_right() {
     let certificate = Arc::new(Certificate::of_loopback());
     let service = TokenService::start(Arc::clone(&certificate)).await;
     let users = Users::OfService(Arc::clone(&service));
-    let setup = Setup { users, certificate: Some(certificate), mirrored: None };
+    let setup = Setup { users, certificate: Some(certificate), ..Setup::default() };
     let place = Place::new(setup).await;
     place.server.push("public/base", "1", "amd64", "one").await;
     let nobody = Keychain::default();

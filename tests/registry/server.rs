@@ -2,6 +2,7 @@
 //! in a temporary folder that is deleted with it.
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     process::Stdio,
     sync::Arc,
@@ -15,7 +16,7 @@ use tempfile::TempDir;
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, Command},
-    sync::OnceCell,
+    sync::Mutex,
     time::timeout,
 };
 
@@ -40,9 +41,20 @@ pub enum Users {
     OfService(Arc<TokenService>),
 }
 
+/// The program that serves.
+#[derive(Clone, Copy, Default, PartialEq)]
+pub enum Program {
+    /// CNCF Distribution.
+    #[default]
+    Distribution,
+    /// `crane registry serve`, another implementation: without accounts and TLS, in memory.
+    Crane,
+}
+
 /// How a registry is set up.
 #[derive(Clone, Default)]
 pub struct Setup {
+    pub program: Program,
     pub users: Users,
     /// Its certificate, if it serves over TLS.
     pub certificate: Option<Arc<Certificate>>,
@@ -143,7 +155,10 @@ impl RegistryServer {
             .send(Method::POST, &url, "application/octet-stream", Vec::new(), StatusCode::ACCEPTED)
             .await;
         let location = started.headers()["location"].to_str().expect("location");
-        let url = format!("{location}&digest={}", Digest::of(blob));
+        let base = reqwest::Url::parse(&self.url(repository, "")).expect("a URL");
+        let mut url = base.join(location).expect("a URL");
+        url.query_pairs_mut().append_pair("digest", Digest::of(blob).as_str());
+        let url = url.to_string();
         self.send(
             Method::PUT,
             &url,
@@ -200,6 +215,46 @@ fn descriptor(media_type: &str, content: &[u8]) -> Value {
 
 /// Starts the program and waits until it logs its address.
 async fn launch(folder: &Path, setup: &Setup, listen: &str) -> (Child, String) {
+    let (mut command, said) = match setup.program {
+        Program::Distribution => {
+            let mut command = Command::new(program("registry").await);
+            command.arg("serve").arg(configuration(folder, setup, listen));
+            (command, "listening on ")
+        }
+        Program::Crane => {
+            let mut command = Command::new(program("crane").await);
+            command.args(["registry", "serve", "--address", listen]);
+            (command, "serving on port ")
+        }
+    };
+    let mut process = command
+        .env("OTEL_TRACES_EXPORTER", "none")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("start the registry");
+    let mut log = BufReader::new(process.stderr.take().expect("log")).lines();
+    let address = timeout(START_TIMEOUT, async {
+        let mut output = String::new();
+        while let Some(line) = log.next_line().await.expect("read the registry's log") {
+            if let Some((_, rest)) = line.split_once(said) {
+                return rest.split(['"', ' ', ',']).next().expect("address").to_owned();
+            }
+            output.push_str(&line);
+        }
+        panic!("the registry exited: {output}");
+    });
+    let address = address.await.expect("the registry did not start to listen in time");
+    // Keep reading, so that the program never blocks on a full pipe.
+    tokio::spawn(async move { while let Ok(Some(_)) = log.next_line().await {} });
+    let is_port = !address.contains(':');
+    (process, if is_port { format!("127.0.0.1:{address}") } else { address })
+}
+
+/// Writes the configuration of CNCF Distribution.
+fn configuration(folder: &Path, setup: &Setup, listen: &str) -> PathBuf {
     let mut config = json!({
         "version": 0.1,
         "log": { "level": "info", "accesslog": { "disabled": true } },
@@ -236,49 +291,22 @@ async fn launch(folder: &Path, setup: &Setup, listen: &str) -> (Child, String) {
         config["proxy"] = json!({ "remoteurl": format!("http://{mirrored}") });
     }
     // JSON is YAML.
-    let path = folder.join("registry.yaml");
-    std::fs::write(&path, config.to_string()).expect("write the configuration");
-    let mut process = Command::new(program().await)
-        .arg("serve")
-        .arg(path)
-        .env("OTEL_TRACES_EXPORTER", "none")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .expect("start the registry");
-    let mut log = BufReader::new(process.stderr.take().expect("log")).lines();
-    let address = timeout(START_TIMEOUT, async {
-        let mut output = String::new();
-        while let Some(line) = log.next_line().await.expect("read the registry's log") {
-            if let Some((_, rest)) = line.split_once("listening on ") {
-                return rest.split(['"', ' ', ',']).next().expect("address").to_owned();
-            }
-            output.push_str(&line);
-        }
-        panic!("the registry exited: {output}");
-    });
-    let address = address.await.expect("the registry did not start to listen in time");
-    // Keep reading, so that the program never blocks on a full pipe.
-    tokio::spawn(async move { while let Ok(Some(_)) = log.next_line().await {} });
-    (process, address)
+    file("registry.yaml", &config.to_string())
 }
 
-/// Returns the program, which `dev/tools/build` compiles if it is not in its cache yet.
-async fn program() -> &'static Path {
-    static PROGRAM: OnceCell<PathBuf> = OnceCell::const_new();
-    PROGRAM
-        .get_or_init(|| async {
-            let build = Path::new(env!("CARGO_MANIFEST_DIR")).join("dev/tools/build");
-            let output = Command::new(build)
-                .args(["--path", "registry"])
-                .stderr(Stdio::inherit())
-                .output()
-                .await;
-            let output = output.expect("run dev/tools/build");
-            assert!(output.status.success(), "dev/tools/build registry failed");
-            Path::new(String::from_utf8(output.stdout).expect("path").trim()).join("registry")
-        })
-        .await
+/// Returns a program, which `dev/tools/build` compiles if it is not in its cache yet.
+async fn program(name: &'static str) -> PathBuf {
+    static PROGRAMS: Mutex<BTreeMap<&str, PathBuf>> = Mutex::const_new(BTreeMap::new());
+    let mut programs = PROGRAMS.lock().await;
+    if let Some(known) = programs.get(name) {
+        return known.clone();
+    }
+    let build = Path::new(env!("CARGO_MANIFEST_DIR")).join("dev/tools/build");
+    let output = Command::new(build).args(["--path", name]).stderr(Stdio::inherit()).output().await;
+    let output = output.expect("run dev/tools/build");
+    assert!(output.status.success(), "dev/tools/build {name} failed");
+    let folder = String::from_utf8(output.stdout).expect("path");
+    let path = Path::new(folder.trim()).join(name);
+    programs.insert(name, path.clone());
+    path
 }
