@@ -12,7 +12,7 @@ use kube::{
     Client, ResourceExt,
     api::{ListParams, Patch, PatchParams},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
 use super::support::{
@@ -33,6 +33,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 struct Play {
     /// They do not end.
     is_held: bool,
+    /// They fail, and push nothing.
+    is_failing: bool,
     /// Their own layer is the same, whatever their inputs.
     is_same: bool,
     /// They push images for an architecture that no build is for.
@@ -76,8 +78,12 @@ impl Builder {
                     if let Some(pod) =
                         pod.filter(|_| !play.is_held && !done.contains(&job.name_any()))
                     {
-                        push(&pod, &play, &images).await;
-                        end(&place, &pod).await;
+                        if play.is_failing {
+                            end(&place, &pod, &failed()).await;
+                        } else {
+                            push(&pod, &play, &images).await;
+                            end(&place, &pod, &json!({ "phase": "Succeeded" })).await;
+                        }
                         done.insert(job.name_any());
                     }
                 }
@@ -105,6 +111,16 @@ impl Builder {
     /// Lets the builds of an image end again.
     pub fn release(&self, image: &str) {
         self.play(image, |play| play.is_held = false);
+    }
+
+    /// Makes the builds of an image fail.
+    pub fn fail(&self, image: &str) {
+        self.play(image, |play| play.is_failing = true);
+    }
+
+    /// Lets the builds of an image succeed again.
+    pub fn repair(&self, image: &str) {
+        self.play(image, |play| play.is_failing = false);
     }
 
     /// Gives these labels, and no others, to what the builds of an image push.
@@ -142,10 +158,19 @@ async fn pod_of(place: &Place, job: &Job) -> Option<Pod> {
     place.api::<Pod>().list(&of_job).await.expect("pods").items.pop()
 }
 
-async fn end(place: &Place, pod: &Pod) {
-    let status = json!({ "status": { "phase": "Succeeded" } });
+/// The status of a pod whose builder has failed.
+fn failed() -> Value {
+    let ended = json!({ "exitCode": 1, "reason": "Error", "message": "ERROR: failed to solve: \
+        process \"/bin/sh -c make\" did not complete successfully: exit code: 2" });
+    json!({ "phase": "Failed", "containerStatuses": [{
+        "name": "build", "image": "i", "imageID": "", "ready": false, "restartCount": 0,
+        "state": { "terminated": ended },
+    }] })
+}
+
+async fn end(place: &Place, pod: &Pod, status: &Value) {
     let api = place.api::<Pod>();
-    let patch = Patch::Merge(status);
+    let patch = Patch::Merge(json!({ "status": status }));
     match api.patch_status(&pod.name_any(), &PatchParams::default(), &patch).await {
         Ok(_) => {}
         // Its build was cancelled meanwhile.

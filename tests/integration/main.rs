@@ -14,6 +14,7 @@
 mod admission;
 mod adoption;
 mod bad_input;
+mod breaker;
 mod builder;
 mod cascades;
 mod checks;
