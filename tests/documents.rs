@@ -339,13 +339,15 @@ fn tests_that_documents_name_exist() {
         .filter(|path| path.extension().is_some_and(|ending| ending == "rs"))
         .map(|path| read(&path))
         .collect();
-    let text = read(&root().join("docs/behaviour.md"));
-    let named: BTreeSet<String> =
-        name.captures_iter(&text).map(|found| found[1].to_owned()).collect();
-    assert!(!named.is_empty(), "docs/behaviour.md names no test");
-    let missing: Vec<_> =
-        named.iter().filter(|name| !sources.contains(&format!("fn {name}("))).collect();
-    assert!(missing.is_empty(), "docs/behaviour.md names tests that do not exist: {missing:?}");
+    for document in ["docs/behaviour.md", "docs/security.md"] {
+        let text = read(&root().join(document));
+        let named: BTreeSet<String> =
+            name.captures_iter(&text).map(|found| found[1].to_owned()).collect();
+        assert!(!named.is_empty(), "{document} names no test");
+        let missing: Vec<_> =
+            named.iter().filter(|name| !sources.contains(&format!("fn {name}("))).collect();
+        assert!(missing.is_empty(), "{document} names tests that do not exist: {missing:?}");
+    }
 }
 
 fn family(origin: &str, yaml: &str) -> ImageFamily {
