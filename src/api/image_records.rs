@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::api::{Cause, Duration, condition::Reason};
 
@@ -15,7 +15,7 @@ pub const MAX_CHECK_MESSAGE: usize = 512;
 pub struct FailureRecord {
     /// Fingerprint that failed. Not set if the image was cancelled before its fingerprint was
     /// known.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "none_if_empty")]
     pub fingerprint: Option<String>,
     /// Number of failures of the build itself.
     pub build: i32,
@@ -28,7 +28,7 @@ pub struct FailureRecord {
     #[serde(skip_serializing_if = "String::is_empty")]
     pub cause: String,
     /// Highest attempt at the build that is counted here, from 0. Not set if none is.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "none_if_negative")]
     pub attempt: Option<i32>,
     /// Number of the next attempt at the checks, from 0.
     #[serde(skip_serializing_if = "is_zero")]
@@ -55,6 +55,18 @@ impl FailureRecord {
     pub fn is_of(&self, fingerprint: &str) -> bool {
         self.fingerprint.as_deref() == Some(fingerprint)
     }
+}
+
+/// Reads an empty text as none: records of before have one where no fingerprint is known.
+fn none_if_empty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?;
+    Ok(text.filter(|text| !text.is_empty()))
+}
+
+/// Reads a negative number as none: records of before have one where no attempt is counted.
+fn none_if_negative<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i32>, D::Error> {
+    let number = Option::<i32>::deserialize(deserializer)?;
+    Ok(number.filter(|number| *number >= 0))
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]

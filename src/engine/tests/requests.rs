@@ -153,6 +153,27 @@ fn an_image_that_waits_for_its_parent_is_taken_out_of_the_cascade() {
 }
 
 #[test]
+fn a_cancellation_that_was_recorded_before_is_kept() {
+    let mut model = chain();
+    model.upstream_digests[0] = "sha256:up-1".into();
+    model.begin();
+    model.ask(r#"{"id":"1","action":"Cancel","image":"app"}"#);
+    model.reconcile();
+    // Earlier versions wrote what is absent as an empty text and as -1.
+    let app = model.index("app");
+    let failure = model.record("app").failure.clone().expect("cancelled");
+    let mut written = serde_json::to_value(&failure).expect("a record");
+    assert!(written["fingerprint"].is_null() && written["attempt"].is_null(), "{written}");
+    (written["fingerprint"], written["attempt"]) = ("".into(), (-1).into());
+    let read = serde_json::from_value(written).expect("a record");
+    assert_eq!(failure, read);
+    model.records[app].as_mut().expect("a record").failure = Some(read);
+    model.settle();
+    assert_eq!(model.states(), [CURRENT, ImageState::Failed, CURRENT]);
+    assert_eq!(model.builds(), [2, 1, 2]);
+}
+
+#[test]
 fn a_retry_that_is_not_recorded_yet_forgives_once() {
     let mut model = FamilyModel::new(&["up", "up2"], &[("base", "up"), ("other", "up2")]);
     model.settle();
