@@ -101,6 +101,12 @@ pub struct UpstreamStatus {
     #[schemars(length(max = 5), extend("x-kubernetes-list-type" = "atomic"))]
     pub waiting: Vec<CandidateDigest>,
 
+    /// Time since which the tag has pointed to other digests than the adopted one, whichever they
+    /// were. Not set while there is no candidate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub outdated_since: Option<Timestamp>,
+
     /// Digest that a user approved, if `approval` is `Manual`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub approval: Option<ApprovalRecord>,
@@ -461,6 +467,7 @@ mod tests {
                 first_observed: at,
                 incomplete: true,
             }],
+            outdated_since: at,
             approval: Some(ApprovalRecord {
                 digest: digest.clone(),
                 by: Some(text(MAX_BY)),

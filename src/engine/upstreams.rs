@@ -101,6 +101,7 @@ pub fn adopt_candidates(
             // An approval was for one adoption: what it names may come back because a mirror is
             // outdated.
             drop_unused_approval(upstream);
+            upstream.outdated_since = None;
             upstream.message = None;
         }
     }
@@ -169,6 +170,7 @@ fn follow_upstream(
         adopted: known.and_then(|known| known.adopted.clone()),
         candidate: known.and_then(|known| known.candidate.clone()),
         waiting: known.map(|known| known.waiting.clone()).unwrap_or_default(),
+        outdated_since: known.and_then(|known| known.outdated_since),
         approval: known.and_then(|known| known.approval.clone()),
         hold: manual,
         superseded: known.map(|known| known.superseded.clone()).unwrap_or_default(),
@@ -186,6 +188,7 @@ fn follow_upstream(
         let rules = NewestRules { hold: hold.as_ref(), first };
         record_newest(&mut status, upstream, digest, rules, now);
     }
+    note_outdated(&mut status);
     drop_unused_approval(&mut status);
     let is_first = status.adopted.is_none() && !has_history;
     let candidate = status.candidate.as_ref().filter(|_| !is_first);
@@ -218,6 +221,13 @@ fn follow_upstream(
     };
     let wake_at = hold.and_then(|hold| hold.until).into_iter().chain(old_enough).min();
     FollowedUpstream { status, problem, wake_at }
+}
+
+/// Notes since when an upstream has had candidates, however often the tag has moved since.
+fn note_outdated(status: &mut UpstreamStatus) {
+    let first_observed = status.candidate.as_ref().map(|candidate| candidate.first_observed);
+    status.outdated_since = first_observed
+        .and_then(|first_observed| status.outdated_since.into_iter().chain(first_observed).min());
 }
 
 /// Returns when a candidate that was adopted and replaced before may be adopted again. The time for

@@ -365,16 +365,17 @@ impl BusyImages {
         Self { below, running, reserved: Vec::new(), awaits_records }
     }
 
-    /// Keeps the images of candidates that have waited for as long as `maxSettle` from cascades
-    /// that start later. Otherwise a candidate of many images could wait for ever, while a cascade
-    /// of one of them follows another.
+    /// Keeps the images of upstreams that have waited for as long as `maxSettle` from cascades that
+    /// start later. Otherwise an upstream of many images could wait for ever, while a cascade of
+    /// one of them follows another. It has waited since its first candidate, so that one that moves
+    /// often is not put off by its own moves.
     fn reserve(&mut self, context: &CascadeContext<'_>, candidates: &[Candidate<'_>]) {
         let lineage = context.input.lineage();
         let max_settle = context.input.spec.policy.max_settle.signed();
         let is_overdue = |candidate: &&Candidate<'_>| {
-            let observed = candidate.status.candidate.as_ref().and_then(|of| of.first_observed);
+            let outdated_since = candidate.status.outdated_since;
             !candidate.touched.is_empty()
-                && observed.is_none_or(|at| {
+                && outdated_since.is_none_or(|at| {
                     at.saturating_add(max_settle).is_ok_and(|due| due <= context.now)
                 })
         };

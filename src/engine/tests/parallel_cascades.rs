@@ -410,18 +410,18 @@ fn base_with_leaves() -> FamilyModel {
     model
 }
 
-#[test]
-fn a_candidate_of_many_images_does_not_wait_for_ever() {
-    let mut model = base_with_leaves();
+/// Whether the base is built in the end, although one of its leaves is always being built.
+/// `moves` returns the digest of its upstream in each round.
+fn base_is_built(model: &mut FamilyModel, moves: impl Fn(usize) -> String) -> bool {
     let max_settle = model.spec.policy.max_settle.signed();
     model.upstream_digests[1] = "sha256:up1-1".into();
     model.begin();
-    model.upstream_digests[0] = "sha256:up-1".into();
+    model.upstream_digests[0] = moves(0);
     model.reconcile();
-    model.now += max_settle;
-    // One of its leaves is always being built.
-    for round in 1..10 {
+    for round in 1..20 {
         let (leaf, other) = if round % 2 == 1 { ("one", 2) } else { ("two", 1) };
+        model.now += max_settle - SignedDuration::from_mins(1);
+        model.upstream_digests[0] = moves(round);
         model.upstream_digests[other] = format!("sha256:other-{round}");
         model.begin();
         model.finish_only(leaf);
@@ -429,10 +429,27 @@ fn a_candidate_of_many_images_does_not_wait_for_ever() {
             model.reconcile();
         }
         if model.builds()[0] == 2 {
-            return;
+            return true;
         }
     }
-    panic!("the base is not built: {:?}", model.builds());
+    false
+}
+
+#[test]
+fn a_candidate_of_many_images_does_not_wait_for_ever() {
+    let mut model = base_with_leaves();
+    assert!(base_is_built(&mut model, |_| "sha256:up-1".into()), "{:?}", model.builds());
+}
+
+#[test]
+fn an_upstream_of_many_images_does_not_wait_for_ever_however_fast_it_moves() {
+    let mut model = base_with_leaves();
+    assert!(
+        base_is_built(&mut model, |round| format!("sha256:up-{round}")),
+        "{:?}",
+        model.builds()
+    );
+    assert_eq!(model.status.upstreams[0].outdated_since, None, "it has been adopted");
 }
 
 #[test]

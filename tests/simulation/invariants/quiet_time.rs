@@ -200,13 +200,12 @@ pub(super) fn built_on(spec: &ImageFamilySpec, upstream: &str) -> BTreeSet<Strin
     children.flat_map(|image| records::below(spec, &image.name)).collect()
 }
 
-/// Returns whether the candidate of an upstream has waited for as long as `maxSettle`, or did a
-/// moment ago.
+/// Returns whether an upstream has waited for as long as `maxSettle`, or did a moment ago.
 fn is_overdue(cluster: &Cluster, family: &Value, spec: &ImageFamilySpec, upstream: &str) -> bool {
     let rows = family["status"]["upstreams"].as_array().into_iter().flatten();
     let mut rows = rows.filter(|row| row["name"] == upstream);
-    let observed = rows.find_map(|row| row["candidate"]["firstObserved"].as_str());
-    let observed: Option<Timestamp> = observed.and_then(|at| at.parse().ok());
+    let since = rows.find_map(|row| row["outdatedSince"].as_str());
+    let since: Option<Timestamp> = since.and_then(|at| at.parse().ok());
     let max_settle = Duration::from_secs(spec.policy.max_settle.as_secs().into());
-    observed.is_none_or(|at| cluster.elapsed() >= cluster.time.since_start(at) + max_settle)
+    since.is_none_or(|at| cluster.elapsed() >= cluster.time.since_start(at) + max_settle)
 }
