@@ -7,6 +7,7 @@ use crate::{
         Problem,
         cascade::windows::Windows,
         fingerprint::{check_revision, checks_hash, inline_revision, spec_hash},
+        tag_cache::TagCache,
         tag_labels::labels_of_tags,
     },
     identity::ChecksHash,
@@ -39,6 +40,8 @@ pub struct ImageBlueprint {
     pub references: Vec<String>,
     /// The labels of the built image that its tags name, sorted.
     pub labels: Vec<String>,
+    /// The tags of its last verified build.
+    pub tags: TagCache,
     /// The hash of the checks; `None` if the image has none.
     pub checks: Option<ChecksHash>,
     /// The hash of each check, in the order of `checks`.
@@ -70,6 +73,7 @@ impl ImageBlueprint {
             spec_hash: spec_hash(image, &references),
             inline: image.source.inline.as_deref().map(inline_revision),
             labels: labels_of_tags(&image.tags),
+            tags: TagCache::default(),
             checks: checks_hash(&image.checks),
             check_revisions: image.checks.iter().map(check_revision).collect(),
             references,

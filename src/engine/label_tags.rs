@@ -2,7 +2,10 @@
 //! build, and so is what is wrong with them: such a tag is not set, and its image says why. Its
 //! other tags are set, and the other images of the family are not affected.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use crate::{
     api::condition::Reason,
@@ -94,10 +97,11 @@ fn build_tags(
     input: &DecideInput<'_>,
     images: &[ImageDecision],
     index: ImageIndex,
-) -> Option<BuildTags> {
+) -> Option<Arc<BuildTags>> {
     let image = input.spec.images.get(index.position())?;
+    let known = input.blueprint.images.get(index.position())?;
     let verified = images.get(index.position())?.verified.as_deref()?;
-    Some(tags::of_build(input.spec, image, verified))
+    Some(known.tags.of_build(input.spec, image, verified))
 }
 
 fn image_name<'a>(input: &DecideInput<'a>, index: ImageIndex) -> &'a str {
@@ -172,7 +176,7 @@ struct ImageTags<'a> {
     image: ImageIndex,
     repository: &'a str,
     /// The tags of its verified build; without one, those that its spec says.
-    build: BuildTags,
+    build: Arc<BuildTags>,
 }
 
 /// Returns the tags of the images in the repositories where labels give tags.
@@ -183,7 +187,7 @@ fn tags_of_images<'a>(input: &DecideInput<'a>, images: &[ImageDecision]) -> Vec<
     let claimed = |index: ImageIndex| {
         let image = input.spec.images.get(index.position())?;
         let tags = tags::claimed(input.spec, image).ok()?;
-        Some(BuildTags { tags, ..BuildTags::default() })
+        Some(Arc::new(BuildTags { tags, ..BuildTags::default() }))
     };
     ImageIndex::enumerate(&blueprint.images)
         .filter(|(_, known)| repositories.contains(known.repository.as_str()))

@@ -24,7 +24,7 @@
 //! - [`image`]: the state of each image, with a module per step
 //! - [`cascade`]: when a cascade starts, which of its builds start, and what it records
 //! - [`end_of_life`]: upstreams whose distribution has no support any more
-//! - [`tags`]: tag templates; `label_tags`: those that depend on labels of the built image;
+//! - [`tags`]: tag templates; [`tag_cache`]: what they give for the last build; `label_tags`: those that depend on labels of the built image;
 //!   [`tag_moves`]: which tags to set
 //!
 //! Shared by them:
@@ -52,6 +52,7 @@ mod maturing;
 pub mod members;
 pub mod requests;
 pub mod states;
+pub mod tag_cache;
 mod tag_labels;
 pub mod tag_moves;
 pub mod tags;

@@ -74,8 +74,13 @@ impl TagPromotion<'_> {
         decision: &'d ImageDecision,
         verified: &'d VerifiedBuild,
     ) -> Vec<(Tag, &'d ImageDigest)> {
-        let Some(image) = self.input.spec.images.get(index.position()) else { return Vec::new() };
-        let tags = tags::of_build(self.input.spec, image, verified).tags;
+        let (Some(image), Some(known)) = (
+            self.input.spec.images.get(index.position()),
+            self.input.blueprint.images.get(index.position()),
+        ) else {
+            return Vec::new();
+        };
+        let build = known.tags.of_build(self.input.spec, image, verified);
         let current = decision.state == ImageState::Current;
         let record = self.input.images.get(index.position()).and_then(|observed| observed.record);
         let earlier = record.and_then(|record| record.adopted.as_ref());
@@ -86,7 +91,7 @@ impl TagPromotion<'_> {
             verified.adopted.is_some() && verified.digest == *digest
                 || earlier.is_some_and(|adopted| *digest == adopted.digest)
         };
-        let target = |tag: Tag| {
+        let target = |tag: &Tag| {
             let digest = if tag.immutable {
                 current.then_some(&verified.digest)
             } else {
@@ -95,9 +100,9 @@ impl TagPromotion<'_> {
             let digest = digest.filter(|digest| !is_adopted(digest))?;
             // The labels of the verified build are not those of an earlier one.
             let is_labelled = tag.names_label && *digest != verified.digest;
-            (!is_labelled && !self.unset.withholds(index, &tag.name)).then_some((tag, digest))
+            (!is_labelled && !self.unset.withholds(index, &tag.name)).then(|| (tag.clone(), digest))
         };
-        tags.into_iter().filter_map(target).collect()
+        build.tags.iter().filter_map(target).collect()
     }
 }
 

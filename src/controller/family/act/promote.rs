@@ -12,7 +12,7 @@ use crate::{
         family::{reconcile::Reconcile, record::events::Notice},
         reconcile_cache::TimedTag,
     },
-    engine::{Effect, ObservedTag, Problem, TagMove, causes::short, tags},
+    engine::{Effect, ObservedTag, Problem, TagMove, causes::short},
     identity::ImageDigest,
     registry::{Manifest, Reference},
 };
@@ -94,12 +94,13 @@ impl Reconcile<'_> {
     /// that no template gives any more.
     fn add_unset_tags(&mut self) {
         let spec = &self.snapshot.family.spec;
-        for (image, decided) in spec.images.iter().zip(&mut self.decision.images) {
+        let images = spec.images.iter().zip(&self.snapshot.blueprint.images);
+        for ((image, known), decided) in images.zip(&mut self.decision.images) {
             let (Some(verified), ImageState::Current) = (&decided.verified, decided.state) else {
                 continue;
             };
             let Some(known_tags) = self.cache.tags.get_mut(&image.name) else { continue };
-            let wanted = tags::of_build(spec, image, verified).tags;
+            let wanted = &known.tags.of_build(spec, image, verified).tags;
             known_tags.retain(|name, _| wanted.iter().any(|tag| tag.name == *name));
             let unset = wanted.iter().find_map(|tag| {
                 let known_tag = known_tags.get(&tag.name)?;
