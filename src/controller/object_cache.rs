@@ -7,7 +7,7 @@
 
 use std::{
     cmp::Ordering,
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     hash::Hash,
     sync::{Arc, PoisonError, RwLock},
 };
@@ -54,7 +54,8 @@ pub struct ObjectCache<K> {
 #[derive(Debug)]
 struct CachedObjects<K> {
     objects: HashMap<Key, Arc<K>>,
-    groups: HashMap<Key, HashSet<Key>>,
+    /// The same objects by group, each group sorted by key.
+    groups: HashMap<Key, BTreeMap<Key, Arc<K>>>,
     /// Listings in progress, by scope.
     listing: HashMap<String, Listing>,
     tombstones: VecDeque<String>,
@@ -193,9 +194,7 @@ impl<K: Resource> ObjectCache<K> {
     #[must_use]
     pub fn group(&self, group: &Key) -> Vec<Arc<K>> {
         let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
-        let mut keys: Vec<&Key> = inner.groups.get(group).into_iter().flatten().collect();
-        keys.sort();
-        keys.into_iter().filter_map(|key| inner.objects.get(key).cloned()).collect()
+        inner.groups.get(group).into_iter().flat_map(BTreeMap::values).cloned().collect()
     }
 
     /// Returns all objects, sorted by key.
@@ -235,11 +234,11 @@ impl<K: Resource> CachedObjects<K> {
         let after = group(&object);
         if before != after {
             self.ungroup(before.as_ref(), &key);
-            if let Some(after) = after {
-                self.groups.entry(after).or_default().insert(key.clone());
-            }
         }
         let object = Arc::new(object);
+        if let Some(after) = after {
+            self.groups.entry(after).or_default().insert(key.clone(), Arc::clone(&object));
+        }
         self.objects.insert(key, Arc::clone(&object));
         Some(CacheEvent::Applied(object))
     }
@@ -258,9 +257,9 @@ impl<K: Resource> CachedObjects<K> {
 
     fn ungroup(&mut self, group: Option<&Key>, key: &Key) {
         let Some(group) = group else { return };
-        if let Some(keys) = self.groups.get_mut(group) {
-            keys.remove(key);
-            if keys.is_empty() {
+        if let Some(objects) = self.groups.get_mut(group) {
+            objects.remove(key);
+            if objects.is_empty() {
                 self.groups.remove(group);
             }
         }
@@ -279,8 +278,6 @@ fn version<K: Resource>(object: &K) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use k8s_openapi::{
         api::core::v1::ConfigMap, apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry,
     };

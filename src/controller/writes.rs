@@ -1,5 +1,7 @@
 //! Writes that several steps share: a status by server-side apply, and a deletion. Needs a client.
 
+use std::borrow::Cow;
+
 use kube::{
     Api, Resource,
     api::{DeleteParams, Patch},
@@ -9,17 +11,33 @@ use serde_json::json;
 
 use crate::controller::error::{ReconcileError, call};
 
+/// The body of a server-side apply of a status. It is written as it stands: statuses are the most
+/// of what the controller writes.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AppliedStatus<'a, S> {
+    api_version: Cow<'static, str>,
+    kind: Cow<'static, str>,
+    metadata: AppliedMetadata<'a>,
+    status: &'a S,
+}
+
+#[derive(Debug, Serialize)]
+struct AppliedMetadata<'a> {
+    name: &'a str,
+}
+
 /// Returns the body of a server-side apply of a status.
-pub fn apply_status<K: Resource<DynamicType = ()>>(
-    name: &str,
-    status: &impl Serialize,
-) -> Patch<serde_json::Value> {
-    Patch::Apply(json!({
-        "apiVersion": K::api_version(&()),
-        "kind": K::kind(&()),
-        "metadata": { "name": name },
-        "status": status,
-    }))
+pub fn apply_status<'a, K: Resource<DynamicType = ()>, S: Serialize>(
+    name: &'a str,
+    status: &'a S,
+) -> Patch<AppliedStatus<'a, S>> {
+    Patch::Apply(AppliedStatus {
+        api_version: K::api_version(&()),
+        kind: K::kind(&()),
+        metadata: AppliedMetadata { name },
+        status,
+    })
 }
 
 /// Returns the body of a server-side apply of a status that the API server refuses with a conflict

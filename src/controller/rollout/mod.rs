@@ -166,7 +166,7 @@ impl RolloutReconcile<'_> {
         let namespace = self.image.namespace().unwrap_or_default();
         let api: Api<ManagedImage> = Api::namespaced(self.context.client.clone(), &namespace);
         let parameters = PatchParams::apply(labels::ROLLOUT_FIELD_OWNER).force();
-        let patch = apply_status::<ManagedImage>(&name, &status);
+        let patch = apply_status::<ManagedImage, _>(&name, &status);
         let what = || format!("write the rollouts of ManagedImage {name}");
         match call(what, api.patch_status(&name, &parameters, &patch)).await {
             Ok(written) => self.context.stores.images.record_write(written),

@@ -76,15 +76,27 @@ impl ObservedJobs {
     /// and of Jobs without a pod.
     #[must_use]
     pub fn of(stores: &Stores, family: &Key, events: &PodEvents, now: Timestamp) -> Self {
-        let mut pods: HashMap<String, Vec<Pod>> = HashMap::new();
-        for pod in stores.pods.group(family) {
-            if let Some(job) = controlling_job(&pod) {
-                pods.entry(job.uid.clone()).or_default().push(Pod::clone(&pod));
+        let known = stores.pods.group(family);
+        let mut pods: HashMap<&str, Vec<&Pod>> = HashMap::new();
+        for pod in &known {
+            if let Some(job) = controlling_job(pod) {
+                pods.entry(job.uid.as_str()).or_default().push(pod);
             }
         }
         let mut observed = Self::default();
         for job in stores.jobs.group(family) {
-            let pods = job.uid().and_then(|uid| pods.get(&uid)).map_or(&[][..], Vec::as_slice);
+            let uid = job.metadata.uid.as_deref();
+            let pods = uid.and_then(|uid| pods.get(uid)).map_or(&[][..], Vec::as_slice);
+            // Nearly every Job has one pod, which need not be copied.
+            let copies: Vec<Pod>;
+            let pods = match pods {
+                [] => &[][..],
+                [pod] => std::slice::from_ref(*pod),
+                pods => {
+                    copies = pods.iter().copied().cloned().collect();
+                    &copies
+                }
+            };
             observed.add(&job, pods, events, now);
         }
         observed

@@ -60,8 +60,11 @@ pub fn is_controlled_by<K: Resource>(object: &K, family: &ImageFamily) -> bool {
 /// and the family controls it.
 #[must_use]
 pub fn is_record_of(record: &ManagedImage, family: &ImageFamily) -> bool {
-    is_controlled_by(record, family)
-        && record.name_any() == record_name(&family.name_any(), &record.spec.image)
+    let (name, family_name) = (&record.metadata.name, &family.metadata.name);
+    let (name, family_name) =
+        (name.as_deref().unwrap_or_default(), family_name.as_deref().unwrap_or_default());
+    let image = name.strip_prefix(family_name).and_then(|rest| rest.strip_prefix('.'));
+    image == Some(record.spec.image.as_str()) && is_controlled_by(record, family)
 }
 
 /// Returns the name of the record of an image.

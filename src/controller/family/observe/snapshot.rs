@@ -13,7 +13,6 @@ use crate::{
         BuildStrategy, Cascade, CascadeStatus, ImageFamily, ImageFamilySpec, ImageFamilyStatus,
         ManagedImage,
     },
-    builds::job::BuildEnvironment,
     controller::{
         error::ReconcileError,
         family::observe::{
@@ -167,8 +166,8 @@ impl Observer<'_> {
         let events = &self.cache.pod_events.events;
         let mut jobs = ObservedJobs::of(&self.context.stores, &self.key, events, self.now);
         jobs.redact(&keychain);
-        let job_versions = job_versions(&family, &strategies, &self.context.environment);
         let pods = self.context.environment.pods.version();
+        let job_versions = job_versions(&family, &strategies, &pods);
         let pod_versions =
             pod_revisions.iter().map(|revision| format!("{revision}/{pods}")).collect();
         self.note_admissions(&jobs, &job_versions);
@@ -287,10 +286,9 @@ impl Observer<'_> {
 fn job_versions(
     family: &ImageFamily,
     strategies: &[Option<Arc<BuildStrategy>>],
-    environment: &BuildEnvironment,
+    pods: &str,
 ) -> Vec<String> {
     let generation = family.metadata.generation.unwrap_or_default();
-    let pods = environment.pods.version();
     let version = |strategy: &Option<Arc<BuildStrategy>>| {
         let metadata = strategy.as_ref().map(|strategy| &strategy.metadata);
         let uid = metadata.and_then(|metadata| metadata.uid.as_deref()).unwrap_or_default();

@@ -145,7 +145,7 @@ impl Reconcile<'_> {
     ) -> Result<(), ReconcileError> {
         let api: Api<Cascade> = self.api();
         let name = cascade.name_any();
-        let patch = apply_status::<Cascade>(&name, status);
+        let patch = apply_status::<Cascade, _>(&name, status);
         let parameters = PatchParams::apply(labels::FIELD_OWNER).force();
         let what = || format!("write the status of Cascade {name}");
         match call(what, api.patch_status(&name, &parameters, &patch)).await {

@@ -36,8 +36,8 @@ use crate::{
         writes::apply_status,
     },
     engine::{
-        Effect, ImageDecision, ObservedBuild, ObservedTag, PlannedBuild, cascade::limits, tags,
-        upstream_memory,
+        Effect, ImageDecision, ObservedBuild, ObservedTag, PlannedBuild, cascade::limits,
+        tags::Tag, upstream_memory,
     },
     lineage::ImageIndex,
 };
@@ -122,8 +122,9 @@ impl Reconcile<'_> {
         if known.is_none_or(|known| known.spec != spec) {
             self.apply_image(&name, &spec).await?;
         }
-        let old = known.and_then(|known| known.status.clone()).unwrap_or_default();
-        let change = ImageChange { index, image, decided, old: &old };
+        let none = ManagedImageStatus::default();
+        let old = known.and_then(|known| known.status.as_ref()).unwrap_or(&none);
+        let change = ImageChange { index, image, decided, old };
         let new = self.image_status(change);
         // The image reconciler records rollouts under another field owner. They are not part of the
         // comparison.
@@ -138,7 +139,7 @@ impl Reconcile<'_> {
         self.write_image_status(name, new.clone()).await?;
         self.publish_image_event(change, &new).await;
         self.count_ended_jobs(change, &new);
-        let is_polled = floating_tags(&new).eq(floating_tags(&old));
+        let is_polled = floating_tags(&new).eq(floating_tags(old));
         Ok(if is_polled { RecordedTags::AsBefore } else { RecordedTags::Others })
     }
 
@@ -180,7 +181,7 @@ impl Reconcile<'_> {
         if let Some(body) = body.as_object_mut() {
             body.remove("rollouts");
         }
-        let body = apply_status::<ManagedImage>(&name, &body);
+        let body = apply_status::<ManagedImage, _>(&name, &body);
         let parameters = PatchParams::apply(labels::FIELD_OWNER).force();
         let api: Api<ManagedImage> = self.api();
         let images = &self.context.stores.images;
@@ -253,16 +254,19 @@ impl Reconcile<'_> {
 
     /// Returns the tags of an image as they were last set, or else as they were recorded before.
     fn tags_to_record(&self, change: ImageChange<'_>) -> Vec<TagRecord> {
-        let ImageChange { image, decided, old, .. } = change;
-        let Some(verified) = &decided.verified else { return old.tags.clone() };
+        let ImageChange { index, image, decided, old } = change;
+        let known = self.snapshot.blueprint.images.get(index.position());
+        let (Some(known), Some(verified)) = (known, &decided.verified) else {
+            return old.tags.clone();
+        };
         let known_tags = self.cache.tags.get(&image.name);
         let spec = &self.snapshot.family.spec;
-        let tags = tags::of_build(spec, image, verified).tags;
-        let record = |tag: tags::Tag| {
+        let build = known.tags.of_build(spec, image, verified);
+        let record = |tag: &Tag| {
             let known_tag = known_tags.and_then(|known_tags| known_tags.get(&tag.name));
             match known_tag.map(|known_tag| &known_tag.tag) {
                 Some(ObservedTag::At(digest)) => Some(TagRecord {
-                    tag: tag.name,
+                    tag: tag.name.clone(),
                     digest: digest.to_string(),
                     immutable: tag.immutable,
                 }),
@@ -272,7 +276,7 @@ impl Reconcile<'_> {
                 }
             }
         };
-        tags.into_iter().filter_map(record).collect()
+        build.tags.iter().filter_map(record).collect()
     }
 
     /// Returns what the Dockerfile names, or else what it named when it was last read.

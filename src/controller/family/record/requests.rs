@@ -235,7 +235,7 @@ impl RequestWriter<'_> {
         let api: Api<FamilyRequest> = Api::namespaced(self.context.client.clone(), &key.namespace);
         let name = &key.name;
         self.own(&api, request).await?;
-        let patch = apply_status::<FamilyRequest>(name, status);
+        let patch = apply_status::<FamilyRequest, _>(name, status);
         let parameters = PatchParams::apply(labels::FIELD_OWNER).force();
         // Noted before the call, and until it is answered: this reconcile may end in between.
         cache.unanswered_requests.insert(name.clone());

@@ -326,7 +326,7 @@ async fn write_status(
     let api: Api<ImageFamily> =
         Api::namespaced(context.client.clone(), &family.namespace().unwrap_or_default());
     let name = family.name_any();
-    let patch = apply_status::<ImageFamily>(&name, status);
+    let patch = apply_status::<ImageFamily, _>(&name, status);
     let parameters = PatchParams::apply(labels::FIELD_OWNER).force();
     // Noted before the call, and until it is answered: this reconcile may end in between.
     cache.status_unknown = true;
