@@ -211,15 +211,15 @@ pub fn inspect(cluster: &Cluster) -> Violations {
     }
     let waits = cluster.objects.all(Kind::Image).filter(|(_, record)| {
         let status = &record["status"];
+        if status["reason"] != "InfrastructureFailed" || status["state"] != "Queued" {
+            return false;
+        }
         let changed = cluster.invariants.places_changed.get(owner(record));
         let runs = cluster
             .work
             .values()
             .any(|work| owner(&work.job) == owner(record) && work.takes_place());
-        status["reason"] == "InfrastructureFailed"
-            && status["state"] == "Queued"
-            && !runs
-            && changed.is_some_and(|changed| *changed < since)
+        !runs && changed.is_some_and(|changed| *changed < since)
     });
     waits.map(|(key, _)| ("builds are tried in outages", key.name.clone())).collect()
 }

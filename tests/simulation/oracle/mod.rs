@@ -14,6 +14,7 @@ use groundswell::{
     controller::object_cache::Key,
 };
 use jiff::Timestamp;
+use serde::Deserialize;
 
 use crate::{
     cluster::Cluster,
@@ -86,12 +87,12 @@ struct FamilyView {
 impl FamilyView {
     fn of(cluster: &Cluster, key: &Key) -> Option<Self> {
         let object = cluster.objects.get(Kind::Family, key)?;
-        let spec: ImageFamilySpec = serde_json::from_value(object["spec"].clone()).ok()?;
-        let status = serde_json::from_value(object["status"].clone()).unwrap_or_default();
+        let spec = ImageFamilySpec::deserialize(&object["spec"]).ok()?;
+        let status = ImageFamilyStatus::deserialize(&object["status"]).unwrap_or_default();
         let record = |image: &Image| {
             let key = Key::new(&key.namespace, &format!("{}.{}", key.name, image.name));
             let object = cluster.objects.get(Kind::Image, &key)?;
-            Some((image.name.clone(), serde_json::from_value(object["status"].clone()).ok()?))
+            Some((image.name.clone(), ManagedImageStatus::deserialize(&object["status"]).ok()?))
         };
         let records = spec.images.iter().filter_map(record).collect();
         Some(Self { key: key.clone(), uid: uid(object).into(), spec, status, records })
