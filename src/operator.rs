@@ -296,7 +296,8 @@ fn build_context(
     let (workloads, changes) = rollout::WorkloadStore::start(&client, &only, &denied);
 
     let clock = Clock::wall();
-    let tags = pollers::start_tag_poller(registry.clone(), metrics.clone(), clock.clone());
+    let tags =
+        pollers::start_tag_poller(registry.clone(), &registries, metrics.clone(), clock.clone());
     let trust_file = authorities::write_trust_file(&registries.ca_bundle)?;
     let revisions = pollers::start_revision_poller(client.clone(), clock.clone(), trust_file)?;
 

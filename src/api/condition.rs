@@ -89,6 +89,9 @@ pub enum ReasonTrait {
     Intended,
     /// The state of an upstream that the next response of its registry may end.
     AwaitsRegistry,
+    /// A poll that fails with it is repeated after minutes at most, however short its interval is:
+    /// it may have taken long, and held what other polls need.
+    PolledRarely,
     /// Nothing of a Job has run.
     PreventsStart,
     /// The build needs more than it may use: a failure of the infrastructure that is likely to
@@ -184,14 +187,14 @@ reasons! {
     /// A source does not exist: there is no such `ConfigMap`, key, repository or revision.
     SourceNotFound: NeedsUser;
     /// A source exists and cannot be used or reached.
-    SourceUnavailable: NeedsUser;
+    SourceUnavailable: NeedsUser + PolledRarely;
     /// A Dockerfile does not parse, names an image that `from` does not declare, or does not
     /// declare one of the `args`.
     DockerfileMismatch: NeedsUser;
     /// A registry rejected a credential.
     RegistryDenied: NeedsUser;
     /// A registry is unreachable, slow, or limits the rate of requests.
-    RegistryUnavailable: NeedsUser + AwaitsRegistry;
+    RegistryUnavailable: NeedsUser + AwaitsRegistry + PolledRarely;
     /// A registry returned a response that is not an image.
     InvalidRegistryResponse: NeedsUser;
     /// A registry does not have the image or the tag.

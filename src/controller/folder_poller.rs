@@ -20,7 +20,7 @@ use crate::{
     clock::Clock,
     controller::git_poll::GitKey,
     identity::FolderRevision,
-    upstream::{Interest, PolledValue, Poller},
+    upstream::{Interest, PollSettings, PolledValue, Poller},
 };
 
 /// The folders of a repository at a commit.
@@ -64,9 +64,9 @@ pub struct FolderPoller<O> {
 type WantedByOwner<O> = HashMap<GitKey, HashMap<O, HashSet<GitFolder>>>;
 
 impl<O: Clone + Eq + Hash + Send + Sync + 'static> FolderPoller<O> {
-    /// Starts polling. A poll that takes longer than `poll_timeout` fails.
+    /// Starts polling.
     pub fn start<F>(
-        poll_timeout: Duration,
+        settings: PollSettings<GitKey, O>,
         clock: Clock,
         fetch: impl Fn(GitPoll) -> F + Send + Sync + 'static,
     ) -> Self
@@ -75,7 +75,7 @@ impl<O: Clone + Eq + Hash + Send + Sync + 'static> FolderPoller<O> {
     {
         let wanted: Arc<Mutex<WantedByOwner<O>>> = Arc::default();
         let of_polls = Arc::clone(&wanted);
-        let poller = Poller::start(poll_timeout, clock, move |key: GitKey, last| {
+        let poller = Poller::start(settings, clock, move |key: GitKey, last| {
             let folders: HashSet<GitFolder> = lock(&of_polls)
                 .get(&key)
                 .into_iter()
@@ -154,6 +154,7 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
+    use crate::upstream::PollLimits;
 
     fn key() -> GitKey {
         GitKey { url: "https://git.test/a".into(), revision: "main".into(), secret: None }
@@ -179,7 +180,13 @@ mod tests {
         let polls: Arc<Mutex<Vec<GitPoll>>> = Arc::default();
         let polled = Arc::clone(&polls);
         let clock = Clock::new(|| Timestamp::UNIX_EPOCH);
-        let poller = FolderPoller::start(Duration::from_secs(5), clock, move |poll: GitPoll| {
+        let settings = PollSettings {
+            timeout: Duration::from_secs(5),
+            limits: PollLimits::of_each_host(4, 4, 600),
+            host_of: GitKey::host,
+            namespace_of: |owner: &&str| (*owner).to_owned(),
+        };
+        let poller = FolderPoller::start(settings, clock, move |poll: GitPoll| {
             let folders = poll.folders.iter().map(|folder| (folder.clone(), Ok(Arc::default())));
             let answer = GitAnswer { commit: "c".into(), folders: folders.collect() };
             lock(&polled).push(poll);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client, ResourceExt};
+use url::Url;
 
 use crate::{
     api::{GitSource, condition::Reason, labels},
@@ -50,6 +51,20 @@ impl GitKey {
                 name: secret.name.clone(),
                 version: version.unwrap_or_default(),
             }),
+        }
+    }
+}
+
+impl GitKey {
+    /// Returns the host that is polled, with its port if the URL has one.
+    #[must_use]
+    pub fn host(&self) -> String {
+        let url = Url::parse(&self.url).ok();
+        let host = url.as_ref().and_then(|url| Some((url.host_str()?, url.port())));
+        match host {
+            Some((host, Some(port))) => format!("{host}:{port}"),
+            Some((host, None)) => host.to_owned(),
+            None => String::new(),
         }
     }
 }

@@ -28,6 +28,7 @@ pub mod installations;
 pub mod object_cache;
 pub mod quota;
 pub mod reconcile_cache;
+pub mod reconcile_shares;
 pub mod resource_quotas;
 pub mod rollout;
 pub mod rollouts;

@@ -2,7 +2,11 @@
 
 use std::{convert::Infallible, sync::Arc, time::Instant};
 
-use futures::{FutureExt, Stream, StreamExt, future::BoxFuture, stream};
+use futures::{
+    FutureExt, Stream, StreamExt,
+    future::{self, BoxFuture},
+    stream,
+};
 use kube::{
     Resource, ResourceExt,
     runtime::{
@@ -23,6 +27,7 @@ use crate::{
         error::ReconcileError,
         family,
         object_cache::{CacheEvent, Key},
+        reconcile_shares::ReconcileShares,
         rollout,
         served::StoresState,
         stray_requests, triggers,
@@ -30,8 +35,12 @@ use crate::{
     rollout::ChangedObject,
 };
 
-/// The number of objects of one kind that are reconciled concurrently.
-const MAX_CONCURRENT_RECONCILES: u16 = 16;
+/// The number of families that are reconciled concurrently. A namespace gets a share of them.
+const MAX_CONCURRENT_FAMILIES: u16 = 40;
+/// The number of images whose rollouts are reconciled concurrently. They call no registry.
+const MAX_CONCURRENT_IMAGES: u16 = 16;
+/// The pause until a reconcile is retried whose namespace has its share of those that run.
+const SHARE_RETRY_PAUSE: std::time::Duration = std::time::Duration::from_millis(200);
 /// The pause until a reconcile that came before the stores were filled is retried.
 const STORES_RETRY_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 /// The pause until a reconcile in a namespace that cannot be watched is retried.
@@ -50,21 +59,26 @@ pub async fn run(
     let (images, changed_images) = mpsc::channel(CHANGE_QUEUE_LENGTH);
     let (family_store, family_writer) = listed_store::<ImageFamily>();
     let (image_store, image_writer) = listed_store::<ManagedImage>();
-    let config = Config::default().concurrency(MAX_CONCURRENT_RECONCILES);
+    let shares = Arc::new(ReconcileShares::new(MAX_CONCURRENT_FAMILIES.into()));
 
     let family_queue =
         queue(triggers::families(&context, family_writer, images).take_until(stop.clone()));
     let of_families = applier(
-        |family: Arc<ImageFamily>, context| {
-            run_reconcile("ImageFamily", Key::of(&*family), context, move |context| {
+        move |family: Arc<ImageFamily>, context| {
+            let key = Key::of(&*family);
+            let Some(place) = shares.take(&key.namespace) else {
+                return future::ready(Ok(Action::requeue(SHARE_RETRY_PAUSE))).boxed();
+            };
+            let reconcile = run_reconcile("ImageFamily", key, context, move |context| {
                 family::reconcile(family, context)
-            })
+            });
+            reconcile.inspect(move |_| drop(place)).boxed()
         },
         |family, _, context| retry_after("ImageFamily", Key::of(&*family), &context),
         Arc::clone(&context),
         family_store,
         family_queue,
-        config.clone(),
+        Config::default().concurrency(MAX_CONCURRENT_FAMILIES),
     );
     let image_queue = queue(
         image_triggers(&context, image_writer, changed_images, workloads).take_until(stop.clone()),
@@ -80,7 +94,7 @@ pub async fn run(
         Arc::clone(&context),
         image_store,
         image_queue,
-        config,
+        Config::default().concurrency(MAX_CONCURRENT_IMAGES),
     );
     info!("the controllers have started");
     tokio::join!(

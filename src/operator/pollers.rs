@@ -12,23 +12,47 @@ use crate::{
     controller::{folder_poller::FolderPoller, git_poll},
     registry,
     server::{Metrics, metrics::PollResult},
-    upstream::{self, PollFailure, Poller},
+    upstream::{self, PollFailure, PollLimits, PollSettings, Poller},
 };
 
-/// Timeout of one poll of a tag or a revision.
-const POLL_TIMEOUT: Duration = Duration::from_mins(1);
+/// How many times as long as a call to a registry a poll may take: it may need several, and each
+/// may have to wait for its turn at the host.
+const CALLS_PER_POLL: u32 = 3;
+/// Maximum number of tags that are polled at once.
+const MAX_CONCURRENT_POLLS: usize = 256;
+/// Maximum number of tags that are polled at once at one registry. Other calls need its slots, too.
+const MAX_CONCURRENT_POLLS_PER_HOST: usize = 8;
+/// Timeout of one poll of a repository.
+const GIT_POLL_TIMEOUT: Duration = Duration::from_mins(1);
 /// Timeout for a Git server to list its branches and tags and to send the trees of a commit.
 const GIT_TIMEOUT: Duration = Duration::from_secs(45);
-/// Maximum number of Git servers that are queried at once.
-const MAX_CONCURRENT_GIT_QUERIES: usize = 4;
+/// Maximum number of repositories that are read at once. Each needs a process.
+const MAX_CONCURRENT_GIT_QUERIES: usize = 12;
+/// Maximum number of repositories that are read at once at one Git server.
+const MAX_CONCURRENT_GIT_QUERIES_PER_HOST: usize = 4;
+/// How many repositories are read in a minute at one Git server.
+const MAX_GIT_QUERIES_PER_MINUTE: u32 = 600;
 
 /// Starts polling the tags of upstreams, and counts the results.
 pub(super) fn start_tag_poller(
     registry: registry::Client,
+    registries: &registry::Config,
     metrics: Metrics,
     clock: Clock,
 ) -> Poller<upstream::ImageKey, upstream::UpstreamDigest, ObjectRef<ImageFamily>> {
-    Poller::start(POLL_TIMEOUT, clock, move |key: upstream::ImageKey, last| {
+    let budgets = registries.clone();
+    let limits = PollLimits {
+        total: MAX_CONCURRENT_POLLS,
+        per_host: MAX_CONCURRENT_POLLS_PER_HOST,
+        per_minute: Arc::new(move |registry| budgets.polls_per_minute(registry)),
+    };
+    let settings = PollSettings {
+        timeout: Duration::from(registries.timeout) * CALLS_PER_POLL,
+        limits,
+        host_of: upstream::ImageKey::registry,
+        namespace_of,
+    };
+    Poller::start(settings, clock, move |key: upstream::ImageKey, last| {
         let (registry, metrics) = (registry.clone(), metrics.clone());
         async move {
             let last = last.and_then(|polled| polled.value.clone());
@@ -59,10 +83,25 @@ pub(super) fn start_revision_poller(
 ) -> anyhow::Result<FolderPoller<ObjectRef<ImageFamily>>> {
     let program = std::env::current_exe()
         .context("find the path of this program, which queries Git servers in a child process")?;
-    let resolver = git::subprocess::Resolver::new(program, GIT_TIMEOUT, MAX_CONCURRENT_GIT_QUERIES);
+    let resolver = git::subprocess::Resolver::new(program, GIT_TIMEOUT);
     let resolver = Arc::new(resolver.with_ca_file(trust_file));
-    Ok(FolderPoller::start(POLL_TIMEOUT, clock, move |poll| {
+    let limits = PollLimits::of_each_host(
+        MAX_CONCURRENT_GIT_QUERIES,
+        MAX_CONCURRENT_GIT_QUERIES_PER_HOST,
+        MAX_GIT_QUERIES_PER_MINUTE,
+    );
+    let settings = PollSettings {
+        timeout: GIT_POLL_TIMEOUT,
+        limits,
+        host_of: git_poll::GitKey::host,
+        namespace_of,
+    };
+    Ok(FolderPoller::start(settings, clock, move |poll| {
         let (client, resolver) = (client.clone(), Arc::clone(&resolver));
         async move { git_poll::read_folders(client, &resolver, poll).await }
     }))
+}
+
+fn namespace_of(family: &ObjectRef<ImageFamily>) -> String {
+    family.namespace.clone().unwrap_or_default()
 }

@@ -16,6 +16,13 @@ use crate::{
 /// The host that serves Docker Hub's registry API; `docker.io` itself does not.
 const DOCKER_HUB_API: &str = "registry-1.docker.io";
 
+/// Stands for the registries that are not listed.
+const OTHER_REGISTRIES: &str = "*";
+/// How many polls begin in a minute at registries that limit them, unless it is configured.
+const DEFAULT_POLLS_PER_MINUTE: [(&str, u32); 1] = [(DOCKER_HUB, 300)];
+/// How many polls begin in a minute at any other registry.
+const DEFAULT_POLLS_OF_OTHERS: u32 = 1200;
+
 /// Describes how registries are reached. It is part of the operator's configuration, in YAML.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -38,6 +45,10 @@ pub struct Config {
     pub timeout: Duration,
     /// Maximum number of concurrent requests to one host. 8 by default.
     pub concurrent_requests_per_host: usize,
+    /// How many polls of tags begin in a minute at each registry, of all families together. 300 at
+    /// `docker.io`, and 1200 at each other registry, by default. `*` stands for the registries that
+    /// are not listed. What builds pull does not count.
+    pub polls_per_minute: BTreeMap<String, u32>,
     /// Certificate authorities that are trusted in addition to those of the system. They come from
     /// a file of their own.
     #[serde(skip)]
@@ -59,6 +70,7 @@ impl Default for Config {
             read_timeout: Duration::from_secs(15),
             timeout: Duration::from_secs(60),
             concurrent_requests_per_host: 8,
+            polls_per_minute: BTreeMap::new(),
             ca_bundle: CaBundle::default(),
         }
     }
@@ -134,6 +146,9 @@ impl Config {
         {
             return Err(ConfigError::PlainHttp(host.clone()));
         }
+        if self.polls_per_minute.values().any(|polls| *polls == 0) {
+            return Err(ConfigError::Zero("pollsPerMinute"));
+        }
         let limits = [
             ("connectTimeout", self.connect_timeout.as_secs() as usize),
             ("readTimeout", self.read_timeout.as_secs() as usize),
@@ -150,6 +165,19 @@ impl Config {
     #[must_use]
     pub fn is_plain_http(&self, host: &str) -> bool {
         self.plain_http.iter().any(|plain| plain.eq_ignore_ascii_case(host))
+    }
+
+    /// Returns how many polls of this registry begin in a minute.
+    #[must_use]
+    pub fn polls_per_minute(&self, registry: &str) -> u32 {
+        let mut listed = self.polls_per_minute.iter();
+        let listed = listed.find(|(host, _)| host.eq_ignore_ascii_case(registry));
+        let known = DEFAULT_POLLS_PER_MINUTE.iter().find(|(host, _)| *host == registry);
+        listed
+            .map(|(_, polls)| *polls)
+            .or_else(|| known.map(|(_, polls)| *polls))
+            .or_else(|| self.polls_per_minute.get(OTHER_REGISTRIES).copied())
+            .unwrap_or(DEFAULT_POLLS_OF_OTHERS)
     }
 
     /// Returns the registry itself.
@@ -273,6 +301,17 @@ mod tests {
     }
 
     #[test]
+    fn a_registry_has_a_budget_of_polls() {
+        let default = Config::default();
+        let polls = |config: &Config| {
+            ["docker.io", "r.example", "other.example"].map(|host| config.polls_per_minute(host))
+        };
+        assert_eq!(polls(&default), [300, 1200, 1200]);
+        let config = config("{pollsPerMinute: {R.example: 10, '*': 20}}");
+        assert_eq!(polls(&config), [300, 10, 20]);
+    }
+
+    #[test]
     fn the_path_of_a_mirror_follows_the_version_of_the_api() {
         for (mirror, expected) in [
             ("https://m.example", "https://m.example/v2/a"),
@@ -293,6 +332,7 @@ mod tests {
         for (yaml, expected) in [
             ("{plainHttp: ['http://r.example']}", "registries.plainHttp: `http://r.example`"),
             ("{readTimeout: 0s}", "registries.readTimeout must be greater than zero"),
+            ("{pollsPerMinute: {a: 0}}", "registries.pollsPerMinute must be greater than zero"),
         ] {
             let error = config(yaml).validate().expect_err(yaml).to_string();
             assert!(error.contains(expected), "{error}");

@@ -3,7 +3,8 @@
 //!
 //! The poller is generic over what is polled: tags of images and revisions of sources are polled
 //! the same way. The latest result is kept per key. Owners are notified when it changes. Pending
-//! notifications form a set, so that a burst of changes wakes each owner once.
+//! notifications form a set, so that a burst of changes wakes each owner once. What is due waits in
+//! a [`PollQueue`], which shares the polls that run between hosts and namespaces.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -16,20 +17,23 @@ use futures::{Stream, TryFutureExt, future::BoxFuture, stream};
 use indexmap::{IndexMap, IndexSet};
 use jiff::{SignedDuration, Timestamp};
 use tokio::{
-    sync::{Notify, Semaphore},
+    sync::Notify,
     time::{Instant, sleep_until, timeout},
 };
 
 use crate::{
-    api::condition::{Problem, Reason},
+    api::condition::{Problem, Reason, ReasonTrait},
     clock::Clock,
     registry::RegistryError,
+    upstream::queue::{DuePoll, PollLimits, PollPlace, PollQueue, StartedPoll},
 };
 
-/// Maximum number of concurrent polls.
-const MAX_CONCURRENT_POLLS: usize = 64;
 /// Upper bound on the pause after failures, as a multiple of the interval.
 const MAX_BACKOFF_FACTOR: u32 = 8;
+/// The least upper bound on the pause after polls that may have taken long.
+const MIN_SILENT_BACKOFF: Duration = Duration::from_mins(5);
+/// Upper bound on the pause after failures, unless the interval is longer.
+const MAX_BACKOFF: Duration = Duration::from_mins(30);
 /// The shortest pause before a poll is repeated, whatever a registry asks for.
 const MIN_WANTED_PAUSE: Duration = Duration::from_secs(5);
 /// Upper bound on the sleep while no poll is due.
@@ -87,6 +91,19 @@ impl From<RegistryError> for PollFailure {
     }
 }
 
+/// How a [`Poller`] polls.
+pub struct PollSettings<K, O> {
+    /// A poll that takes longer fails. The time counts from when it starts, and not from when it is
+    /// due.
+    pub timeout: Duration,
+    /// How many polls run at once.
+    pub limits: PollLimits,
+    /// Returns the host of a key.
+    pub host_of: fn(&K) -> String,
+    /// Returns the namespace of an owner.
+    pub namespace_of: fn(&O) -> String,
+}
+
 type Fetch<K, V> = Box<
     dyn Fn(K, Option<Arc<PolledValue<V>>>) -> BoxFuture<'static, Result<V, PollFailure>>
         + Send
@@ -99,21 +116,22 @@ pub struct Poller<K, V, O>(Arc<Shared<K, V, O>>);
 
 struct Shared<K, V, O> {
     fetch: Fetch<K, V>,
-    poll_timeout: Duration,
+    settings: PollSettings<K, O>,
     clock: Clock,
     state: Mutex<PollerState<K, V, O>>,
     /// Notified when a poll becomes due earlier than the loop expects.
     due_earlier: Notify,
     /// Notified when an owner is added to `changed`.
     changes_ready: Notify,
-    permits: Arc<Semaphore>,
 }
 
 struct PollerState<K, V, O> {
     entries: HashMap<K, PollEntry<V, O>>,
     owners: HashMap<O, HashSet<K>>,
     /// Due times, each with the number of its entry.
-    due: BTreeSet<(Instant, u64)>,
+    due: BTreeSet<DuePoll>,
+    /// What is due, and not started yet.
+    queue: PollQueue,
     numbers: HashMap<u64, K>,
     next_number: u64,
     /// Owners to notify, in order.
@@ -134,10 +152,17 @@ struct PollEntry<V, O> {
     failures: u32,
     /// Number of completed polls.
     polls: u64,
-    /// When the next poll is due; `None` while a poll runs.
+    /// When the next poll is due; `None` while a poll waits to start or runs.
     due_at: Option<Instant>,
+    /// Where a poll waits to start, and since when.
+    queued: Option<QueuedPoll>,
     /// When the last poll started.
     last_poll: Option<Instant>,
+}
+
+struct QueuedPoll {
+    place: PollPlace,
+    since: Instant,
 }
 
 impl<V, O> PollEntry<V, O> {
@@ -175,10 +200,9 @@ where
     V: Clone + PartialEq + Send + Sync + 'static,
     O: Clone + Eq + Hash + Send + Sync + 'static,
 {
-    /// Starts polling. `fetch` polls one key and receives the latest result of that key. A poll
-    /// that takes longer than `poll_timeout` fails.
+    /// Starts polling. `fetch` polls one key and receives the latest result of that key.
     pub fn start<F, E>(
-        poll_timeout: Duration,
+        settings: PollSettings<K, O>,
         clock: Clock,
         fetch: impl Fn(K, Option<Arc<PolledValue<V>>>) -> F + Send + Sync + 'static,
     ) -> Self
@@ -190,6 +214,7 @@ where
             entries: HashMap::new(),
             owners: HashMap::new(),
             due: BTreeSet::new(),
+            queue: PollQueue::new(settings.limits.clone()),
             numbers: HashMap::new(),
             next_number: 0,
             changed: IndexSet::new(),
@@ -197,12 +222,11 @@ where
         };
         let shared = Arc::new(Shared {
             fetch: Box::new(move |key, last| Box::pin(fetch(key, last).map_err(Into::into))),
-            poll_timeout,
+            settings,
             clock,
             state: Mutex::new(state),
             due_earlier: Notify::new(),
             changes_ready: Notify::new(),
-            permits: Arc::new(Semaphore::new(MAX_CONCURRENT_POLLS)),
         });
         tokio::spawn(run_polls(Arc::downgrade(&shared)));
         Self(shared)
@@ -329,6 +353,7 @@ impl<K: Clone + Eq + Hash, V, O: Clone + Eq + Hash> PollerState<K, V, O> {
             failures: 0,
             polls: 0,
             due_at: Some(now),
+            queued: None,
             last_poll: None,
         };
         self.entries.insert(key.clone(), entry);
@@ -348,23 +373,54 @@ impl<K: Clone + Eq + Hash, V, O: Clone + Eq + Hash> PollerState<K, V, O> {
             if let Some(at) = entry.due_at {
                 self.due.remove(&(at, entry.number));
             }
+            if let Some(QueuedPoll { place, since }) = entry.queued {
+                self.queue.remove(&place, (since, entry.number));
+            }
         }
     }
 
-    /// Takes the keys that are due and returns them with the next due time.
-    fn take_due(&mut self, now: Instant) -> (Vec<K>, Instant) {
-        let mut keys = Vec::new();
-        while let Some(&(at, number)) = self.due.first().filter(|(at, _)| *at <= now) {
-            self.due.remove(&(at, number));
-            if let Some(key) = self.numbers.get(&number) {
-                if let Some(entry) = self.entries.get_mut(key) {
-                    entry.due_at = None;
-                    entry.last_poll = Some(now);
-                }
-                keys.push(key.clone());
+    /// Queues what is due, and takes what may start. Returns it with the time of the next start.
+    fn start_due(
+        &mut self,
+        settings: &PollSettings<K, O>,
+        now: Instant,
+    ) -> (Vec<StartedPoll>, Instant) {
+        while let Some(&poll) = self.due.first().filter(|(at, _)| *at <= now) {
+            self.due.remove(&poll);
+            let (since, number) = poll;
+            let key = self.numbers.get(&number);
+            let Some(entry) = key.and_then(|key| self.entries.get_mut(key)) else { continue };
+            let host = key.map(settings.host_of).unwrap_or_default();
+            let namespaces: HashSet<String> =
+                entry.owners.keys().map(settings.namespace_of).collect();
+            let place = self.queue.add(host, namespaces.into_iter(), poll, now);
+            entry.due_at = None;
+            entry.queued = Some(QueuedPoll { place, since });
+        }
+        let (started, next) = self.queue.start(now);
+        for StartedPoll { number, .. } in &started {
+            let key = self.numbers.get(number);
+            if let Some(entry) = key.and_then(|key| self.entries.get_mut(key)) {
+                entry.queued = None;
+                entry.last_poll = Some(now);
             }
         }
-        (keys, self.due.first().map_or(now + MAX_IDLE_SLEEP, |(at, _)| *at))
+        let due = self.due.first().map_or(now + MAX_IDLE_SLEEP, |(at, _)| *at);
+        (started, next.map_or(due, |next| next.min(due)))
+    }
+}
+
+/// A poll that runs. Its end gives its place to the next one, even if it panics.
+struct RunningPoll<K: Clone + Eq + Hash, V, O: Clone + Eq + Hash> {
+    shared: Arc<Shared<K, V, O>>,
+    place: PollPlace,
+}
+
+impl<K: Clone + Eq + Hash, V, O: Clone + Eq + Hash> Drop for RunningPoll<K, V, O> {
+    fn drop(&mut self) {
+        self.shared.lock().queue.finish(&self.place);
+        // The next poll may start, and that of this key may be the first that is due.
+        self.shared.due_earlier.notify_one();
     }
 }
 
@@ -376,16 +432,10 @@ where
     O: Clone + Eq + Hash + Send + Sync + 'static,
 {
     while let Some(shared) = poller.upgrade() {
-        let (due, next) = shared.lock().take_due(Instant::now());
-        for key in due {
-            // The semaphore is never closed; if it were, the poll would only exceed the limit by
-            // one.
-            let permit = Arc::clone(&shared.permits).acquire_owned().await.ok();
-            let shared = Arc::clone(&shared);
-            tokio::spawn(async move {
-                poll_key(&shared, key).await;
-                drop(permit);
-            });
+        let (started, next) = shared.lock().start_due(&shared.settings, Instant::now());
+        for StartedPoll { number, place } in started {
+            let running = RunningPoll { shared: Arc::clone(&shared), place };
+            tokio::spawn(async move { poll_entry(&running.shared, number).await });
         }
         tokio::select! {
             biased;
@@ -395,23 +445,24 @@ where
     }
 }
 
-/// Polls one key, records the result and schedules the next poll.
-async fn poll_key<K, V, O>(shared: &Shared<K, V, O>, key: K)
+/// Polls the key of an entry, records the result and schedules the next poll.
+async fn poll_entry<K, V, O>(shared: &Shared<K, V, O>, number: u64)
 where
     K: Clone + Eq + Hash,
     V: Clone + PartialEq,
     O: Clone + Eq + Hash,
 {
     let polled_at = shared.clock.now();
+    let Some(key) = shared.lock().numbers.get(&number).cloned() else { return };
     let last = shared.lock().entries.get(&key).and_then(|entry| entry.last(polled_at));
     // What is asked for while the poll runs is left to the next one.
     let was_outdated = last.is_none();
-    let result = timeout(shared.poll_timeout, (shared.fetch)(key.clone(), last))
+    let result = timeout(shared.settings.timeout, (shared.fetch)(key.clone(), last))
         .await
         .unwrap_or_else(|_| {
             let message = format!(
                 "the poll did not complete within {} s; it is retried later",
-                shared.poll_timeout.as_secs()
+                shared.settings.timeout.as_secs()
             );
             Err(Problem { reason: Reason::RegistryUnavailable, message }.into())
         });
@@ -419,7 +470,9 @@ where
 
     let mut state = shared.lock();
     let state = &mut *state;
-    let Some(entry) = state.entries.get_mut(&key) else { return };
+    // The key may be a new one by now, which has a poll of its own.
+    let entry = state.entries.get_mut(&key).filter(|entry| entry.number == number);
+    let Some(entry) = entry else { return };
     let before = entry.polled.as_deref();
     let polled = match result {
         Ok(value) => {
@@ -457,7 +510,11 @@ where
     let pause = match entry.failures {
         0 if entry.is_outdated => Duration::ZERO,
         failures => {
-            let pause = next_pause(entry.interval(), failures, jitter);
+            let problem = entry.polled.as_ref().and_then(|polled| polled.problem.as_ref());
+            let is_rare =
+                problem.is_some_and(|problem| problem.reason.has(ReasonTrait::PolledRarely));
+            let longest = if is_rare { MIN_SILENT_BACKOFF } else { Duration::ZERO };
+            let pause = next_pause(entry.interval(), failures, longest, jitter);
             retry_after.map_or(pause, |wanted| pause.min(wanted_pause(wanted, jitter)))
         }
     };
@@ -468,8 +525,6 @@ where
         state.changed.extend(entry.owners.keys().cloned());
         shared.changes_ready.notify_one();
     }
-    // The new due time may be the earliest of all.
-    shared.due_earlier.notify_one();
 }
 
 /// Returns when polls have found a value again after a break, if there was one. Between two
@@ -488,15 +543,14 @@ fn resumed_at<V>(
 }
 
 /// Returns the pause until the next poll: 90 % to 110 % of the interval depending on `jitter`,
-/// doubled for each consecutive failure after the first, up to [`MAX_BACKOFF_FACTOR`] times the
-/// interval.
-fn next_pause(interval: Duration, failures: u32, jitter: u64) -> Duration {
-    let factor = 1_u32
-        .checked_shl(failures.saturating_sub(1))
-        .unwrap_or(MAX_BACKOFF_FACTOR)
-        .clamp(1, MAX_BACKOFF_FACTOR);
+/// doubled for each consecutive failure after the first. It grows up to [`MAX_BACKOFF_FACTOR`]
+/// times the interval, and in any case up to `longest`.
+fn next_pause(interval: Duration, failures: u32, longest: Duration, jitter: u64) -> Duration {
     let jitter = u32::try_from(jitter % 201).unwrap_or(100);
-    interval * factor * (900 + jitter) / 1000
+    let longest = interval.saturating_mul(MAX_BACKOFF_FACTOR).max(longest);
+    let longest = longest.min(MAX_BACKOFF.max(interval));
+    let doubled = interval.saturating_mul(1 << failures.saturating_sub(1).min(16));
+    doubled.min(longest) * (900 + jitter) / 1000
 }
 
 /// Returns the pause after which a poll is repeated whose registry asked for a pause. Many polls

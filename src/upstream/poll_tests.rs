@@ -9,11 +9,20 @@ struct ScriptedServer {
     result: Mutex<Result<u32, Problem>>,
 }
 
+/// Settings for keys and owners such as `host/key` and `namespace/owner`.
+fn settings(timeout: Duration) -> PollSettings<&'static str, &'static str> {
+    PollSettings { timeout, limits: tag_limits(), host_of: first_part, namespace_of: first_part }
+}
+
+fn first_part(name: &&'static str) -> String {
+    name.split('/').next().unwrap_or_default().to_owned()
+}
+
 fn start() -> (Arc<ScriptedServer>, Poller<&'static str, u32, &'static str>) {
     let server = Arc::new(ScriptedServer { polls: AtomicUsize::new(0), result: Mutex::new(Ok(1)) });
     let polled = Arc::clone(&server);
     let poller = Poller::start(
-        Duration::from_secs(5),
+        settings(Duration::from_secs(5)),
         Clock::new(|| Timestamp::UNIX_EPOCH),
         move |key: &'static str, _| {
             let polled = Arc::clone(&polled);
@@ -62,7 +71,8 @@ async fn the_first_poll_relies_on_a_seed_until_that_is_not_enough() {
     let relied_on = Arc::new(Mutex::new(Vec::new()));
     let asked = Arc::clone(&relied_on);
     let clock = Clock::new(|| Timestamp::UNIX_EPOCH);
-    let poller = Poller::start(Duration::from_secs(5), clock, move |_: &'static str, last| {
+    let settings = settings(Duration::from_secs(5));
+    let poller = Poller::start(settings, clock, move |_: &'static str, last| {
         let value = last.and_then(|last: Arc<PolledValue<u32>>| last.value);
         asked.lock().expect("lock").push(value);
         let polls = asked.lock().expect("lock").len();
@@ -151,4 +161,120 @@ async fn replaced_interests_leave_no_key_behind() {
     assert!(poller.latest(&"two").is_some());
     let state = poller.0.lock();
     assert_eq!((state.entries.len(), state.numbers.len(), state.due.len()), (1, 1, 1));
+}
+
+/// How often a tag is polled whose interval is a minute, within 6 hours, beside silent ones.
+struct PolledBeside {
+    /// Keys of another namespace that never answer, with an interval of 5 seconds.
+    silent: usize,
+    /// At how many hosts.
+    hosts: usize,
+    limits: PollLimits,
+}
+
+/// The limits of tags.
+fn tag_limits() -> PollLimits {
+    PollLimits::of_each_host(256, 8, 1200)
+}
+
+/// The limits of Git, where each poll needs a process.
+fn git_limits() -> PollLimits {
+    PollLimits::of_each_host(12, 4, 600)
+}
+
+/// When polls of the tag have begun.
+async fn polls_beside(PolledBeside { silent, hosts, limits }: PolledBeside) -> Vec<Duration> {
+    let polls: Arc<Mutex<Vec<Duration>>> = Arc::default();
+    let polled = Arc::clone(&polls);
+    let began = Instant::now();
+    let settings = PollSettings {
+        timeout: Duration::from_mins(1),
+        limits,
+        host_of: |key: &String| key.split('/').next().unwrap_or_default().to_owned(),
+        namespace_of: first_part,
+    };
+    let clock = Clock::new(|| Timestamp::UNIX_EPOCH);
+    let poller = Poller::start(settings, clock, move |key: String, _| {
+        let polled = Arc::clone(&polled);
+        async move {
+            if key != "well/tag" {
+                return std::future::pending::<Result<u32, Problem>>().await;
+            }
+            polled.lock().expect("lock").push(began.elapsed());
+            Ok(1)
+        }
+    });
+    let interest = |key: String, seconds| Interest { key, interval: Duration::from_secs(seconds) };
+    let keys = (0..silent).map(|number| interest(format!("hole{}/{number}", number % hosts), 5));
+    poller.set_interests(&"evil/hole", keys.collect());
+    // The silent ones hold every place that they can get.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    poller.set_interests(&"good/family", vec![interest("well/tag".into(), 60)]);
+    tokio::time::sleep(Duration::from_hours(6)).await;
+    std::mem::take(&mut *polls.lock().expect("lock"))
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_that_never_answer_delay_no_poll_of_others() {
+    let limits = tag_limits();
+    let alone = polls_beside(PolledBeside { silent: 0, hosts: 1, limits }).await;
+    assert!((355..=365).contains(&alone.len()), "{} polls in 6 hours", alone.len());
+    for (silent, hosts, limits) in [
+        (64, 1, tag_limits()),
+        (640, 1, tag_limits()),
+        (6400, 1, tag_limits()),
+        (6400, 6400, tag_limits()),
+        (64, 1, git_limits()),
+        (640, 64, git_limits()),
+    ] {
+        let polls = polls_beside(PolledBeside { silent, hosts, limits }).await;
+        let first = polls.first().copied().unwrap_or(Duration::MAX);
+        assert!(first < Duration::from_secs(2), "{silent} at {hosts}: the first after {first:?}");
+        let pauses = polls.windows(2).map(|pair| pair[1].saturating_sub(pair[0]));
+        let longest = pauses.max().unwrap_or_default();
+        assert!(longest < Duration::from_secs(68), "{silent} at {hosts}: {longest:?} apart");
+        let polls = polls.len();
+        assert!(polls.abs_diff(alone.len()) <= 5, "{silent} at {hosts}: {polls} polls");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_that_never_answers_is_polled_after_minutes() {
+    let (server, poller) = start();
+    poller.set_interests(&"a", every("silent", 5));
+    tokio::time::sleep(Duration::from_hours(1)).await;
+    let before = server.polls.load(Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_hours(1)).await;
+    let polls = server.polls.load(Ordering::SeqCst) - before;
+    assert!((10..=14).contains(&polls), "{polls} polls in an hour at an interval of 5 s");
+}
+
+#[test]
+fn pauses_grow_with_failures_and_never_exceed_half_an_hour_or_the_interval() {
+    let seconds = |interval, failures, longest| {
+        let longest = Duration::from_secs(longest);
+        next_pause(Duration::from_secs(interval), failures, longest, 100).as_secs()
+    };
+    assert_eq!([1, 2, 3, 4, 9].map(|failures| seconds(5, failures, 0)), [5, 10, 20, 40, 40]);
+    assert_eq!([4, 7, 30].map(|failures| seconds(5, failures, 300)), [40, 300, 300]);
+    assert_eq!([2, 3, u32::MAX].map(|failures| seconds(600, failures, 300)), [1200, 1800, 1800]);
+    assert_eq!(seconds(7200, 5, 300), 7200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_poll_that_panics_gives_its_place_back() {
+    let clock = Clock::new(|| Timestamp::UNIX_EPOCH);
+    let polls = Arc::new(AtomicUsize::new(0));
+    let polled = Arc::clone(&polls);
+    let limits = PollLimits::of_each_host(1, 1, 1200);
+    let settings = PollSettings { limits, ..settings(Duration::from_secs(5)) };
+    let poller = Poller::start(settings, clock, move |key: &'static str, _| {
+        assert!(key != "broken", "broken");
+        polled.fetch_add(1, Ordering::SeqCst);
+        async { Ok::<_, Problem>(1) }
+    });
+    poller.set_interests(&"a", every("broken", 10));
+    poller.set_interests(&"b", every("works", 10));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(polls.load(Ordering::SeqCst), 1);
 }

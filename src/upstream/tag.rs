@@ -112,6 +112,13 @@ impl ImageKey {
         Self { reference: reference.into(), needs, identity, keychain: Arc::clone(keychain) }
     }
 
+    /// Returns the registry of the tag.
+    #[must_use]
+    pub fn registry(&self) -> String {
+        let parsed: Option<Reference> = self.reference.parse().ok();
+        parsed.map_or_else(String::new, |parsed| parsed.registry().to_owned())
+    }
+
     /// Returns what tells two keys apart. The keychain does not: its identity is among these.
     fn distinction(&self) -> KeyDistinction<'_> {
         KeyDistinction {

@@ -14,7 +14,9 @@ use groundswell::{
         Client, Config, Digest, Keychain, OutgoingRequest, Platform, Reference, ResponseBody,
         Transport, full_body,
     },
-    upstream::{ImageKey, Interest, Poller, TagNeeds, UpstreamDigest, poll_tag},
+    upstream::{
+        ImageKey, Interest, PollLimits, PollSettings, Poller, TagNeeds, UpstreamDigest, poll_tag,
+    },
 };
 use http::{Method, Response};
 use jiff::Timestamp;
@@ -109,6 +111,26 @@ fn image(layers: &[&str]) -> [String; 2] {
     [manifest.to_string(), config]
 }
 
+/// Starts a poller with the limits of the operator. Owners are named by their namespaces.
+fn tag_poller(client: Client, config: &Config) -> Poller<ImageKey, UpstreamDigest, &'static str> {
+    let budgets = config.clone();
+    let limits = PollLimits {
+        total: 256,
+        per_host: 8,
+        per_minute: Arc::new(move |registry| budgets.polls_per_minute(registry)),
+    };
+    let settings = PollSettings {
+        timeout: POLL_TIMEOUT,
+        limits,
+        host_of: ImageKey::registry,
+        namespace_of: |owner: &&str| (*owner).to_owned(),
+    };
+    Poller::start(settings, Clock::new(|| Timestamp::UNIX_EPOCH), move |key: ImageKey, _| {
+        let client = client.clone();
+        async move { poll_tag(&client, &key, None).await }
+    })
+}
+
 fn reference(text: &str) -> Reference {
     text.parse().expect(text)
 }
@@ -175,6 +197,42 @@ async fn sixteen_tags_of_a_repository_request_one_token() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_first_polls_after_a_start_are_spread() {
+    const TAGS: usize = 500;
+    let [manifest, _] = image(&["os"]);
+    let times: Arc<Mutex<Vec<Instant>>> = Arc::default();
+    let sent = Arc::clone(&times);
+    let servers = LoadedServers::new(move |_| {
+        sent.lock().expect("lock").push(Instant::now());
+        Some(served(&manifest))
+    });
+    let config = Config::default();
+    let poller = tag_poller(servers.client(config.clone()), &config);
+    let keychain = Arc::new(Keychain::default());
+    let client = servers.client(config);
+    let interests = (0..TAGS).map(|number| Interest {
+        key: ImageKey::new(
+            &client,
+            &format!("docker.io/a/b{number}:1"),
+            &TagNeeds::Digest,
+            &keychain,
+        ),
+        interval: Duration::from_hours(1),
+    });
+    poller.set_interests(&"team", interests.collect());
+    let began = Instant::now();
+    tokio::time::sleep(Duration::from_mins(3)).await;
+    let times = times.lock().expect("lock").clone();
+    assert_eq!(times.len(), TAGS, "each is polled once");
+    let within = |second: u64| {
+        let range = Duration::from_secs(second)..Duration::from_secs(second + 1);
+        times.iter().filter(|time| range.contains(&time.duration_since(began))).count()
+    };
+    let peak = (0..180).map(within).max().unwrap_or_default();
+    assert!(peak <= 11, "{peak} requests in a second");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_mirror_that_never_responds_delays_no_poll_for_long() {
     let [manifest, _] = image(&["os"]);
     let servers = LoadedServers::new(move |request| {
@@ -203,19 +261,13 @@ async fn a_registry_that_never_responds_delays_no_other_registry() {
         (request.url.host_str() == Some("well.test")).then(|| served(&manifest))
     });
     let client = servers.client(Config::default());
-    let polled = client.clone();
-    let clock = Clock::new(|| Timestamp::UNIX_EPOCH);
-    let poller = Poller::start(POLL_TIMEOUT, clock, move |key: ImageKey, _| {
-        let client = polled.clone();
-        async move { poll_tag(&client, &key, None).await }
-    });
+    let poller = tag_poller(client.clone(), &Config::default());
     let keychain = Arc::new(Keychain::default());
     let interest = |image: &str| Interest {
         key: ImageKey::new(&client, image, &TagNeeds::Digest, &keychain),
         interval: Duration::from_mins(10),
     };
     let hung = (0..200).map(|number| interest(&format!("hung.test/team/app{number}:1"))).collect();
-    let poller: Poller<ImageKey, UpstreamDigest, &str> = poller;
     poller.set_interests(&"hung", hung);
     // The silent host holds every place before the other one is polled.
     tokio::time::sleep(Duration::from_secs(1)).await;

@@ -577,7 +577,7 @@ async fn a_silent_server_times_out() {
     let commit = repository.git(&["rev-parse", "HEAD"]);
     let rules = Rules { authorization: Some(AUTHORIZATION.into()), ..Rules::default() };
     let server = Server::start(repository.folder.path(), rules).await;
-    let resolver = Resolver::new(program.clone(), Duration::from_mins(1), 1);
+    let resolver = Resolver::new(program.clone(), Duration::from_mins(1));
     let secret = credential(&server, "hunter2");
     let url = server.url();
     let tag = WantedFolders { credential: Some(&secret), ..wanted(&url, "v1.0") };
@@ -591,7 +591,7 @@ async fn a_silent_server_times_out() {
 
     let silent = TcpListener::bind("127.0.0.1:0").await.expect("port");
     let url = format!("http://{}/images", silent.local_addr().expect("address"));
-    let impatient = Resolver::new(program, Duration::from_secs(1), 1);
+    let impatient = Resolver::new(program, Duration::from_secs(1));
     let error = impatient.read(&wanted(&url, "main")).await.expect_err("silent");
     assert!(error.to_string().contains("did not answer within 1 s"), "{error}");
 }

@@ -18,6 +18,7 @@ use groundswell::{
         error::ReconcileError,
         family,
         folder_poller::FolderPoller,
+        git_poll::GitKey,
         installations::Installations,
         object_cache::{CacheEvent, Key, ObjectCache},
         quota::{BuildLimits, BuildQuota},
@@ -32,7 +33,7 @@ use groundswell::{
     object_watch::DeniedWatches,
     registry, rollout,
     server::Metrics,
-    upstream::{self, ImageKey, Poller},
+    upstream::{self, ImageKey, PollLimits, PollSettings, Poller},
 };
 use kube::runtime::{
     controller::Action,
@@ -59,6 +60,10 @@ const CACHES_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 const LIST_TIME: Duration = Duration::from_secs(10);
 
 type Reconcile = BoxFuture<'static, (Key, Result<Action, ReconcileError>)>;
+
+fn namespace_of(family: &FamilyObjectRef) -> String {
+    family.namespace.clone().unwrap_or_default()
+}
 
 /// The state of a watch.
 #[derive(Debug)]
@@ -96,7 +101,13 @@ impl Process {
             clock.clone(),
         );
         let polled_registry = registry.clone();
-        let tags = Poller::start(POLL_TIMEOUT, clock.clone(), move |key: ImageKey, last| {
+        let settings = PollSettings {
+            timeout: POLL_TIMEOUT,
+            limits: PollLimits::of_each_host(256, 8, 1200),
+            host_of: ImageKey::registry,
+            namespace_of,
+        };
+        let tags = Poller::start(settings, clock.clone(), move |key: ImageKey, last| {
             let registry = polled_registry.clone();
             async move {
                 let last = last.and_then(|polled| polled.value.clone());
@@ -104,7 +115,13 @@ impl Process {
             }
         });
         let git = shared.clone();
-        let revisions = FolderPoller::start(POLL_TIMEOUT, clock.clone(), move |poll| {
+        let settings = PollSettings {
+            timeout: POLL_TIMEOUT,
+            limits: PollLimits::of_each_host(12, 4, 600),
+            host_of: GitKey::host,
+            namespace_of,
+        };
+        let revisions = FolderPoller::start(settings, clock.clone(), move |poll| {
             registry_service::read_folders(git.clone(), number, poll)
         });
         let denied = DeniedWatches::default();

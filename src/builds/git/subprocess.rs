@@ -17,7 +17,6 @@ use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     process::Command,
-    sync::Semaphore,
 };
 
 use crate::builds::git::{
@@ -44,12 +43,11 @@ const INHERITED: [&str; 8] = [
     "no_proxy",
 ];
 
-/// Reads revisions in child processes, with bounded concurrency.
+/// Reads revisions in child processes. Whoever calls it bounds their number.
 #[derive(Debug)]
 pub struct Resolver {
     program: PathBuf,
     timeout: Duration,
-    permits: Semaphore,
     /// A file with the certificates that the child trusts, instead of those of the system.
     ca_file: Option<PathBuf>,
 }
@@ -88,10 +86,10 @@ impl Drop for Scratch {
 
 impl Resolver {
     /// Returns a resolver that runs `program` (the operator's own binary) for at most `timeout` per
-    /// request, and at most `concurrency` processes at once.
+    /// request.
     #[must_use]
-    pub fn new(program: PathBuf, timeout: Duration, concurrency: usize) -> Self {
-        Self { program, timeout, permits: Semaphore::new(concurrency), ca_file: None }
+    pub const fn new(program: PathBuf, timeout: Duration) -> Self {
+        Self { program, timeout, ca_file: None }
     }
 
     /// Returns a resolver whose children trust the certificates in this file.
@@ -111,8 +109,6 @@ impl Resolver {
             return Ok(FolderAnswer::Unmoved);
         }
         let unavailable = |problem: String| GitError::Unavailable { url: url.to_owned(), problem };
-        let _permit =
-            self.permits.acquire().await.map_err(|error| unavailable(error.to_string()))?;
         let scratch = Scratch::new();
         let request = ReadRequest {
             url: url.to_owned(),
@@ -197,7 +193,7 @@ mod tests {
 
     #[test]
     fn the_child_trusts_the_given_file_instead_of_the_systems() {
-        let resolver = Resolver::new("groundswell".into(), Duration::from_secs(1), 1);
+        let resolver = Resolver::new("groundswell".into(), Duration::from_secs(1));
         let resolver = resolver.with_ca_file(Some("/tmp/all.crt".into()));
         let command = resolver.command();
         let trusted = command.as_std().get_envs().filter(|(name, _)| *name == "SSL_CERT_FILE");

@@ -13,6 +13,7 @@ use crate::{
         reconcile::Reconcile,
         registry::{
             DecisionValidity,
+            patience::Patience,
             pushed_image::{self, BaseComparison, Repository},
         },
     },
@@ -63,7 +64,9 @@ impl Reconcile<'_> {
             }
             _ => None,
         });
-        let lookups: Vec<_> = wanted.map(|wanted| reconcile.look_up(wanted, retry_at)).collect();
+        let patience = Patience::default();
+        let lookups: Vec<_> =
+            wanted.map(|wanted| reconcile.look_up(wanted, &patience, retry_at)).collect();
         let answers: Vec<AnsweredLookup> =
             stream::iter(lookups).buffer_unordered(MAX_CONCURRENT_LOOKUPS).collect().await;
         if answers.is_empty() {
@@ -101,9 +104,16 @@ impl Reconcile<'_> {
         self.now.saturating_add(pause).unwrap_or(Timestamp::MAX)
     }
 
-    async fn look_up(&self, wanted: WantedLookup<'_>, retry_at: Timestamp) -> AnsweredLookup {
+    async fn look_up(
+        &self,
+        wanted: WantedLookup<'_>,
+        patience: &Patience,
+        retry_at: Timestamp,
+    ) -> AnsweredLookup {
         let WantedLookup { image, fingerprint, .. } = wanted;
-        let result = match self.ask_registry(&wanted).await {
+        let repository = self.snapshot.repository(image);
+        let registry = repository.split('/').next().unwrap_or_default();
+        let result = match patience.ask(registry, self.ask_registry(&wanted)).await {
             Ok(LookupAnswer::Found(result)) => result,
             Ok(LookupAnswer::Rejected(problem)) => LookupResult::Rejected(problem, retry_at),
             Err(problem) => LookupResult::Failed(problem, retry_at),

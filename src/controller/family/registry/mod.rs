@@ -15,6 +15,7 @@ pub mod default_platform;
 pub mod existing_image;
 pub mod labels;
 pub mod lookup;
+mod patience;
 pub mod pushed_image;
 pub mod rebuilds;
 pub mod retag_unchanged;
