@@ -50,8 +50,8 @@ simulate-estate: ## Simulate a day of 1,000 images, drawn from SEED, and print h
 	cargo test --locked --profile cluster --test simulation -- --nocapture --ignored every_patch_of_a_day
 
 .PHONY: fuzz
-fuzz: ## Read random Dockerfiles as BuildKit reads them: SEEDS of them, starting at FROM (needs Go)
-	cargo test --locked --features needs-go --test dockerfile -- --nocapture
+fuzz: ## Read random Dockerfiles as BuildKit reads them: SEEDS of each kind (20000), from FROM on (needs Go)
+	SEEDS=$(or $(SEEDS),20000) cargo test --locked --features needs-go --test dockerfile -- --nocapture
 
 .PHONY: mutants
 mutants: ## Break the engine on purpose, in many ways, and check that the simulation notices each

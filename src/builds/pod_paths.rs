@@ -12,6 +12,10 @@ pub const TRUST_FILE: &str = "/workspace/ca-certificates.crt";
 pub const DATES: &str = "/workspace/dates.env";
 /// The named contexts for images that the Dockerfile names with a digest, as a variable of a shell.
 pub const CONTEXTS: &str = "/workspace/contexts.env";
+/// What `BuildKit` may pull: the pinned parents, and the files and repositories that `ADD` names.
+pub const SOURCE_POLICY: &str = "/workspace/source-policy.json";
+/// The same without what `ADD` names.
+pub const IMAGES_ONLY_POLICY: &str = "/workspace/source-policy-images.json";
 /// The folder with the merged `config.json`. The variable `DOCKER_CONFIG` names it.
 pub const DOCKER_CONFIG: &str = "/docker-config";
 /// The certificates of the operator's image and the private ones together, in a check's pod.

@@ -25,6 +25,9 @@ pub struct Build {
     pub contexts: BTreeMap<String, String>,
     /// The `ONBUILD` triggers of images, by their full references.
     pub triggers: BTreeMap<String, Vec<String>>,
+    /// The policy of sources.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy: Option<serde_json::Value>,
 }
 
 impl Build {
@@ -36,6 +39,7 @@ impl Build {
             platform: "linux/amd64".into(),
             contexts: BTreeMap::new(),
             triggers: BTreeMap::new(),
+            policy: None,
         }
     }
 }
@@ -46,6 +50,9 @@ pub struct Answer {
     /// The full references of the images that it uses.
     #[serde(deserialize_with = "null_is_empty")]
     pub images: Vec<String>,
+    /// The sources that the policy refuses.
+    #[serde(deserialize_with = "null_is_empty")]
+    pub denied: Vec<String>,
     /// Why it rejects the Dockerfile; empty if it does not.
     pub error: String,
 }

@@ -3,37 +3,11 @@
 
 use std::fmt::Write as _;
 
-use crate::frontend::Build;
+use crate::{frontend::Build, random::Random};
 
 const ARGS: [&str; 6] = ["A", "B", "V", "TARGETARCH", "TARGETVARIANT", "TARGETSTAGE"];
 const STAGES: [&str; 6] = ["build", "base", "base-amd64", "tools", "x.y", "scratch"];
 const DIGEST: &str = "@sha256:1111111111111111111111111111111111111111111111111111111111111111";
-
-/// `SplitMix64`: a seed gives the same file on every machine.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        usize::try_from(self.next() % u64::try_from(bound.max(1)).unwrap_or(1)).unwrap_or(0)
-    }
-
-    /// True once in `n` times.
-    fn one_in(&mut self, n: usize) -> bool {
-        self.below(n) == 0
-    }
-
-    fn of<'a>(&mut self, choices: &[&'a str]) -> &'a str {
-        choices.get(self.below(choices.len())).copied().unwrap_or_default()
-    }
-}
 
 /// A file in the making.
 struct Generator {
@@ -45,7 +19,7 @@ struct Generator {
 
 /// Returns the build of a seed.
 pub fn build(seed: u64) -> Build {
-    let mut random = Random(seed.wrapping_mul(0x5851_F42D_4C95_7F2D));
+    let mut random = Random::from_seed(seed);
     let escape = if random.one_in(6) { '`' } else { '\\' };
     let mut generator = Generator { random, escape, images: 0, text: String::new() };
     generator.write();

@@ -11,13 +11,19 @@
 mod corpus;
 mod frontend;
 mod generator;
+mod hostile;
+mod random;
+mod smuggled;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use groundswell::{
     api::EdgeUse,
-    builds::dockerfile::{
-        BuildOptions, DeclaredEdge, Dockerfile, NamedImage, NeededImage, verify_edges,
+    builds::{
+        dockerfile::{
+            BuildOptions, DeclaredEdge, Dockerfile, NamedImage, NeededImage, verify_edges,
+        },
+        prepare::source_policy::{RemoteSources, policy},
     },
     registry::{Platform, Reference},
 };
@@ -26,6 +32,8 @@ use crate::frontend::{Answer, Build};
 
 /// The number of random files of an ordinary run.
 const SEEDS: u64 = 4000;
+/// The number of hostile random files of an ordinary run.
+const HOSTILE_SEEDS: u64 = 500;
 /// Maximum number of differences that a failure lists.
 const MAX_LISTED: usize = 5;
 
@@ -65,6 +73,15 @@ const LEFT_TO_BUILDKIT: [&str; 20] = [
     "invalid field",
     "platform",
 ];
+
+/// What a comparison demands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Demand {
+    /// Both accept the same files, and find the same images in them.
+    Same,
+    /// `BuildKit` uses no image that the reader does not find. The reader may refuse more.
+    Safe,
+}
 
 /// What a comparison finds.
 #[derive(Debug, PartialEq)]
@@ -107,22 +124,27 @@ fn triggers_of<'a>(triggers: &'a BTreeMap<String, Vec<String>>, name: &str) -> &
     full.ok().and_then(|full| triggers.get(&full)).map(Vec::as_slice).unwrap_or_default()
 }
 
-fn compare(read: &Result<BTreeMap<String, EdgeUse>, String>, answer: &Answer) -> Outcome {
+fn compare(
+    read: &Result<BTreeMap<String, EdgeUse>, String>,
+    answer: &Answer,
+    demand: Demand,
+) -> Outcome {
+    let is_safe = demand == Demand::Safe;
     match (read, answer.error.as_str()) {
         (Ok(images), "") => {
             let found: BTreeSet<&str> = images.keys().map(String::as_str).collect();
             let used: BTreeSet<&str> = answer.images.iter().map(String::as_str).collect();
-            if found == used {
+            if found == used || (is_safe && found.is_superset(&used)) {
                 Outcome::Same
             } else {
                 Outcome::Differs(format!("the reader finds {found:?}, BuildKit uses {used:?}"))
             }
         }
-        (Ok(_), error) if LEFT_TO_BUILDKIT.iter().any(|part| error.contains(part)) => {
+        (Ok(_), error) if is_safe || LEFT_TO_BUILDKIT.iter().any(|part| error.contains(part)) => {
             Outcome::BuildKitRejects
         }
         (Ok(_), error) => Outcome::Differs(format!("only BuildKit rejects it: {error}")),
-        (Err(error), "") if STRICTER.iter().any(|part| error.contains(part)) => {
+        (Err(error), "") if is_safe || STRICTER.iter().any(|part| error.contains(part)) => {
             Outcome::ReaderRejects
         }
         (Err(error), "") => Outcome::Differs(format!("only the reader rejects it: {error}")),
@@ -162,7 +184,9 @@ fn pinned(build: &Build, images: &BTreeMap<String, EdgeUse>) -> Result<Build, St
     let replaced =
         verify_edges(&parse(build)?, &edges, Some(&of_edges)).map_err(|error| error.to_string())?;
     contexts.extend(replaced.into_iter().map(|replaced| (replaced.context, replaced.pinned)));
-    Ok(Build { contexts, triggers, ..build.clone() })
+    let pinned: Vec<&str> = edges.iter().map(|edge| edge.pinned.as_str()).collect();
+    let policy = Some(policy(&pinned, RemoteSources::Allowed));
+    Ok(Build { contexts, triggers, policy, ..build.clone() })
 }
 
 /// The result of all comparisons.
@@ -193,18 +217,19 @@ impl Report {
 }
 
 /// Compares the reader with `BuildKit` over these builds, each with a title.
-fn compare_all(builds: &BTreeMap<String, Build>) -> Report {
+fn compare_all(builds: &BTreeMap<String, Build>, demand: Demand) -> Report {
     let mut report = Report::default();
     let answers = frontend::ask(builds.values());
     let mut pinned_builds = Vec::new();
     for ((title, build), answer) in builds.iter().zip(answers) {
         let read = read(build);
-        let outcome = compare(&read, &answer);
+        let outcome = compare(&read, &answer, demand);
         if let (Outcome::Same, Ok(images)) = (&outcome, &read) {
             match pinned(build, images) {
                 Ok(build) => pinned_builds.push((title, build)),
                 Err(error) if STRICTER.iter().any(|part| error.contains(part)) => {}
                 Err(error) if error.contains("one edge") => {}
+                Err(_) if demand == Demand::Safe => {}
                 Err(error) => report.differ(title, build, &format!("the edges: {error}")),
             }
         }
@@ -214,8 +239,16 @@ fn compare_all(builds: &BTreeMap<String, Build>) -> Report {
     for ((title, build), answer) in pinned_builds.iter().zip(answers) {
         let pinned: BTreeSet<&String> = build.triggers.keys().collect();
         let used: BTreeSet<&String> = answer.images.iter().collect();
-        if !answer.error.is_empty() || used != pinned {
-            let how = format!("with contexts, BuildKit uses {used:?} {}", answer.error);
+        let is_expected = match demand {
+            Demand::Same => answer.error.is_empty() && used == pinned,
+            Demand::Safe => used.is_subset(&pinned),
+        };
+        if !is_expected || !answer.denied.is_empty() {
+            let denied = &answer.denied;
+            let how = format!(
+                "with contexts, BuildKit uses {used:?} and is denied {denied:?} {}",
+                answer.error
+            );
             report.differ(title, build, &how);
         }
         report.pinned += 1;
@@ -239,23 +272,64 @@ fn assert_no_differences(report: &Report) {
     assert!(report.differences.is_empty(), "{}", listed.join("\n"));
 }
 
+/// Returns the builds of `SEEDS` seeds, starting at `FROM`, or of `default` seeds.
+fn random_builds(generate: impl Fn(u64) -> Build, default: u64) -> BTreeMap<String, Build> {
+    let number = |name: &str| std::env::var(name).ok().and_then(|value| value.parse().ok());
+    let first: u64 = number("FROM").unwrap_or(0);
+    let seeds = first..first + number("SEEDS").unwrap_or(default);
+    seeds.map(|seed| (format!("seed {seed}"), generate(seed))).collect()
+}
+
 #[test]
 fn files_of_users_are_read_as_buildkit_reads_them() {
     let builds = corpus::builds();
-    let report = compare_all(&builds);
+    let report = compare_all(&builds, Demand::Same);
     assert_no_differences(&report);
     assert!(report.pinned * 2 > builds.len(), "few files of the corpus are accepted");
 }
 
 #[test]
 fn random_files_are_read_as_buildkit_reads_them() {
-    let number = |name: &str| std::env::var(name).ok().and_then(|value| value.parse().ok());
-    let first: u64 = number("FROM").unwrap_or(0);
-    let count = number("SEEDS").unwrap_or(SEEDS);
-    let seeds = first..first + count;
-    let builds: BTreeMap<String, Build> =
-        seeds.map(|seed| (format!("seed {seed}"), generator::build(seed))).collect();
-    let report = compare_all(&builds);
+    let builds = random_builds(generator::build, SEEDS);
+    let report = compare_all(&builds, Demand::Same);
     assert_no_differences(&report);
     assert!(report.same * 4 > builds.len(), "few random files are accepted");
+}
+
+#[test]
+fn hostile_files_pull_nothing_that_the_reader_does_not_find() {
+    let builds = random_builds(hostile::build, HOSTILE_SEEDS);
+    let report = compare_all(&builds, Demand::Safe);
+    assert_no_differences(&report);
+    assert!(report.pinned * 10 > builds.len(), "few hostile files are accepted");
+}
+
+/// The reader refuses the files as well. The policy does not depend on that.
+#[test]
+fn an_image_that_is_smuggled_past_the_reader_is_denied_by_the_policy() {
+    let digest = format!("sha256:{}", "a".repeat(64));
+    let pinned = format!("registry.example.com/team/base@{digest}");
+    let policy = policy(&[&pinned], RemoteSources::Allowed);
+    let mut builds = smuggled::builds();
+    for (title, build) in &mut builds {
+        let edge = DeclaredEdge {
+            name: "base".into(),
+            pinned: pinned.clone(),
+            reference: Some(smuggled::BASE.into()),
+            arg: None,
+            usage: EdgeUse::Base,
+        };
+        let triggers = [build.triggers.values().flatten().cloned().collect()];
+        let read = parse(build).map(|file| verify_edges(&file, &[edge], Some(&triggers)).is_ok());
+        assert_ne!(read, Ok(true), "{title}: the reader accepts it");
+        build.contexts.insert(smuggled::BASE.into(), pinned.clone());
+        if let Some(triggers) = build.triggers.remove(smuggled::BASE) {
+            build.triggers.insert(pinned.clone(), triggers);
+        }
+        build.policy = Some(policy.clone());
+    }
+    let denied = [format!("docker-image://{}", smuggled::EVIL)];
+    for ((title, build), answer) in builds.iter().zip(frontend::ask(builds.values())) {
+        assert_eq!(answer.denied, denied, "{title}: {answer:?}\n{}", build.dockerfile);
+    }
 }

@@ -26,6 +26,8 @@ import (
 	"github.com/moby/buildkit/frontend/gateway/client"
 	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
 	"github.com/moby/buildkit/solver/pb"
+	"github.com/moby/buildkit/sourcepolicy"
+	spb "github.com/moby/buildkit/sourcepolicy/pb"
 	"github.com/opencontainers/go-digest"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 	fstypes "github.com/tonistiigi/fsutil/types"
@@ -54,12 +56,16 @@ type build struct {
 	Contexts map[string]string `json:"contexts"`
 	// Triggers are the ONBUILD triggers of images, by their full reference.
 	Triggers map[string][]string `json:"triggers"`
+	// Policy decides which sources the build may use. Without one, it may use all.
+	Policy *spb.Policy `json:"policy"`
 }
 
 // answer is a line of the output.
 type answer struct {
 	// Images are the full references of the images that the build uses.
 	Images []string `json:"images"`
+	// Denied are the sources of the build that the policy refuses. BuildKit would stop at the first.
+	Denied []string `json:"denied"`
 	// Error is why BuildKit rejects the Dockerfile; empty if it does not.
 	Error string `json:"error"`
 }
@@ -99,16 +105,35 @@ func main() {
 
 // use returns the answer for a build.
 func use(b build) answer {
-	images, err := imagesOf(b)
+	sources, err := sourcesOf(b)
 	if err != nil {
 		return answer{Error: err.Error()}
 	}
-	return answer{Images: images}
+	a := answer{}
+	engine := sourcepolicy.NewEngine([]*spb.Policy{b.Policy})
+	for _, source := range sources {
+		if image, ok := strings.CutPrefix(source, dockerImage); ok {
+			a.Images = append(a.Images, image)
+		}
+		if b.Policy == nil {
+			continue
+		}
+		_, err := engine.Evaluate(context.Background(), &pb.SourceOp{Identifier: source})
+		if errors.Is(err, sourcepolicy.ErrSourceDenied) {
+			a.Denied = append(a.Denied, source)
+		} else if err != nil {
+			return answer{Error: err.Error()}
+		}
+	}
+	return a
 }
 
-// imagesOf returns the images that a build uses: those whose configuration the frontend reads, and
-// those of the graph that it returns.
-func imagesOf(b build) (images []string, err error) {
+// dockerImage is the scheme of the sources that are images.
+const dockerImage = "docker-image://"
+
+// sourcesOf returns the sources that a build uses: the images whose configuration the frontend
+// reads, and the sources of the graph that it returns.
+func sourcesOf(b build) (sources []string, err error) {
 	defer func() {
 		if problem := recover(); problem != nil {
 			err = fmt.Errorf("panic: %v", problem)
@@ -123,9 +148,9 @@ func imagesOf(b build) (images []string, err error) {
 		opts["build-arg:"+name] = value
 	}
 	for name, reference := range b.Contexts {
-		opts["context:"+name] = "docker-image://" + reference
+		opts["context:"+name] = dockerImage + reference
 	}
-	gw := &gateway{opts: opts, platform: platform, triggers: b.Triggers, images: map[string]struct{}{}}
+	gw := &gateway{opts: opts, platform: platform, triggers: b.Triggers, sources: map[string]struct{}{}}
 	ui, err := dockerui.NewClient(gw)
 	if err != nil {
 		return nil, err
@@ -149,15 +174,15 @@ func imagesOf(b build) (images []string, err error) {
 		if err := op.UnmarshalVT(bytes); err != nil {
 			return nil, err
 		}
-		if image, ok := strings.CutPrefix(op.GetSource().GetIdentifier(), "docker-image://"); ok {
-			gw.images[image] = struct{}{}
+		if source := op.GetSource().GetIdentifier(); source != "" {
+			gw.sources[source] = struct{}{}
 		}
 	}
-	for image := range gw.images {
-		images = append(images, image)
+	for source := range gw.sources {
+		sources = append(sources, source)
 	}
-	slices.Sort(images)
-	return images, nil
+	slices.Sort(sources)
+	return sources, nil
 }
 
 // gateway answers the frontend: every image exists, and the build context is empty.
@@ -167,14 +192,14 @@ type gateway struct {
 	triggers map[string][]string
 
 	mutex    sync.Mutex
-	images   map[string]struct{}
+	sources  map[string]struct{}
 	requests int
 }
 
 func (g *gateway) ResolveImageConfig(_ context.Context, ref string, _ sourceresolver.Opt) (string, digest.Digest, []byte, error) {
 	g.mutex.Lock()
 	defer g.mutex.Unlock()
-	g.images[ref] = struct{}{}
+	g.sources[dockerImage+ref] = struct{}{}
 	if g.requests++; g.requests > maxRequests {
 		return "", "", nil, errors.New("too many images")
 	}

@@ -43,6 +43,10 @@ pub(super) fn classify(log: &str) -> (FailureClass, Reason) {
             (Build, Reason::BuildFailed)
         };
     }
+    // The policy that `prepare` writes.
+    if contains(&["denied by policy: source denied by policy"]) {
+        return (FailureClass::Input, Reason::DockerfileMismatch);
+    }
     if contains(&[
         "could not connect to",
         "code = unavailable",
@@ -170,6 +174,12 @@ mod tests {
                  status from PUT request to http://reg/v2/a/manifests/b: {status}"
             )
         };
+        let denied = |context: &str| {
+            format!(
+                "error: failed to solve: {context}source \"docker-image://docker.io/library/evil:1\" \
+                 denied by policy: source denied by policy"
+            )
+        };
         for (log, class, reason) in [
             (command("exit code: 1"), Build, Reason::BuildFailed),
             (command("exit code: 137"), Infrastructure, Reason::OutOfMemory),
@@ -181,6 +191,11 @@ mod tests {
             ("error: failed to solve: failed to compute cache key: failed to calculate checksum of \
               ref x: \"/404\": not found".into(), Build, Reason::BuildFailed),
             (String::new(), Build, Reason::BuildFailed),
+            (denied("failed to resolve source metadata for docker.io/library/evil:1: could not \
+              resolve image due to policy: "), FailureClass::Input, Reason::DockerfileMismatch),
+            (denied("failed to load LLB: error evaluating the source policy: "), FailureClass::Input, Reason::DockerfileMismatch),
+            (format!("{}\nerror: failed to solve: process \"x\" did not complete successfully: \
+              exit code: 2", denied("")), Build, Reason::BuildFailed),
             (pushed("401 Unauthorized"), Infrastructure, Reason::RegistryDenied),
             (pushed("403 Forbidden"), Infrastructure, Reason::RegistryDenied),
             ("error: failed to solve: failed to push reg/a:b: push access denied, repository does \

@@ -51,6 +51,11 @@ pub use own::{ended_at, pod_has_ended};
 pub use pod::PodWait;
 pub use run::{job_needs_events, may_have_started, needs_events};
 
+/// What to do about a source that the builder was not allowed to use.
+const SOURCE_DENIED: &str = "; the builder may pull only the pinned parents, and what the strategy \
+                             allows; declare the image in `from`, or remove it from the \
+                             Dockerfile or from the ONBUILD triggers of its base";
+
 /// The outcome of a build's Job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BuildJobOutcome {
@@ -167,8 +172,9 @@ fn failed_builder(job: &Job, name: &str, ended: &ContainerStateTerminated) -> Bu
     let error = sanitize(builder::error_line(log), Keep::Start);
     let (class, reason) = builder::classify(log);
     let error = if error.is_empty() { error } else { format!(": {error}") };
+    let advice = if reason == Reason::DockerfileMismatch { SOURCE_DENIED } else { "" };
     let text = format!(
-        "the container `{name}` failed with exit code {}{error}; {}",
+        "the container `{name}` failed with exit code {}{error}{advice}; {}",
         ended.exit_code,
         log_excerpt(job, log)
     );

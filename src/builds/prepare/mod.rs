@@ -1,9 +1,10 @@
 //! The init container of a build, from the operator's own image: `groundswell prepare`.
 //!
 //! It verifies that the pod runs in the user namespace that the strategy requires, writes the build
-//! context, compares the Dockerfile with the declared edges, and writes the credentials, the dates
-//! of the image and the configuration of the registries for the builder. If one of these fails, it
-//! writes the error as its termination message, and the builder never starts.
+//! context, compares the Dockerfile with the declared edges, and writes for the builder: the
+//! credentials, the images that it may pull, the dates of the image and the configuration of the
+//! registries. If one of these fails, it writes the error as its termination message, and the
+//! builder never starts.
 
 mod buildkitd;
 mod ca_bundle;
@@ -13,6 +14,7 @@ mod dates;
 pub(in crate::builds) mod docker_config;
 pub mod error;
 mod parents;
+pub mod source_policy;
 pub mod spec;
 mod user_namespace;
 
@@ -146,6 +148,7 @@ fn run(
     let parents = read_parents(&spec, &registries, &keychain)?;
     let replaced = verify_dockerfile(&dockerfile, &spec, Some(&parents))?;
     contexts::write(&spec, &replaced, paths)?;
+    source_policy::write(&spec, paths)?;
     ImageDates::of(&spec, &parents, commit.committed_at, Timestamp::now()).write(paths)?;
     buildkitd::write(&registries, &ca_bundle::hosts(&spec), paths)
 }

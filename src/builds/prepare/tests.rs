@@ -12,7 +12,10 @@ use crate::{
     api::StrategyRef,
     builds::{
         job::BuildEnvironment,
-        prepare::*,
+        prepare::{
+            source_policy::{RemoteSources, policy},
+            *,
+        },
         trial::{TrialPlace, trial_job},
     },
 };
@@ -99,6 +102,19 @@ fn prepares_an_inline_source() {
     let mode =
         fs::metadata(pod.path("docker-config/config.json")).expect("file").permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn the_builder_may_pull_the_pinned_parents_only() {
+    let pod = Pod::new();
+    pod.run(&inline("FROM alpine:3.20\n")).expect("prepared");
+    let pinned = format!("docker.io/library/alpine@sha256:{}", "a".repeat(64));
+    for (file, remote) in [
+        ("workspace/source-policy.json", RemoteSources::Allowed),
+        ("workspace/source-policy-images.json", RemoteSources::Denied),
+    ] {
+        assert_eq!(pod.read(file), policy(&[&pinned], remote).to_string());
+    }
 }
 
 #[test]
