@@ -10,6 +10,7 @@
 pub mod api;
 pub mod backoff;
 pub mod build_info;
+pub mod build_records;
 pub mod builds;
 pub mod cli;
 pub mod clock;

@@ -3,6 +3,7 @@
 mod authorities;
 mod definitions;
 mod pollers;
+mod record_keys;
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -21,6 +22,7 @@ use tracing::{info, warn};
 use crate::{
     api::{self, labels},
     build_info,
+    build_records::{RecordPolicy, RecordSettings, keys::RecordKeys},
     builds::{job::BuildEnvironment, pod_settings::PodSettings, proxy::ProxyVariables},
     clock::Clock,
     controller::{
@@ -83,6 +85,19 @@ pub struct Settings {
     /// Namespace of the leader election Lease, normally that of the controller
     #[arg(long, env = "POD_NAMESPACE", default_value = "groundswell-system")]
     lease_namespace: String,
+    /// Name of the Secret with the keys that sign the records of builds, in the namespace of the
+    /// controller. It is made if it does not exist
+    #[arg(long, env = "RECORD_KEYS", default_value = "groundswell-record-keys")]
+    record_keys: String,
+    #[arg(
+        long,
+        env = "RECORDS",
+        value_enum,
+        default_value_t,
+        help = "Whether a build that has no record in its registry is used: never (Required), or \
+                if it has the annotations of a build (Warn)"
+    )]
+    records: RecordPolicy,
     #[arg(
         long,
         env = "INSTALLATION",
@@ -156,6 +171,8 @@ impl Settings {
             ca_bundle = self.ca_bundle.as_deref().map(tracing::field::debug),
             registries_config = self.registries_config.as_deref().map(tracing::field::debug),
             lease_namespace = self.lease_namespace,
+            record_keys = self.record_keys,
+            records = self.records.as_str(),
             installation = self.installation.as_deref(),
             identity = self.identity,
             listen = %self.listen,
@@ -223,6 +240,11 @@ async fn lead_until_stopped(
         () = definitions::wait_for_definitions(&client, &readiness) => {}
         () = wait_for_stop(stop.clone()) => return Ok(()),
     }
+    let (namespace, secret) = (&settings.lease_namespace, &settings.record_keys);
+    let keys = tokio::select! {
+        keys = record_keys::wait_for_keys(&client, namespace, secret, &readiness) => keys,
+        () = wait_for_stop(stop.clone()) => return Ok(()),
+    };
     let (lease, identity) = (&settings.lease_namespace, &settings.identity);
     let election = LeaderElection::new(client.clone(), lease, NAME, identity)
         .with_annotations(settings.lease_annotations());
@@ -233,7 +255,7 @@ async fn lead_until_stopped(
     });
     let fence = election.fence();
     let client = fence.guard(&client);
-    let (context, workloads) = build_context(settings, client, fence, metrics.clone())?;
+    let (context, workloads) = build_context(settings, client, fence, metrics.clone(), keys)?;
     let leadership = tokio::select! {
         leadership = election.acquire() => leadership,
         () = wait_for_stop(stop.clone()) => return Ok(()),
@@ -282,6 +304,7 @@ fn build_context(
     client: Client,
     fence: Fence,
     metrics: Metrics,
+    keys: RecordKeys,
 ) -> anyhow::Result<(
     Arc<Context>,
     impl futures::Stream<Item = rollout::ChangedObject> + Send + 'static,
@@ -308,6 +331,7 @@ fn build_context(
         stores: Stores::default(),
         rollouts: Rollouts::default(),
         reverts: rollout::RevertTracker::default(),
+        records: RecordSettings { keys, policy: settings.records },
         environment: BuildEnvironment {
             operator_image: settings.operator_image.clone(),
             image_pull_policy: settings.operator_image_pull_policy.clone(),

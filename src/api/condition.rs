@@ -197,6 +197,11 @@ reasons! {
     RegistryUnavailable: NeedsUser + AwaitsRegistry + PolledRarely;
     /// A registry returned a response that is not an image.
     InvalidRegistryResponse: NeedsUser;
+    /// One of the operator's own tags points to an image that no build of ours is recorded to have
+    /// pushed. The image is not used.
+    UnrecordedImage: NeedsUser;
+    /// A build succeeded, but its pod does not report the digest that it has pushed.
+    DigestNotReported: NeedsUser;
     /// A registry does not have the image or the tag.
     ImageNotFound: NeedsUser;
     /// A manifest is larger than 4 MiB.

@@ -36,6 +36,9 @@ pub const CHECK_IMAGE: &str = "groundswell.dev/check-image";
 /// Annotation on Jobs: number of the build, counted per image from 1.
 pub const BUILD: &str = "groundswell.dev/build";
 
+/// Annotation on Jobs: seal over the Job's name, owner, labels and annotations, which only the
+/// controller can make.
+pub const SEAL: &str = "groundswell.dev/seal";
 /// Annotation on Jobs: hash of the image's own inputs to the build, without its parents.
 pub const OWN_INPUTS: &str = "groundswell.dev/own-inputs";
 /// Annotation on Jobs: `true` if the build was caused by a change of the image itself or by a
@@ -44,6 +47,8 @@ pub const USER_CAUSED: &str = "groundswell.dev/user-caused";
 /// Annotation on Jobs: references of the upstreams that caused the build, comma separated.
 pub const UPSTREAMS: &str = "groundswell.dev/upstreams";
 
+/// Annotation on Jobs of builds: name of the `BuildStrategy`.
+pub const STRATEGY: &str = "groundswell.dev/strategy";
 /// Annotation on Jobs of builds: the repository that the build pushes to.
 pub const REPOSITORY: &str = "groundswell.dev/repository";
 /// Annotation on Jobs: names of the containers that the Job was created with, comma separated. A
@@ -75,6 +80,8 @@ pub const OCI_FINGERPRINT: &str = "dev.groundswell.fingerprint";
 pub const OCI_BUILD: &str = "dev.groundswell.build";
 /// OCI annotation on images that a request has rebuilt: id of the request.
 pub const OCI_REQUEST: &str = "dev.groundswell.request";
+/// OCI annotation on the record of a build: the signed statement, in base64.
+pub const OCI_RECORD: &str = "dev.groundswell.record";
 /// Upper bound on the length of an id in [`OCI_REQUEST`]: a time, and the name of an object.
 const MAX_OCI_REQUEST: usize = 280;
 

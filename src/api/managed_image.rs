@@ -125,6 +125,15 @@ pub struct ManagedImageStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fingerprint: Option<String>,
 
+    /// Id of the key that has signed the record of `digest` in the registry. Not set if `digest` is
+    /// not recorded yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recorded: Option<String>,
+
+    /// Digest that the pod of a build reports to have pushed, until that build is verified.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reported: Option<ReportedPush>,
+
     /// Platform of the last verified build, as `os/architecture`. Builds whose strategy names no
     /// platform keep it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -378,6 +387,16 @@ pub struct FoundEdge {
     /// Name of the image of this family that it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
+}
+
+/// What the pod of a build reports to have pushed.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(default)]
+pub struct ReportedPush {
+    /// Fingerprint of the build.
+    pub fingerprint: String,
+    /// Digest that it reports.
+    pub digest: String,
 }
 
 /// A tag and the digest that it was set to, or that it was found to point to at an adoption.

@@ -50,7 +50,7 @@ pub use image_records::{
 };
 pub use managed_image::{
     FoundEdge, ImageState, Inputs, LabelRecord, ManagedImage, ManagedImageSpec, ManagedImageStatus,
-    ParentDigest, RememberedUpstream, RunningBuild, TagRecord,
+    ParentDigest, RememberedUpstream, ReportedPush, RunningBuild, TagRecord,
 };
 pub use policy::{Breaker, Cutoff, Policy, Promotion, RateLimit, Retries, Supersede, Window};
 pub use request::{ActionName, HoldTarget, Request, RequestError, RequestScope, RequestedAction};

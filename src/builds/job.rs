@@ -147,6 +147,7 @@ pub fn job(
     metadata.labels.get_or_insert_default().extend(job_labels(request));
     let mut annotations = metadata.annotations.clone().unwrap_or_default();
     annotations.extend(job_annotations(request, &pod));
+    annotations.insert(labels::STRATEGY.into(), chosen.name.clone());
     Ok(Job {
         metadata: ObjectMeta {
             name: Some(job_name(

@@ -343,6 +343,7 @@ fn buildkit_gets_every_input_of_the_image() {
         pod(&job).containers[0].args.as_deref().unwrap_or_default(),
         [
             "--progress=plain",
+            "--metadata-file=/workspace/metadata.json",
             "--frontend=dockerfile.v0",
             "--local=context=/workspace/context",
             "--local=dockerfile=/workspace/context",
@@ -378,6 +379,18 @@ fn buildkit_gets_the_dates_and_contexts_that_prepare_writes() {
     let entry_point = folder.path().join("buildctl-daemonless.sh");
     std::fs::write(&entry_point, PRINT_ARGUMENTS).expect("entry point");
     let entry_point = entry_point.display().to_string();
+    let pushed = format!("sha256:{}", "a".repeat(64));
+    let metadata = folder.path().join("metadata.json");
+    // As BuildKit writes it.
+    let text = json!({
+        "containerimage.config.digest": format!("sha256:{}", "b".repeat(64)),
+        "containerimage.descriptor": {"digest": pushed, "size": 1},
+        "containerimage.digest": pushed,
+        "image.name": "registry.example.com/team/pyenv:gs-1",
+    });
+    let text = serde_json::to_string_pretty(&text).expect("JSON");
+    std::fs::write(&metadata, text).expect("metadata");
+    let report = folder.path().join("report");
     for strategy in shipped() {
         let build = pod(&job_of(&strategy)).containers.remove(0);
         let command = build.command.expect("a command");
@@ -385,6 +398,8 @@ fn buildkit_gets_the_dates_and_contexts_that_prepare_writes() {
         let script = command[2]
             .replace(pod_paths::DATES, &dates.display().to_string())
             .replace(pod_paths::CONTEXTS, &contexts.display().to_string())
+            .replace("/workspace/metadata.json", &metadata.display().to_string())
+            .replace("/dev/termination-log", &report.display().to_string())
             .replace("buildctl-daemonless.sh", &format!("sh {entry_point}"));
         let args = build.args.expect("arguments");
         let output = std::process::Command::new("sh")
@@ -406,6 +421,31 @@ fn buildkit_gets_the_dates_and_contexts_that_prepare_writes() {
         let last = args.last().expect("an output").clone() + created;
         assert_eq!(printed.last(), Some(&last.as_str()));
         assert!(last.starts_with("--output="), "{last}");
+        let reported = std::fs::read_to_string(&report).expect("a report");
+        assert_eq!(reported.trim(), pushed, "the digest of what was pushed, and no other");
+        std::fs::remove_file(&report).expect("a report");
+    }
+}
+
+#[test]
+fn a_build_that_fails_reports_no_digest_and_keeps_its_exit_code() {
+    for strategy in shipped() {
+        let build = pod(&job_of(&strategy)).containers.remove(0);
+        let command = build.command.expect("a command");
+        let folder = tempfile::tempdir().expect("folder");
+        let report = folder.path().join("report");
+        let script = command[2]
+            .replace(". /workspace/dates.env;", "SOURCE_DATE_EPOCH=0; CREATED=0; CONTEXTS=;")
+            .replace(". /workspace/contexts.env;", "")
+            .replace("/dev/termination-log", &report.display().to_string())
+            .replace("buildctl-daemonless.sh", "sh -c 'exit 3'");
+        let ended = std::process::Command::new("sh")
+            .args([command[1].as_str(), script.as_str()])
+            .args(&command[3..])
+            .args(build.args.expect("arguments"))
+            .status()
+            .expect("sh");
+        assert_eq!((ended.code(), report.exists()), (Some(3), false));
     }
 }
 

@@ -7,6 +7,7 @@ use kube::{
 
 use crate::{
     api::ImageFamily,
+    build_records::RecordSettings,
     builds::job::BuildEnvironment,
     clock::Clock,
     controller::{
@@ -47,6 +48,8 @@ pub struct Context {
     pub tags: Poller<ImageKey, UpstreamDigest, ObjectRef<ImageFamily>>,
     /// Polls the folders of Git repositories.
     pub revisions: FolderPoller<ObjectRef<ImageFamily>>,
+    /// How the records of builds are made and required.
+    pub records: RecordSettings,
     /// How this operator runs builds.
     pub environment: BuildEnvironment,
     /// How often our own tags are polled, because somebody else may have moved them.

@@ -6,6 +6,7 @@
 //! - [`context`]: what every reconcile shares; [`stores`], [`object_cache`]: the objects of the
 //!   cluster; [`reconcile_cache`]: what is kept of each family between two reconciles
 //! - [`quota`]: the operator's limits of concurrent builds, which all families share
+//! - [`job_seals`]: which Jobs are ours
 //! - [`deferred_jobs`]: Jobs that are not admitted now, and when they are created again
 //! - [`check_images`]: the digests of the images that checks run in, as registries have answered
 //! - [`dependents`], [`rollouts`], [`tag_owners`]: indexes over families and images
@@ -25,6 +26,7 @@ pub mod folder_poller;
 pub mod found_edges;
 pub mod git_poll;
 pub mod installations;
+pub mod job_seals;
 pub mod object_cache;
 pub mod quota;
 pub mod reconcile_cache;

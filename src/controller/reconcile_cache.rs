@@ -7,15 +7,17 @@ use std::{
 };
 
 use jiff::{SignedDuration, Timestamp};
+use tracing::warn;
 
 use crate::{
     api::RegistryCredential,
+    build_records::{RecordedBuild, UnrecordedImage},
     controller::{
         check_images::CheckImages,
         deferred_jobs::DeferredJobs,
         family::observe::{
-            dockerfiles::DockerfileEffects, image_keys::ImageKeys, platform::DefaultPlatform,
-            pod_events::PodEventCache, strategies::RenderedStrategy,
+            dockerfiles::DockerfileEffects, final_pods::FinalPods, image_keys::ImageKeys,
+            platform::DefaultPlatform, pod_events::PodEventCache, strategies::RenderedStrategy,
         },
         found_edges::{EdgeExpansion, KnownParents, dockerfile::ReadDockerfile},
     },
@@ -74,6 +76,14 @@ pub struct ReconcileCache {
     pub lookups: Lookups,
     /// The rebuilds that the registry has marked, by image.
     pub rebuild_marks: HashMap<String, RebuildMark>,
+    /// The records of builds that the registry is known to have, by image.
+    pub build_records: HashMap<String, RecordedBuild>,
+    /// How many times in a row records of current builds could not be written.
+    pub failed_records: u32,
+    /// When records of current builds are written again that could not be written.
+    pub record_retry_at: Option<Timestamp>,
+    /// The images under our own tags that are no builds of ours, by image.
+    unrecorded: HashMap<String, ReportedImage>,
     /// What the registry has answered about labels, by image.
     pub labels: HashMap<String, LabelAnswer>,
     /// What registries have answered about the images that checks run in.
@@ -82,6 +92,8 @@ pub struct ReconcileCache {
     pub tags: HashMap<String, HashMap<String, TimedTag>>,
     /// The Events of pods that their nodes do not start, and of Jobs without a pod.
     pub pod_events: PodEventCache,
+    /// The Jobs that have completed and whose pods were read.
+    pub final_pods: FinalPods,
     /// The Jobs that are not admitted now.
     pub deferred_jobs: DeferredJobs,
     /// How many lookups in a row have failed or were rejected.
@@ -188,6 +200,13 @@ pub struct TimedTag {
     pub at: Timestamp,
 }
 
+/// An image that is no build of ours.
+struct ReportedImage {
+    unrecorded: UnrecordedImage,
+    /// Whether an Event was published about it.
+    is_published: bool,
+}
+
 /// A rejection of a spec that was logged.
 #[derive(PartialEq, Eq)]
 struct LoggedRejection {
@@ -274,6 +293,7 @@ impl ReconcileCache {
             self.check_images.clear();
             self.labels.clear();
             self.rebuild_marks.clear();
+            self.record_retry_at = None;
             self.forget_failed_tags();
         }
     }
@@ -307,6 +327,32 @@ impl ReconcileCache {
         }
     }
 
+    /// Notes that one of our own tags points to an image that is no build of ours. It is logged
+    /// once.
+    pub fn note_unrecorded(&mut self, image: &str, unrecorded: UnrecordedImage) {
+        let known = self.unrecorded.get(image);
+        if known.is_some_and(|known| known.unrecorded == unrecorded) {
+            return;
+        }
+        warn!(
+            image, tag = unrecorded.tag, digest = %unrecorded.digest,
+            "an image that no build of ours is recorded to have pushed is not used"
+        );
+        let reported = ReportedImage { unrecorded, is_published: false };
+        self.unrecorded.insert(image.into(), reported);
+    }
+
+    /// Returns the images under our own tags that are no builds of ours and about which no Event
+    /// was published yet, each with the name of the image that it is in the place of.
+    pub fn take_unpublished(&mut self) -> Vec<(String, UnrecordedImage)> {
+        let unpublished = self.unrecorded.iter_mut().filter(|(_, known)| !known.is_published);
+        let published = unpublished.map(|(image, known)| {
+            known.is_published = true;
+            (image.clone(), known.unrecorded.clone())
+        });
+        published.collect()
+    }
+
     /// Notes that a record that changes often is written now.
     pub fn note_write(&mut self, record: &str, now: Timestamp) {
         let is_recent = |at: Timestamp| now.duration_since(at) < MIN_WRITE_INTERVAL;
@@ -336,6 +382,8 @@ impl ReconcileCache {
         self.tags.retain(|image, _| wanted.contains(image.as_str()));
         self.labels.retain(|image, _| wanted.contains(image.as_str()));
         self.rebuild_marks.retain(|image, _| wanted.contains(image.as_str()));
+        self.build_records.retain(|image, _| wanted.contains(image.as_str()));
+        self.unrecorded.retain(|image, _| wanted.contains(image.as_str()));
     }
 }
 

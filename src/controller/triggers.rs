@@ -25,6 +25,7 @@ use crate::{
     api::{BuildStrategy, Cascade, FamilyRequest, ImageFamily, ManagedImage, condition, labels},
     controller::{
         context::Context,
+        job_seals::SealFilter,
         object_cache::{CacheEvent, Key},
         stores::{family_of, outlines},
         watch::{WatchOptions, guarded, outline, plain, watch},
@@ -69,7 +70,9 @@ pub fn families(
     );
     let cascades = watch(scopes.apis(client), &all, &stores.cascades, guarded::<Cascade>);
     let requests = watch(scopes.apis(client), &all, &stores.requests, guarded::<FamilyRequest>);
-    let jobs = watch(scopes.apis(client), &ours, &stores.jobs, plain::<Job>);
+    let seals = SealFilter::new(context.records.keys.clone());
+    let sealed = move |job: Job| seals.sealed(job);
+    let jobs = watch(scopes.apis(client), &ours, &stores.jobs, sealed);
     let pods = watch(scopes.apis(client), &ours, &stores.pods, plain::<Pod>);
     let strategies: Vec<(String, Api<DeserializeGuard<BuildStrategy>>)> =
         vec![(String::new(), Api::all(client.clone()))];

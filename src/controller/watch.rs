@@ -91,7 +91,7 @@ pub fn watch<W, K>(
     apis: Vec<(String, Api<W>)>,
     options: &WatchOptions,
     cache: &Arc<ObjectCache<K>>,
-    read: fn(W) -> Option<K>,
+    read: impl Fn(W) -> Option<K> + Clone + Send + 'static,
 ) -> BoxStream<'static, CacheEvent<K>>
 where
     W: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
@@ -99,11 +99,11 @@ where
     K: Resource + Send + Sync + 'static,
 {
     let streams = apis.into_iter().map(|(scope, api)| {
-        let cache = Arc::clone(cache);
+        let (cache, read) = (Arc::clone(cache), read.clone());
         let kind = W::kind(&W::DynamicType::default()).into_owned();
         let watched = WatchedKind { kind, namespace: scope.clone() };
         watch_events(api, options.selected.clone(), watched, options.denied.clone())
-            .filter_map(move |event| std::future::ready(unwrap(event, read)))
+            .filter_map(move |event| std::future::ready(unwrap(event, &read)))
             .flat_map(move |event| stream::iter(cache.observe(&scope, event)))
             .boxed()
     });
@@ -169,7 +169,10 @@ fn ours(all: Option<BTreeMap<String, String>>) -> Option<BTreeMap<String, String
     (!all.is_empty()).then_some(all)
 }
 
-fn unwrap<W, K>(event: watcher::Event<W>, read: fn(W) -> Option<K>) -> Option<watcher::Event<K>> {
+fn unwrap<W, K>(
+    event: watcher::Event<W>,
+    read: impl Fn(W) -> Option<K>,
+) -> Option<watcher::Event<K>> {
     Some(match event {
         watcher::Event::Init => watcher::Event::Init,
         watcher::Event::InitDone => watcher::Event::InitDone,

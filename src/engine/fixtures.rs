@@ -19,6 +19,7 @@ pub fn job(fingerprint: &str, attempt: i32, outcome: BuildOutcome) -> ObservedBu
         },
         started_at: None,
         outcome,
+        pushed: None,
         waits_for: None,
         wait_reason: None,
         has_started: true,

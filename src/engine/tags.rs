@@ -117,6 +117,12 @@ pub fn rebuilt_as(fingerprint: &Fingerprint) -> String {
     format!("{RESERVED_PREFIX}{fingerprint}-rebuilt")
 }
 
+/// Returns the tag of the record of what one of the operator's own tags points to.
+#[must_use]
+pub fn recorded_as(tag: &str) -> String {
+    format!("{tag}-record")
+}
+
 /// Renders the tags that an image claims. One that names the build or the fingerprint stands for
 /// those of all builds. What a template with a label gives is known only after a build, so that it
 /// claims nothing: it is only checked.

@@ -129,7 +129,8 @@ pub async fn check_installer(client: &Client, operator_namespace: &str) -> Findi
 }
 
 /// Returns what the controller needs outside of the namespaces that it serves: to read strategies,
-/// the namespace itself and the Leases of other installations, and to lead.
+/// the namespace itself and the Leases of other installations, to lead, and to make the keys of
+/// build records.
 fn rights_elsewhere(namespace: &str, operator_namespace: &str) -> Vec<AccessRight> {
     let lease = Some("groundswell");
     let needed = [
@@ -138,6 +139,7 @@ fn rights_elsewhere(namespace: &str, operator_namespace: &str) -> Vec<AccessRigh
         ("coordination.k8s.io", "leases", &["get"][..], "", lease),
         ("coordination.k8s.io", "leases", &["get", "update"][..], operator_namespace, lease),
         ("coordination.k8s.io", "leases", &["create"][..], operator_namespace, None),
+        ("", "secrets", &["create"][..], operator_namespace, None),
     ];
     let rights = needed.into_iter().flat_map(|(group, resource, verbs, elsewhere, object)| {
         verbs.iter().map(move |verb| AccessRight {
@@ -364,7 +366,7 @@ mod tests {
              leases.coordination.k8s.io groundswell in namespace groundswell-system; get \
              leases.coordination.k8s.io groundswell in the whole cluster; create \
              leases.coordination.k8s.io in namespace groundswell-system; get namespaces team in \
-             the whole cluster"
+             the whole cluster; create secrets in namespace groundswell-system"
         );
         let lease = rights.iter().find(|right| right.verb == "update").expect("the Lease");
         let asked = lease.attributes(Some("team"));
@@ -378,6 +380,7 @@ mod tests {
             (cluster, "[leases]\n  resourceNames: [groundswell]\n  verbs: [get]\n"),
             (leader, "[leases]\n  resourceNames: [groundswell]\n  verbs: [get, update]\n"),
             (leader, "[leases]\n  verbs: [create]\n"),
+            (leader, "[secrets]\n  verbs: [create]\n"),
         ] {
             assert!(granted.contains(&format!("resources: {rule}")), "{rule}");
         }

@@ -5,6 +5,7 @@
 //! not decide when a registry is polled (`crate::upstream`) or what a response means for a family
 //! (`crate::engine`), and it never copies layers.
 
+mod artifacts;
 mod authentication;
 mod authorizations;
 mod ca_bundle;

@@ -20,14 +20,26 @@ const ACCEPT: HeaderValue = HeaderValue::from_static(
 /// A request to a registry.
 pub(super) struct Operation {
     pub method: Method,
-    /// The part of the URL after the repository's path, or after `/v2/` if it concerns none.
+    /// The part of the URL after the repository's path, or after `/v2/` if it concerns none; for
+    /// [`OperationScope::Host`], all of it after the host.
     path: String,
     headers: HeaderMap,
     body: Bytes,
     what: &'static str,
     limit: usize,
     pub purpose: Purpose,
-    is_about_repository: bool,
+    scope: OperationScope,
+}
+
+/// What the path of an operation follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum OperationScope {
+    /// The path of the repository.
+    Repository,
+    /// The root of the API.
+    Api,
+    /// The host.
+    Host,
 }
 
 impl Operation {
@@ -55,7 +67,7 @@ impl Operation {
         Self {
             what: "response",
             limit: MAX_UPLOAD_RESPONSE_BYTES,
-            is_about_repository: false,
+            scope: OperationScope::Api,
             ..Self::pull(Method::GET, String::new())
         }
     }
@@ -83,6 +95,17 @@ impl Operation {
         }
     }
 
+    /// Completes an upload at the path on the registry's host where it has begun.
+    pub(super) fn complete_upload(path: String, content: Bytes) -> Self {
+        let media_type = HeaderValue::from_static("application/octet-stream");
+        Self {
+            headers: HeaderMap::from_iter([(header::CONTENT_TYPE, media_type)]),
+            body: content,
+            scope: OperationScope::Host,
+            ..Self::upload(Method::PUT, path)
+        }
+    }
+
     fn pull(method: Method, path: String) -> Self {
         let headers = HeaderMap::from_iter([(header::ACCEPT, ACCEPT)]);
         Self {
@@ -93,7 +116,7 @@ impl Operation {
             what: MANIFEST,
             limit: MAX_MANIFEST_BYTES,
             purpose: Purpose::Pull,
-            is_about_repository: true,
+            scope: OperationScope::Repository,
         }
     }
 
@@ -109,10 +132,12 @@ impl Operation {
             .mirrored
             .as_ref()
             .map_or_else(String::new, |registry| format!("?ns={registry}"));
-        let url = if self.is_about_repository {
-            endpoint.url(&format!("{}/{}{query}", image.path(), self.path))
-        } else {
-            endpoint.url("")
+        let url = match self.scope {
+            OperationScope::Repository => {
+                endpoint.url(&format!("{}/{}{query}", image.path(), self.path))
+            }
+            OperationScope::Api => endpoint.url(""),
+            OperationScope::Host => format!("{}{}", endpoint.base, self.path),
         };
         let url = url.parse().map_err(|_| {
             context.invalid_response("has an image name that is not valid in a URL")

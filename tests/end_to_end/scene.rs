@@ -101,7 +101,8 @@ impl Scene {
     /// Returns how many builds of an image have been pushed.
     pub fn pushed(&self, image: &str) -> usize {
         let tags = self.crane(&["ls", &self.here(image)]);
-        tags.lines().filter(|tag| tag.starts_with("gs-")).count()
+        let is_build = |tag: &&str| tag.starts_with("gs-") && !tag.ends_with("-record");
+        tags.lines().filter(is_build).count()
     }
 
     /// Returns a family with these images and the upstream of the scene.

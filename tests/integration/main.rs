@@ -36,6 +36,7 @@ mod older_versions;
 mod planted_secrets;
 mod platforms;
 mod preflight;
+mod records;
 mod registry_traffic;
 mod requests;
 mod restart;

@@ -281,6 +281,7 @@ async fn grant_in_cluster(place: &Place, account: &str) {
         { "apiGroups": [""], "resources": ["namespaces"], "verbs": ["get"] },
         { "apiGroups": ["coordination.k8s.io"], "resources": ["leases"],
             "verbs": ["get", "update", "create"] },
+        { "apiGroups": [""], "resources": ["secrets"], "verbs": ["create"] },
     ]);
     let role = json!({ "metadata": { "name": name }, "rules": rules });
     let role: ClusterRole = serde_json::from_value(role).expect("a ClusterRole");

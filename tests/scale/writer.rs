@@ -21,6 +21,8 @@ use super::{
 /// The annotation with the time after which a running pod of the simulated node succeeds; see
 /// `dev/cluster.d/simulated-node.yaml`.
 const ENDS_AFTER: &str = "simulated.groundswell.dev/ends-after";
+/// The annotation with the digest that the pod reports when it succeeds.
+const PUSHED: &str = "simulated.groundswell.dev/pushed";
 /// Maximum number of concurrent pushes.
 const MAX_CONCURRENT_PUSHES: usize = 8;
 
@@ -68,9 +70,10 @@ async fn play(place: Place, images: Images, family: Arc<Layered>, pod: Pod) {
         .get("groundswell.dev/image")
         .and_then(|image| family.image(image))
         .expect("an image");
-    Task::of(pod.spec.as_ref().expect("a pod")).push(&images).await;
-    let pushed =
-        json!({ "metadata": { "annotations": { ENDS_AFTER: format!("{}ms", image.build_ms) } } });
+    let digest = Task::of(pod.spec.as_ref().expect("a pod")).push(&images).await;
+    let ends_after = format!("{}ms", image.build_ms);
+    let annotations = json!({ ENDS_AFTER: ends_after, PUSHED: digest });
+    let pushed = json!({ "metadata": { "annotations": annotations } });
     let api: Api<Pod> = place.api();
     api.patch(&pod.name_any(), &PatchParams::default(), &Patch::Merge(pushed))
         .await

@@ -13,8 +13,8 @@ use crate::{
     cluster::{Cluster, Event, Shared},
     faults::{CallFate, Moment, Refusal},
     invariants::{builds, calm, records},
-    job_controller::{self, Work},
-    objects::{Kind, ObjectError, uid},
+    job_controller::{self, JOB_NAME, Work},
+    objects::{Kind, ObjectError, label, uid},
 };
 
 /// How long the controller may be busy with a fault.
@@ -34,6 +34,8 @@ pub struct Call {
     pub owner: String,
     /// The uid that Events are asked for.
     pub involved: String,
+    /// The name of the Job whose pods are asked for.
+    pub job: String,
     pub body: Value,
 }
 
@@ -69,6 +71,11 @@ impl Call {
             dry_run: query("dryRun").is_some(),
             owner: query("fieldManager").unwrap_or_default().replace("%2F", "/"),
             involved: involved(query("fieldSelector").unwrap_or_default()),
+            job: query("labelSelector")
+                .and_then(|it| it.rsplit_once("%3D"))
+                .unwrap_or_default()
+                .1
+                .into(),
             method,
             body,
         })
@@ -207,6 +214,7 @@ fn answer(cluster: &mut Cluster, call: Call) -> Answer {
         };
     };
     let result = match call.method.as_str() {
+        "GET" if call.key.name.is_empty() => return (200, Arc::new(pods(cluster, &call))),
         "GET" => cluster.objects.get(kind, &call.key).cloned().ok_or(ObjectError::Missing),
         "POST" => return create(cluster, kind, call),
         "PATCH" => return patch(cluster, kind, call),
@@ -301,6 +309,15 @@ fn status(code: u16, reason: &str) -> Value {
         "reason": reason,
         "code": code,
     })
+}
+
+/// Returns the pods of a Job.
+fn pods(cluster: &Cluster, call: &Call) -> Value {
+    let of_job = cluster.objects.all(Kind::Pod).filter(|(key, pod)| {
+        key.namespace == call.key.namespace && label(pod, JOB_NAME) == call.job
+    });
+    let items: Vec<&Value> = of_job.map(|(_, pod)| &**pod).collect();
+    json!({"apiVersion": "v1", "kind": "PodList", "metadata": {}, "items": items})
 }
 
 /// Returns the Events of an object: why the pod of a Job is not created.

@@ -40,7 +40,8 @@ pub const IRREPRODUCIBLE: &str = "IRREPRODUCIBLE";
 pub enum PushResult {
     /// Nothing was pushed, for a reason outside of the builder.
     NotPushed,
-    Pushed,
+    /// This digest was pushed, or a check has passed.
+    Pushed(String),
     /// The build failed with this log.
     Failed(String),
     /// `prepare` rejected the build.
@@ -126,7 +127,7 @@ pub fn run(cluster: &mut Cluster, uid: &str, work: &Work) -> PushResult {
     kept.origins.entry(digest.clone()).or_default().push(made);
     cluster.note(format_args!("pushed {repository}:{tag} {digest}"));
     crate::invariants::tags::pushed(cluster, repository, &digest);
-    PushResult::Pushed
+    PushResult::Pushed(digest)
 }
 
 /// Returns the specification that `prepare` receives.
@@ -174,7 +175,7 @@ fn text(
 }
 
 /// Returns the annotations, which the model's strategy passes as arguments `name=value`.
-fn annotations(job: &Value) -> BTreeMap<String, String> {
+pub fn annotations(job: &Value) -> BTreeMap<String, String> {
     let arguments =
         job["spec"]["template"]["spec"]["containers"][0]["args"].as_array().into_iter().flatten();
     let pairs = arguments.filter_map(|argument| argument.as_str()?.split_once('='));

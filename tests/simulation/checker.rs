@@ -30,5 +30,5 @@ pub fn run(cluster: &mut Cluster, work: &Work) -> PushResult {
         return PushResult::Failed("the image is bad\n".into());
     }
     cluster.invariants.check_passed(&pinned, name, revision, !work.is_deleted());
-    PushResult::Pushed
+    PushResult::Pushed(String::new())
 }

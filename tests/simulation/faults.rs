@@ -28,6 +28,8 @@ pub struct Rates {
     pub watch: u32,
     /// A watch lags by up to half a minute.
     pub lag: u32,
+    /// Somebody who may push replaces what a build pushes. It is drawn apart from the others.
+    pub stranger: u32,
 }
 
 impl Rates {
@@ -43,6 +45,7 @@ impl Rates {
         flaky: 0,
         watch: 0,
         lag: 0,
+        stranger: 0,
     };
 
     /// Accessors of each rate.

@@ -14,13 +14,15 @@ use crate::{
     objects::{Kind, key_of, label, owner, uid},
     pod_end::{PodEnd, attempt_end, traced_end},
     random::Random,
+    registry::layer,
+    stranger,
 };
 
 /// How long the controller may take to see that a pod was admitted at last.
 const START_TIME: Duration = Duration::from_mins(2);
 
 /// The label with which Kubernetes marks the Job of a pod.
-const JOB_NAME: &str = "batch.kubernetes.io/job-name";
+pub const JOB_NAME: &str = "batch.kubernetes.io/job-name";
 
 /// The next stage of a Job or its pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,6 +103,11 @@ impl Work {
         self.end != PodEnd::SucceedsWithoutPush
     }
 
+    /// Records that somebody has replaced what it has pushed.
+    pub fn lose_push(&mut self) {
+        self.end = PodEnd::SucceedsWithoutPush;
+    }
+
     pub fn pod(&self) -> Key {
         Key::new(&self.key.namespace, &format!("{}-pod", self.key.name))
     }
@@ -165,6 +172,7 @@ pub fn created(cluster: &mut Cluster, job: &Arc<Value>) {
         refused: refused.is_some(),
     };
     let uid = uid(job).to_owned();
+    stranger::plant(cluster, &work);
     cluster.work.insert(uid.clone(), work);
     reasons::place_changes(cluster, job);
     let made = random.pause(20..2000);
@@ -336,6 +344,9 @@ fn end_pod(cluster: &mut Cluster, job: &str, work: &Work) {
         (false, _) => PushResult::NotPushed,
     };
     let end = attempt_end(work.end, &pushed);
+    if let (PodEnd::Succeeds, false, PushResult::Pushed(_)) = (work.end, work.is_check(), &pushed) {
+        stranger::rob(cluster, job, work);
+    }
     let container_name = if work.is_check() { "check" } else { "build" };
     let failed = |state: Value| {
         let status = container(container_name, state);
@@ -399,14 +410,20 @@ fn end_pod(cluster: &mut Cluster, job: &str, work: &Work) {
         }
         (
             PodEnd::Succeeds | PodEnd::SucceedsWithoutPush | PodEnd::NotStarted | PodEnd::Hangs,
-            _,
+            pushed,
         ) => {
-            let state = ended(0, "Completed", "");
+            let report = match pushed {
+                PushResult::Pushed(digest) => digest,
+                _ => layer(&["nothing was pushed"]),
+            };
+            let state = ended(0, "Completed", &report);
             json!({"phase": "Succeeded", "containerStatuses": [container(container_name, state)]})
         }
     };
     let succeeded = status["phase"] == "Succeeded";
-    if succeeded && work.has_pushed() && !work.is_check() {
+    // What a stranger has replaced counts as not pushed.
+    let has_pushed = cluster.work.get(job).is_some_and(Work::has_pushed);
+    if succeeded && has_pushed && !work.is_check() {
         builds::succeeded(cluster, &work.job);
     }
     attempts::ended(cluster, &work.job, end);

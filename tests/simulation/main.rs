@@ -46,6 +46,7 @@ mod scene;
 mod script;
 mod shrink;
 mod steps;
+mod stranger;
 mod sweep;
 mod time;
 mod topology;

@@ -3,13 +3,14 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, LazyLock},
     time::Duration,
 };
 
 use futures::{FutureExt, Stream, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use groundswell::{
     api::ImageFamily,
+    build_records::{RecordPolicy, RecordSettings, keys::RecordKeys},
     builds::job::BuildEnvironment,
     controller::{
         backoff::ReconcileBackoff,
@@ -20,6 +21,7 @@ use groundswell::{
         folder_poller::FolderPoller,
         git_poll::GitKey,
         installations::Installations,
+        job_seals::is_sealed,
         object_cache::{CacheEvent, Key, ObjectCache},
         quota::{BuildLimits, BuildQuota},
         reconcile_cache::ReconcileCaches,
@@ -58,6 +60,17 @@ const CACHES_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How long a watch takes at most that lists again.
 const LIST_TIME: Duration = Duration::from_secs(10);
+
+/// The key of every process: it outlives processes, as a Secret does, and the names of Jobs follow
+/// from it.
+const KEY: &str = "\
+-----BEGIN PRIVATE KEY-----\n\
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgGP63dtheOkhRg1v8\n\
+gfrSQoYQiXN/duT1+rqzCYA+EDShRANCAARvuv0rEcLGfDG46ClBaiRocFhqbm/A\n\
+9xggPahRx4MPRBeDtL7elfhllV7uu1xJPfGLy/ezBTh7UDaLlbP7CiaO\n\
+-----END PRIVATE KEY-----\n";
+static KEYS: LazyLock<RecordKeys> =
+    LazyLock::new(|| RecordKeys::read([("only", KEY.as_bytes())]).expect("keys").keys);
 
 type Reconcile = BoxFuture<'static, (Key, Result<Action, ReconcileError>)>;
 
@@ -141,6 +154,7 @@ impl Process {
             registry,
             tags,
             revisions,
+            records: RecordSettings { keys: KEYS.clone(), policy: RecordPolicy::Required },
             environment: BuildEnvironment::default(),
             audit: groundswell::api::Duration::from_secs(
                 u32::try_from(audit.as_secs()).unwrap_or(600),
@@ -372,6 +386,9 @@ impl Process {
 /// Returns whether a watch of this kind delivers an object.
 fn is_watched(kind: Kind, object: &Value) -> bool {
     use groundswell::api::labels::{MANAGED_BY, MANAGED_BY_VALUE};
+    if kind == Kind::Job && !is_sealed(&read(object), &KEYS) {
+        return false;
+    }
     !matches!(kind, Kind::Job | Kind::Pod) || label(object, MANAGED_BY) == MANAGED_BY_VALUE
 }
 

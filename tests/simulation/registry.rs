@@ -183,9 +183,23 @@ impl Registry {
                     None => error_response(StatusCode::NOT_FOUND, "BLOB_UNKNOWN"),
                 }
             }
+            ("POST", "uploads") => Response::builder()
+                .status(StatusCode::ACCEPTED)
+                .header(header::LOCATION, format!("/v2/{path}1"))
+                .body(Bytes::new())
+                .expect("a response"),
+            ("PUT", "uploads") => {
+                let name = name.trim_end_matches("/blobs").to_owned();
+                let digest = Digest::of(body).to_string();
+                self.repository(&name).blobs.insert(digest, body.clone());
+                Response::builder().status(StatusCode::CREATED).body(Bytes::new()).expect("one")
+            }
             ("PUT", "manifests") => {
                 let digest = Digest::of(body).to_string();
                 let repository = self.repository(&name);
+                if is_record(reference) && repository.has_blobs(body) {
+                    repository.manifests.insert(digest.clone(), (OCI_MANIFEST, body.clone()));
+                }
                 if !repository.manifests.contains_key(&digest) {
                     return error_response(StatusCode::BAD_REQUEST, "MANIFEST_BLOB_UNKNOWN");
                 }
@@ -202,7 +216,20 @@ impl Registry {
     }
 }
 
+/// Returns whether this is the tag of a build's record.
+pub fn is_record(tag: &str) -> bool {
+    tag.starts_with("gs-") && tag.ends_with("-record")
+}
+
 impl Repository {
+    /// Returns whether the blobs that the manifest of a record refers to exist.
+    fn has_blobs(&self, manifest: &Bytes) -> bool {
+        let manifest: Value = serde_json::from_slice(manifest).expect("a manifest");
+        let layers = manifest["layers"].as_array().into_iter().flatten();
+        let mut blobs = layers.chain([&manifest["config"]]);
+        blobs.all(|blob| blob["digest"].as_str().is_some_and(|it| self.blobs.contains_key(it)))
+    }
+
     fn manifest(&self, reference: &str) -> Option<(String, &'static str, Bytes)> {
         let digest =
             if reference.starts_with("sha256:") { reference } else { self.tags.get(reference)? };

@@ -17,6 +17,7 @@ use crate::{
     cluster::{Cluster, Shared},
     faults::{Moment, RegistryFate},
     invariants::{self, calm},
+    registry::is_record,
 };
 
 /// How long the controller may be busy with a fault: registries are asked again after pauses.
@@ -112,6 +113,7 @@ fn execute(cluster: &mut Cluster, host: &str, request: &OutgoingRequest) -> Resp
     let path = request.url.path().trim_start_matches("/v2/").to_owned();
     if request.method == Method::PUT
         && let Some((name, tag)) = path.split_once("/manifests/")
+        && !is_record(tag)
     {
         let digest = Digest::of(&request.body).to_string();
         cluster.note(format_args!("tag {host}/{name}:{tag} {digest}"));

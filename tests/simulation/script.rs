@@ -21,6 +21,10 @@ pub const REGISTRY: &str = "registry.test";
 pub const PUBLIC: &str = "public.test";
 /// The repository of an image that checks run in.
 pub const SCANNER: &str = "public.test/tools/scanner";
+/// How many of a thousand seeds have a stranger who may push.
+const STRANGER_SEEDS: u32 = 150;
+/// How often that stranger acts, per thousand builds.
+const STRANGER_RATE: u32 = 200;
 /// Of this number of seeds, one has checks that run in another image.
 const SCANNER_SEEDS: u64 = 7;
 /// Which of these seeds it is: one that leaves every known regression as it was when it failed.
@@ -196,7 +200,12 @@ pub struct UserRequest {
 impl Script {
     /// Draws the script of this seed: every second one is about one policy.
     pub fn draw(seed: u64) -> Self {
-        if seed.is_multiple_of(2) { Self::mixed(seed) } else { scenarios::draw(seed) }
+        let mut script =
+            if seed.is_multiple_of(2) { Self::mixed(seed) } else { scenarios::draw(seed) };
+        if Random::of(seed, "stranger").chance(STRANGER_SEEDS) {
+            script.rates.stranger = STRANGER_RATE;
+        }
+        script
     }
 
     /// Draws a script in which anything may happen.

@@ -83,23 +83,23 @@ impl Task {
     }
 
     /// Pushes an image that is built on the first parent. Its own layer follows from the values of
-    /// the build.
-    pub async fn push(&self, images: &Images) {
-        self.push_content(images, &format!("{} {:?}", self.reference, self.parents)).await;
+    /// the build. Returns its digest, which the builder reports.
+    pub async fn push(&self, images: &Images) -> String {
+        self.push_content(images, &format!("{} {:?}", self.reference, self.parents)).await
     }
 
-    /// Pushes an image whose own layer is the same in every build.
-    pub async fn push_same(&self, images: &Images) {
-        self.push_content(images, "the same").await;
+    /// Pushes an image whose own layer is the same in every build. Returns its digest.
+    pub async fn push_same(&self, images: &Images) -> String {
+        self.push_content(images, "the same").await
     }
 
-    /// Pushes an image for another architecture than that of the build.
-    pub async fn push_for(mut self, architecture: &str, images: &Images) {
+    /// Pushes an image for another architecture than that of the build. Returns its digest.
+    pub async fn push_for(mut self, architecture: &str, images: &Images) -> String {
         self.architecture = architecture.into();
-        self.push(images).await;
+        self.push(images).await
     }
 
-    async fn push_content(&self, images: &Images, content: &str) {
+    async fn push_content(&self, images: &Images, content: &str) -> String {
         let (repository, tag) = self.reference.rsplit_once(':').expect("a tag");
         let (_, repository) = repository.split_once('/').expect("a host");
         let parts = Parts {
@@ -109,6 +109,6 @@ impl Task {
             annotations: &self.annotations,
             labels: &self.labels,
         };
-        images.push_parts(repository, tag, &parts).await;
+        images.push_parts(repository, tag, &parts).await
     }
 }

@@ -1,6 +1,6 @@
 //! Derives the outcome of a build from its Job and its pods. Pure.
 //!
-//! A build whose pod succeeded claims to have pushed its image; the controller verifies that in the
+//! A build whose pod succeeded reports what it has pushed; the controller verifies that in the
 //! registry. Our own containers decide, whatever else runs in the pod. Where they do not say how
 //! the build ended, the phase of the pod decides, and not the Job's `Complete` condition, which is
 //! set about a second later.
@@ -11,6 +11,7 @@
 //! - `events`: what the Events of a pod say about its start
 //! - `admission`: Jobs and pods that the API server, a policy or a node rejects
 //! - `builder`: the class and the reason of a builder's final error
+//! - `report`: the digest that a build reports to have pushed
 //! - `message`: output of builders and clusters, cut and masked for messages
 //!
 //! `docs/troubleshooting.md` explains every reason, with its class and what to do.
@@ -21,6 +22,7 @@ mod events;
 pub(in crate::builds) mod message;
 mod own;
 pub(in crate::builds) mod pod;
+mod report;
 pub(in crate::builds) mod run;
 
 use jiff::Timestamp;
@@ -49,6 +51,7 @@ pub use admission::{JobRejection, cannot_run_dry, job_rejection};
 pub use events::{PodEvent, PodEvents};
 pub use own::{ended_at, pod_has_ended};
 pub use pod::PodWait;
+pub use report::PushReport;
 pub use run::{job_needs_events, may_have_started, needs_events};
 
 /// What to do about a source that the builder was not allowed to use.
@@ -199,6 +202,17 @@ pub(in crate::builds) fn is_out_of_memory(ended: &ContainerStateTerminated) -> b
 /// Whether a container's command could not be started.
 pub(in crate::builds) fn never_ran(ended: &ContainerStateTerminated) -> bool {
     matches!(ended.reason.as_deref(), Some("StartError" | "ContainerCannotRun"))
+}
+
+/// Returns the failure of a build that has succeeded and whose pod does not report what it has
+/// pushed. `strategy` is the name of its strategy.
+#[must_use]
+pub fn digest_not_reported(strategy: &str) -> BuildFailure {
+    let text = format!(
+        "the build succeeded, but its pod does not report the digest that it has pushed; correct \
+         the BuildStrategy {strategy}: its container must write the digest to /dev/termination-log"
+    );
+    failure(FailureClass::Input, Reason::DigestNotReported, &text)
 }
 
 pub(in crate::builds) fn failure(class: FailureClass, reason: Reason, text: &str) -> BuildFailure {

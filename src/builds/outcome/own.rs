@@ -122,7 +122,7 @@ impl<'a> OwnContainers<'a> {
     }
 
     /// Returns the containers that run to completion and have ended, with how they ended.
-    fn terminated<'s>(
+    pub(in crate::builds) fn terminated<'s>(
         &self,
         status: &'s PodStatus,
     ) -> impl Iterator<Item = (&'s ContainerStatus, &'s ContainerStateTerminated)> {

@@ -75,8 +75,8 @@ pub async fn reconcile(
     let Claim::Ours(family) = claim(&context, family).await? else {
         return Ok(Action::requeue(RECHECK_INTERVAL));
     };
-    jobs::find_unanswered(&context.stores.jobs, &context.client, &key.namespace, &mut cache)
-        .await?;
+    let (jobs, keys) = (&context.stores.jobs, &context.records.keys);
+    jobs::find_unanswered(jobs, &context.client, &key.namespace, keys, &mut cache).await?;
 
     // 2. (pure) Count the family's running builds on the operator's limits.
     let mut reservation = context.quota.open_reservation(&key, &context.stores, now);
@@ -94,6 +94,9 @@ pub async fn reconcile(
 
     // 5. (registry) Look up what was already built, and decide again with the answers.
     let lookups = look_up(&mut reconcile).await;
+
+    // and record current builds that have no record of the newest key.
+    let unrecorded_until = reconcile.record_current_builds().await;
 
     // 6. (pure) Reserve places for builds and checks within the operator's limits.
     reservation.reserve_builds(
@@ -135,6 +138,7 @@ pub async fn reconcile(
             deferred,
             reconcile.tag_retry_at(),
             (lookups == LookupRounds::Unfinished).then_some(now),
+            unrecorded_until,
             builds.decide_again_at(now),
             checks.decide_again_at(now),
             reconcile.snapshot.recheck_pods_at,
@@ -205,7 +209,7 @@ fn live_family(context: &Context, key: &Key) -> Option<Arc<ImageFamily>> {
 }
 
 /// Returns when to reconcile again if nothing changes before.
-fn next_reconcile(decision: &Decision, others: [Option<Timestamp>; 8], now: Timestamp) -> Action {
+fn next_reconcile(decision: &Decision, others: [Option<Timestamp>; 9], now: Timestamp) -> Action {
     if matches!(decision.cascade, CascadeDecision::Start { .. } | CascadeDecision::Finish { .. }) {
         return Action::requeue(REQUEUE_NOW);
     }

@@ -139,8 +139,8 @@ pub fn missing_push() -> BuildFailure {
         class: FailureClass::Infrastructure,
         reason: Reason::ImageNotFound.into(),
         message:
-            "the build succeeded, but the registry does not have the image that it claims to have \
-             pushed"
+            "the build succeeded, but the registry does not have the image that it reports to have \
+             pushed under its tag"
                 .into(),
     }
 }

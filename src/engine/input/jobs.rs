@@ -50,6 +50,8 @@ pub struct ObservedBuild {
     pub started_at: Option<Timestamp>,
     /// The outcome so far.
     pub outcome: BuildOutcome,
+    /// The digest that the pod reports to have pushed.
+    pub pushed: Option<ImageDigest>,
     /// What the pod waits for, if it has not started.
     pub waits_for: Option<String>,
     /// The reason for what the pod waits for.

@@ -133,7 +133,11 @@ fn build(cluster: &mut Cluster, job: &Value) -> Violations {
                 format!("{shown} concurrently with {}", other.key.name),
             ));
         }
-        if same && other.phase == Phase::Succeeded && other.has_pushed() {
+        if same
+            && other.phase == Phase::Succeeded
+            && other.has_pushed()
+            && is_known_to_have_pushed(cluster, other)
+        {
             found.push((
                 "nothing is built twice",
                 format!("{shown} although {} has pushed", other.key.name),
@@ -161,6 +165,22 @@ fn build(cluster: &mut Cluster, job: &Value) -> Violations {
     found.extend(breaker::check(cluster, job, &shown));
     found.extend(rate_limit(cluster, &spec, job, &shown));
     found
+}
+
+/// Returns whether the controller can know what a build has pushed: its Job exists, a record was
+/// written, or a status says so. An image in the registry alone proves nothing.
+fn is_known_to_have_pushed(cluster: &Cluster, work: &Work) -> bool {
+    let fingerprint = work.label(labels::FINGERPRINT);
+    let repository = work.job["metadata"]["annotations"][labels::REPOSITORY].as_str();
+    let record = format!("gs-{fingerprint}-record");
+    let name = format!("{}.{}", work.label(labels::FAMILY), work.label(labels::IMAGE));
+    let status = cluster.objects.get(Kind::Image, &Key::new(&work.key.namespace, &name));
+    let status = status.map(|image| &image["status"]);
+    cluster.objects.get(Kind::Job, &work.key).is_some()
+        || repository.is_some_and(|name| cluster.registry.tag(name, &record).is_some())
+        || status.is_some_and(|status| {
+            status["reported"]["fingerprint"] == fingerprint || status["fingerprint"] == fingerprint
+        })
 }
 
 /// Returns whether a window of the scripts, which open once an hour, is open.

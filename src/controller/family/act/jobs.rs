@@ -13,7 +13,11 @@ use kube::{
 use tracing::{info, warn};
 
 use crate::{
-    api::{BuildFailure, FailureClass, condition::Reason},
+    api::{
+        BuildFailure, FailureClass,
+        condition::{Problem, Reason},
+    },
+    build_records::keys::RecordKeys,
     builds::{
         job::drops_user_namespace,
         outcome::{JobRejection, cannot_run_dry, job_rejection},
@@ -21,6 +25,7 @@ use crate::{
     controller::{
         error::{ReconcileError, call},
         family::reconcile::Reconcile,
+        job_seals,
         object_cache::{Key, ObjectCache},
         reconcile_cache::ReconcileCache,
         writes::delete,
@@ -101,12 +106,14 @@ pub async fn find_unanswered(
     jobs: &ObjectCache<Job>,
     client: &Client,
     namespace: &str,
+    keys: &RecordKeys,
     cache: &mut ReconcileCache,
 ) -> Result<(), ReconcileError> {
     let api: Api<Job> = Api::namespaced(client.clone(), namespace);
     while let Some(name) = cache.unanswered.first().cloned() {
         if jobs.get(&Key::new(namespace, &name)).is_none()
             && let Some(job) = existing(&api, &name).await?
+            && job_seals::is_sealed(&job, keys)
         {
             jobs.record_write(job);
         }
@@ -208,8 +215,8 @@ async fn existing(api: &Api<Job>, name: &str) -> Result<Option<Job>, ReconcileEr
 /// Creates Jobs, some concurrently, and puts them into the store. Returns the result of each, in
 /// their order.
 ///
-/// A Job that already exists was created by an earlier reconcile whose record was lost. It is
-/// adopted, even if the API server would reject another one.
+/// A Job that already exists, with the same seal, was created by an earlier reconcile whose record
+/// was lost. It is adopted, even if the API server would reject another one.
 pub async fn create_jobs<J: Borrow<Job>>(
     jobs: &ObjectCache<Job>,
     api: &Api<Job>,
@@ -252,6 +259,9 @@ async fn create_or_adopt(
                 return Err(error);
             }
             if let Some(existing) = existing(api, &name).await? {
+                if !job_seals::are_equal(&existing, job) {
+                    return Ok(JobCreation::Rejected(name_is_taken(job)));
+                }
                 jobs.record_write(existing.clone());
                 return Ok(if drops_user_namespace(job, &existing) {
                     JobCreation::Rejected(without_user_namespace())
@@ -265,6 +275,16 @@ async fn create_or_adopt(
             Ok(JobCreation::Rejected(rejection))
         }
     }
+}
+
+/// Returns that the name of a Job is taken by one that the controller has not created.
+fn name_is_taken(job: &Job) -> JobRejection {
+    let (namespace, name) = (job.namespace().unwrap_or_default(), job.name_any());
+    let message = format!(
+        "the Job {name} exists and was not created by this installation, or was changed since; it \
+         is not used; delete it: kubectl delete job -n {namespace} {name}"
+    );
+    JobRejection::NotNow(Problem { reason: Reason::JobRefused, message })
 }
 
 fn without_user_namespace() -> JobRejection {

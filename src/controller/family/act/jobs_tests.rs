@@ -4,7 +4,7 @@
 use std::{
     convert::Infallible,
     sync::{
-        Arc,
+        Arc, LazyLock,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -20,17 +20,30 @@ use crate::{
         BuildFailure,
         condition::{Problem, Reason},
     },
+    build_records::keys::{
+        RecordKeys,
+        tests::{key, keys},
+    },
     builds::outcome::JobRejection,
     controller::{
         family::act::jobs::{
             Acceptance, JobCreation, JobStarts, check_acceptance, create_jobs, find_unanswered,
         },
+        job_seals,
         object_cache::{Key, ObjectCache},
         reconcile_cache::ReconcileCache,
     },
 };
 
+static KEYS: LazyLock<RecordKeys> = LazyLock::new(|| keys(&[("2026", &key())]));
+
 fn job() -> Job {
+    let mut job = unsealed_job();
+    job_seals::stamp(&mut job, &KEYS);
+    job
+}
+
+fn unsealed_job() -> Job {
     serde_json::from_value(json!({
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -54,6 +67,8 @@ fn status(code: u16, reason: &str, message: &str) -> Value {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum JobState {
     Exists,
+    /// Somebody else has created one of this name.
+    Foreign,
     Missing,
 }
 
@@ -95,6 +110,7 @@ fn rejects(job_state: JobState, rejection: fn() -> Value) -> Api<Job> {
                 (u16::try_from(rejection["code"].as_u64().unwrap_or(0)).expect("a code"), rejection)
             }
             (_, JobState::Exists) => (200, serde_json::to_value(job()).expect("JSON")),
+            (_, JobState::Foreign) => (200, serde_json::to_value(unsealed_job()).expect("JSON")),
             (_, JobState::Missing) => (404, status(404, "NotFound", "there is no base-0-0")),
         };
         let answer = Body::from(serde_json::to_vec(&answer).expect("JSON"));
@@ -124,6 +140,20 @@ async fn a_job_that_exists_is_adopted_though_another_would_be_rejected() {
     let acceptance = check_acceptance(&api, &job(), kind, &mut cache).await.expect("an answer");
     assert_eq!(acceptance, Acceptance::Unknown);
     assert!(cache.accepted_jobs.is_empty(), "what was rejected is asked again");
+}
+
+#[tokio::test]
+async fn a_job_that_somebody_else_has_created_in_the_place_of_ours_is_not_used() {
+    let (jobs, mut cache) = (ObjectCache::new(|_| None), ReconcileCache::default());
+    let taken = || status(409, "AlreadyExists", "base-0-0 already exists");
+    let api = rejects(JobState::Foreign, taken);
+    let created = create_jobs(&jobs, &api, &[job()], &mut cache).await.expect("an answer");
+    let [JobCreation::Rejected(JobRejection::NotNow(problem))] = &created[..] else {
+        panic!("{created:?}")
+    };
+    assert_eq!(problem.reason, Reason::JobRefused);
+    assert!(problem.message.contains("kubectl delete job -n team base-0-0"), "{problem:?}");
+    assert!(jobs.get(&Key::new("team", "base-0-0")).is_none(), "it counts for nothing");
 }
 
 #[tokio::test]
@@ -182,7 +212,7 @@ async fn a_job_whose_creation_got_no_answer_is_read_in_the_next_reconcile() {
             (ObjectCache::new(|_| None), breaks_connection(state), ReconcileCache::default());
         let api = Api::namespaced(client.clone(), "team");
         create_jobs(&jobs, &api, &[job()], &mut cache).await.expect_err("no answer");
-        find_unanswered(&jobs, &client, "team", &mut cache).await.expect("an answer");
+        find_unanswered(&jobs, &client, "team", &KEYS, &mut cache).await.expect("an answer");
         let found = jobs.get(&Key::new("team", "base-0-0")).is_some();
         assert_eq!(found, state == JobState::Exists);
         assert!(cache.unanswered.is_empty(), "it is known now");

@@ -25,6 +25,7 @@ use crate::{
             observe::strategies::strategy_ref,
             reconcile::Reconcile,
         },
+        job_seals,
         object_cache::Key,
     },
     engine::{DeferredWork, PlannedBuild, causes, tags},
@@ -149,13 +150,15 @@ impl Reconcile<'_> {
             return rejected(Infrastructure, Reason::StrategyNotFound, message.into());
         };
         let wanted = strategy_ref(&self.snapshot.family.spec, image);
-        let job = match builds::job::job(&request, strategy, wanted, &self.context.environment) {
+        let made = builds::job::job(&request, strategy, wanted, &self.context.environment);
+        let mut job = match made {
             Ok(job) => job,
             Err(error) => {
                 let message = format!("spec.images[{}].strategy: {error}", image.name);
                 return rejected(Input, Reason::InvalidStrategy, message);
             }
         };
+        job_seals::seal(&mut job, &self.context.records.keys);
         let revision = builds::strategy_revision::pod_revision(strategy, wanted);
         let kind = format!("{}/{revision:?}", strategy.name_any());
         Ok(match check_acceptance(&self.api(), &job, kind, self.cache).await? {

@@ -25,6 +25,7 @@ use crate::{
             act::jobs::{Acceptance, JobCreation, JobStarts, check_acceptance, create_jobs},
             reconcile::Reconcile,
         },
+        job_seals,
         object_cache::Key,
     },
     engine::{
@@ -53,12 +54,13 @@ impl Reconcile<'_> {
         let wanted: Vec<WantedCheck> =
             self.decision.effects.iter().filter_map(|effect| self.wanted_check(effect)).collect();
         let api: Api<Job> = self.api();
+        let keys = &self.context.records.keys;
         let (mut accepted, mut jobs, mut refused) = (Vec::new(), Vec::new(), Vec::new());
         for mut check in wanted {
             // A Job that exists keeps the digest of the image that it was created with.
-            let name = job_name(&check.request);
-            let key = Key::new(&check.request.family.namespace, &name);
-            if self.context.stores.jobs.get(&key).is_some() {
+            let namespace = &check.request.family.namespace;
+            let name = job_seals::keyed_name(namespace, &job_name(&check.request), keys);
+            if self.context.stores.jobs.get(&Key::new(namespace, &name)).is_some() {
                 continue;
             }
             if let Err(UnresolvedImage { problem, retry_at }) =
@@ -68,7 +70,8 @@ impl Reconcile<'_> {
                 refused.push(RefusedCheck { check, refusal, retry_at: Some(retry_at) });
                 continue;
             }
-            let job = job(&check.request, &self.context.environment);
+            let mut job = job(&check.request, &self.context.environment);
+            job_seals::seal(&mut job, keys);
             // Whether the API server accepts the pod of a check depends on nothing else.
             let kind = format!("check/{:?}", check.request.user_namespace);
             match check_acceptance(&api, &job, kind, self.cache).await? {

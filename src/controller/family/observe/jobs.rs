@@ -13,9 +13,10 @@ use kube::ResourceExt;
 
 use crate::{
     api::{condition::Problem, labels},
+    build_records::RecordPolicy,
     builds::{
         checks::outcome::{CheckJobOutcome, check_job_outcome},
-        outcome::{self, BuildJobOutcome, PodEvents, build_job_outcome, pod_has_ended},
+        outcome::{self, BuildJobOutcome, PodEvents, PushReport, build_job_outcome, pod_has_ended},
     },
     controller::{deferred_jobs::Rejection, object_cache::Key, stores::Stores},
     engine::{BuildOutcome, CheckOutcome, DeferredWork, ObservedBuild, ObservedCheck},
@@ -41,6 +42,9 @@ pub struct ObservedJobs {
     pub durations: HashMap<String, i64>,
     /// Checks, per image.
     pub checks: HashMap<String, Vec<ObservedCheck>>,
+    /// The strategies of the builds whose pods have ended without a report of what they have
+    /// pushed, by the names of their Jobs.
+    unreported: HashMap<String, String>,
     /// Jobs of checks that have a result and still run: the pod of a failed one waits, or another
     /// container runs next to the check.
     pub ended_live_checks: Vec<JobName>,
@@ -123,11 +127,7 @@ impl ObservedJobs {
 
     fn add(&mut self, job: &Job, pods: &[Pod], events: &PodEvents, now: Timestamp) {
         let Some(image) = job.labels().get(labels::IMAGE) else { return };
-        if job
-            .labels()
-            .get(labels::COMPONENT)
-            .is_some_and(|component| component == labels::COMPONENT_CHECK)
-        {
+        if !is_build(job) {
             let outcome = check_job_outcome(job, pods, events, now);
             if let CheckJobOutcome::Waiting(wait) = &outcome {
                 self.recheck_at(wait.recheck_at);
@@ -156,6 +156,10 @@ impl ObservedJobs {
             if let Some(seconds) = duration_seconds(job, pods) {
                 self.durations.insert(observed.job.to_string(), seconds);
             }
+            if PushReport::of(job, pods) == PushReport::Nothing {
+                let strategy = job.annotations().get(labels::STRATEGY).cloned();
+                self.unreported.insert(observed.job.to_string(), strategy.unwrap_or_default());
+            }
             let work = DeferredWork::Build(observed.identity.fingerprint.clone());
             let problem = match &observed.outcome {
                 BuildOutcome::NotAdmitted(problem) => Some(problem),
@@ -163,6 +167,21 @@ impl ObservedJobs {
             };
             self.add_admission(job, pods, image, work, problem);
             self.builds.entry(image.clone()).or_default().push(observed);
+        }
+    }
+
+    /// Lets the builds that have succeeded and do not report what they have pushed fail, if builds
+    /// need records.
+    pub fn require_reports(&mut self, policy: RecordPolicy) {
+        if policy == RecordPolicy::Warn {
+            return;
+        }
+        for build in self.builds.values_mut().flatten() {
+            if let Some(strategy) = self.unreported.get(build.job.as_str())
+                && build.outcome == BuildOutcome::Succeeded
+            {
+                build.outcome = BuildOutcome::Failed(outcome::digest_not_reported(strategy));
+            }
         }
     }
 
@@ -220,6 +239,7 @@ fn observed_build(job: &Job, pods: &[Pod], outcome: BuildJobOutcome) -> Option<O
         },
         started_at: job.creation_timestamp().map(|time| time.0),
         outcome,
+        pushed: PushReport::of(job, pods).digest(),
         waits_for,
         wait_reason,
         has_started,
@@ -280,12 +300,24 @@ fn is_live(job: &Job, pods: &[Pod]) -> bool {
     !job_has_ended(job) && !pods.iter().any(pod_has_ended)
 }
 
+/// Returns whether a Job is a build and no check.
+pub(super) fn is_build(job: &Job) -> bool {
+    job.labels().get(labels::COMPONENT).is_none_or(|component| component != labels::COMPONENT_CHECK)
+}
+
 /// Returns whether a Job has completed or failed.
 pub(in crate::controller) fn job_has_ended(job: &Job) -> bool {
-    let conditions = job.status.iter().filter_map(|status| status.conditions.as_ref()).flatten();
-    conditions.into_iter().any(|condition| {
-        condition.status == "True" && ["Complete", "Failed"].contains(&condition.type_.as_str())
-    })
+    has_completed(job) || has_condition(job, "Failed")
+}
+
+/// Returns whether a Job has completed.
+pub(super) fn has_completed(job: &Job) -> bool {
+    has_condition(job, "Complete")
+}
+
+fn has_condition(job: &Job, type_: &str) -> bool {
+    let mut conditions = job.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.any(|condition| condition.status == "True" && condition.type_ == type_)
 }
 
 #[cfg(test)]

@@ -21,7 +21,9 @@ use crate::{
         ImageFamily,
         condition::{Reason, shorten},
     },
+    build_records::UnrecordedImage,
     controller::{context::Context, family::reconcile::Reconcile, object_cache::Key},
+    engine::causes::short,
 };
 
 /// The most characters of an Event's note. The API server accepts 1 KiB.
@@ -64,6 +66,23 @@ impl Reconcile<'_> {
     pub async fn publish_about_upstream(&self, upstream: &str, notice: &Notice) {
         let family = self.snapshot.family.object_ref(&());
         publish_on_upstream(&self.context.recorder, notice, &family, upstream).await;
+    }
+
+    /// Publishes an Event about each image under one of our own tags that is no build of ours.
+    pub async fn publish_unrecorded_images(&mut self) {
+        for (image, UnrecordedImage { tag, digest }) in self.cache.take_unpublished() {
+            let notice = Notice {
+                type_: EventType::Warning,
+                reason: Reason::UnrecordedImage,
+                action: "LookUp",
+                note: format!(
+                    "{image}: {tag} points to {}, which no build of ours is recorded to have \
+                     pushed; it is not used, and the next build replaces it",
+                    short(&digest)
+                ),
+            };
+            self.publish_about_image(&image, &notice).await;
+        }
     }
 
     /// Publishes an Event about one image, on the family and on the image's `ManagedImage`. The

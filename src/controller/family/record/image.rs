@@ -15,7 +15,7 @@ use serde_json::json;
 use crate::{
     api::{
         AdoptionRecord, EdgeSource, FoundEdge, Image, ImageState, ManagedImage, ManagedImageSpec,
-        ManagedImageStatus, TagRecord,
+        ManagedImageStatus, ReportedPush, TagRecord,
         condition::{
             self, ConditionUpdate, READY, RECONCILING, Reason, ReasonClass, STALLED, shorten,
         },
@@ -217,6 +217,8 @@ impl Reconcile<'_> {
             build: verified.map(|verified| verified.build),
             last_build: numbered.number,
             last_build_fingerprint: numbered.fingerprint,
+            recorded: self.record_key(change),
+            reported: self.report_to_record(change),
             platform: self.platform_to_record(change),
             adopted: adoption_to_record(change),
             size: verified.map(|verified| verified.size),
@@ -284,6 +286,39 @@ impl Reconcile<'_> {
         let ImageChange { index, image, old, .. } = change;
         let found = self.snapshot.dockerfiles.edges(index.position());
         found.or_else(|| old.edges.clone()).filter(|_| image.edges == EdgeSource::Dockerfile)
+    }
+
+    /// Returns the id of the key that has signed the record of the last verified build.
+    fn record_key(&self, change: ImageChange<'_>) -> Option<String> {
+        let ImageChange { image, decided, old, .. } = change;
+        let verified = decided.verified.as_deref().filter(|build| build.adopted.is_none())?;
+        let known = self.cache.build_records.get(&image.name).filter(|recorded| {
+            recorded.digest == verified.digest && recorded.fingerprint == verified.fingerprint
+        });
+        let is_same = old.digest.as_deref() == Some(verified.digest.as_str())
+            && old.fingerprint.as_deref() == Some(verified.fingerprint.as_str());
+        let recorded = old.recorded.clone().filter(|_| is_same);
+        known.map(|known| known.key.clone()).or(recorded)
+    }
+
+    /// Returns what a build of the wanted fingerprint reports to have pushed, until it is verified.
+    /// The registry may be unreachable for longer than the Job exists.
+    fn report_to_record(&self, change: ImageChange<'_>) -> Option<ReportedPush> {
+        let ImageChange { index, decided, old, .. } = change;
+        let verified = decided.verified.as_deref().map(|verified| verified.fingerprint.as_str());
+        let wanted = decided.fingerprint.as_ref();
+        let builds = self.snapshot.builds_of(index).iter();
+        let wanted_builds = builds.filter(|build| Some(&build.identity.fingerprint) == wanted);
+        let reporting = wanted_builds.filter(|build| build.pushed.is_some());
+        let last = reporting.max_by_key(|build| build.identity.attempt);
+        let observed = last.and_then(|build| {
+            let fingerprint = build.identity.fingerprint.to_string();
+            Some(ReportedPush { fingerprint, digest: build.pushed.as_ref()?.to_string() })
+        });
+        let is_wanted =
+            |known: &ReportedPush| wanted.is_none_or(|wanted| *wanted == known.fingerprint);
+        let reported = observed.or_else(|| old.reported.clone().filter(is_wanted))?;
+        (verified != Some(reported.fingerprint.as_str())).then_some(reported)
     }
 
     /// Returns the platform of the last verified build. An adopted image that does not match has

@@ -40,6 +40,7 @@ impl Reconcile<'_> {
     /// a moment later. The requests are written last: a request that is done has been recorded with
     /// everything that it has changed.
     pub async fn record(&mut self) -> Result<Option<Timestamp>, ReconcileError> {
+        self.publish_unrecorded_images().await;
         let mut polls = None;
         if !matches!(self.decision.cascade, CascadeDecision::Start { .. }) {
             self.delete_removed_images().await?;

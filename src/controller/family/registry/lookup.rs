@@ -9,12 +9,14 @@ use kube::ResourceExt;
 use crate::{
     api::{EdgeUse, ParentDigest, condition::Reason, labels},
     backoff::{self, jitter_seed},
+    build_records::{RecordedBuild, UnrecordedImage},
     controller::family::{
         reconcile::Reconcile,
         registry::{
             DecisionValidity,
             patience::Patience,
             pushed_image::{self, BaseComparison, Repository},
+            recognition::Recognition,
         },
     },
     engine::{Effect, Lookup, LookupResult, LookupScope, Problem, causes::short, tags},
@@ -43,12 +45,22 @@ struct WantedLookup<'a> {
 struct AnsweredLookup {
     image: ImageIndex,
     lookup: Lookup,
+    /// What else was learned of the build's record.
+    note: Option<RecordNote>,
+}
+
+/// What a lookup has learned of the record of a build.
+enum RecordNote {
+    /// The build has this record.
+    Recorded(RecordedBuild),
+    /// The tag points to an image that is no build of ours.
+    Unrecorded(UnrecordedImage),
 }
 
 /// What a registry has answered to a lookup.
 enum LookupAnswer {
-    /// A build of ours, or that there is none.
-    Found(LookupResult),
+    /// A build of ours, or that there is none, and what was learned of its record.
+    Found(LookupResult, Option<RecordNote>),
     /// An image that must not be used.
     Rejected(Problem),
 }
@@ -80,8 +92,17 @@ impl Reconcile<'_> {
         } else {
             0
         };
-        for AnsweredLookup { image, lookup } in answers {
+        for AnsweredLookup { image, lookup, note } in answers {
             if let Some(image) = self.snapshot.family.spec.images.get(image.position()) {
+                match note {
+                    Some(RecordNote::Recorded(recorded)) => {
+                        self.cache.build_records.insert(image.name.clone(), recorded);
+                    }
+                    Some(RecordNote::Unrecorded(unrecorded)) => {
+                        self.cache.note_unrecorded(&image.name, unrecorded);
+                    }
+                    None => {}
+                }
                 if let LookupResult::Existing(existing) = &lookup.result {
                     let at = self.context.clock.now();
                     self.cache.note_read_tags(&image.name, &existing.tags, at);
@@ -113,12 +134,14 @@ impl Reconcile<'_> {
         let WantedLookup { image, fingerprint, .. } = wanted;
         let repository = self.snapshot.repository(image);
         let registry = repository.split('/').next().unwrap_or_default();
-        let result = match patience.ask(registry, self.ask_registry(&wanted)).await {
-            Ok(LookupAnswer::Found(result)) => result,
-            Ok(LookupAnswer::Rejected(problem)) => LookupResult::Rejected(problem, retry_at),
-            Err(problem) => LookupResult::Failed(problem, retry_at),
+        let (result, note) = match patience.ask(registry, self.ask_registry(&wanted)).await {
+            Ok(LookupAnswer::Found(result, note)) => (result, note),
+            Ok(LookupAnswer::Rejected(problem)) => {
+                (LookupResult::Rejected(problem, retry_at), None)
+            }
+            Err(problem) => (LookupResult::Failed(problem, retry_at), None),
         };
-        AnsweredLookup { image, lookup: Lookup { fingerprint: fingerprint.clone(), result } }
+        AnsweredLookup { image, lookup: Lookup { fingerprint: fingerprint.clone(), result }, note }
     }
 
     async fn ask_registry(&self, wanted: &WantedLookup<'_>) -> Result<LookupAnswer, Problem> {
@@ -145,22 +168,22 @@ pub(super) struct ComparedBase<'a> {
 
 impl FingerprintQuery<'_> {
     async fn ask(&self, wanted: &WantedLookup<'_>) -> Result<LookupAnswer, Problem> {
-        let WantedLookup { fingerprint, scope, after, .. } = *wanted;
+        let fingerprint = wanted.fingerprint;
         if let Some(rebuilt) = self.rebuilt(fingerprint).await? {
-            return Ok(LookupAnswer::Found(rebuilt));
+            return Ok(LookupAnswer::Found(rebuilt, None));
         }
         let tag = tags::pushed_as(fingerprint);
         let Some(manifest) = self.repository.tagged(&tag).await? else {
-            if scope == LookupScope::FloatingTags
-                && let Some(existing) = self.existing(fingerprint).await?
-            {
-                return Ok(LookupAnswer::Found(LookupResult::Existing(existing)));
-            }
-            return Ok(LookupAnswer::Found(LookupResult::Absent {
-                last_build: self.last_build(fingerprint).await?,
-                after,
-            }));
+            return Ok(LookupAnswer::Found(self.absent(wanted).await?, None));
         };
+        let recognition = self.recognize(fingerprint, &manifest).await?;
+        if recognition == Recognition::Unknown {
+            let note = RecordNote::Unrecorded(UnrecordedImage {
+                tag: format!("{}:{tag}", self.repository.full_name()),
+                digest: manifest.digest.as_str().into(),
+            });
+            return Ok(LookupAnswer::Found(self.absent(wanted).await?, Some(note)));
+        }
         if !self.repository.has_fingerprint(&manifest, fingerprint).await? {
             let message = format!(
                 "{}:{tag} has no annotation {}={fingerprint}: it was not pushed by a build of \
@@ -181,7 +204,20 @@ impl FingerprintQuery<'_> {
         if let Some(problem) = self.base_mismatch(&images).await? {
             return Ok(LookupAnswer::Rejected(problem));
         }
-        Ok(LookupAnswer::Found(pushed_image::present(&manifest, &images)))
+        let result = pushed_image::present(&manifest, &images);
+        let recorded = self.ensure_record(fingerprint, &manifest, recognition, &result).await?;
+        Ok(LookupAnswer::Found(result, recorded.map(RecordNote::Recorded)))
+    }
+
+    /// Returns the answer for a fingerprint that has no build of ours.
+    async fn absent(&self, wanted: &WantedLookup<'_>) -> Result<LookupResult, Problem> {
+        let WantedLookup { fingerprint, scope, after, .. } = *wanted;
+        if scope == LookupScope::FloatingTags
+            && let Some(existing) = self.existing(fingerprint).await?
+        {
+            return Ok(LookupResult::Existing(existing));
+        }
+        Ok(LookupResult::Absent { last_build: self.last_build(fingerprint).await?, after })
     }
 
     /// Returns the number of the last build according to the registry. It is asked only if the

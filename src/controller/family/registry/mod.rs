@@ -1,15 +1,18 @@
 //! What a reconcile asks registries before builds and checks start, and what it writes there.
 //!
+//! - [`build_records`]: the signed records of builds
 //! - [`check_images`]: the digests of the images that checks run in
 //! - [`default_platform`]: the platform of builds whose strategies name none
 //! - [`labels`]: labels of built images that tags name
 //! - [`lookup`]: whether a fingerprint was already built
 //! - [`existing_image`]: what an image that has no build yet begins with
 //! - [`pushed_image`]: what a tag points to
+//! - `recognition`: whether what a tag points to is a build of ours
 //! - [`rebuilds`]: which of several builds from the same inputs is the newest
 //! - [`retag_unchanged`]: points the tag of a fingerprint whose build changed nothing to the digest
 //!   that the image keeps
 
+pub mod build_records;
 pub mod check_images;
 pub mod default_platform;
 pub mod existing_image;
@@ -18,6 +21,7 @@ pub mod lookup;
 mod patience;
 pub mod pushed_image;
 pub mod rebuilds;
+mod recognition;
 pub mod retag_unchanged;
 
 #[cfg(test)]

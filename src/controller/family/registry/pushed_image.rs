@@ -44,6 +44,12 @@ impl<'a> Repository<'a> {
         Ok(Self { client, keychain, name: name.parse()? })
     }
 
+    /// Returns its full name, with the host of the registry.
+    #[must_use]
+    pub fn full_name(&self) -> String {
+        self.name.repository()
+    }
+
     /// Returns the reference of a tag in it.
     pub fn tag(&self, tag: &str) -> Result<Reference, Problem> {
         Ok(self.name.with_tag(tag)?)
@@ -116,8 +122,27 @@ impl<'a> Repository<'a> {
         digest: &Digest,
     ) -> Result<Manifest, registry::RegistryError> {
         let manifest = self.manifest(digest).await?;
-        self.client.set_tag(tag, &manifest, self.keychain).await?;
+        self.set_tag(tag, &manifest).await?;
         Ok(manifest)
+    }
+
+    /// Points a tag to a manifest whose blobs the repository has.
+    pub async fn set_tag(
+        &self,
+        tag: &Reference,
+        manifest: &Manifest,
+    ) -> Result<(), registry::RegistryError> {
+        self.client.set_tag(tag, manifest, self.keychain).await
+    }
+
+    /// Points a tag to an artifact that refers to one small blob.
+    pub async fn push_artifact(
+        &self,
+        tag: &Reference,
+        manifest: Vec<u8>,
+        blob: &'static [u8],
+    ) -> Result<(), registry::RegistryError> {
+        self.client.push_artifact(tag, manifest, blob, self.keychain).await
     }
 
     /// Returns the manifest of a digest.
@@ -126,7 +151,10 @@ impl<'a> Repository<'a> {
     }
 
     /// Returns the manifest of a digest, which is read at most once as long as it is remembered.
-    async fn known_manifest(&self, digest: &Digest) -> Result<Manifest, registry::RegistryError> {
+    pub async fn known_manifest(
+        &self,
+        digest: &Digest,
+    ) -> Result<Manifest, registry::RegistryError> {
         self.client.known_manifest(&self.name.with_digest(digest), self.keychain).await
     }
 

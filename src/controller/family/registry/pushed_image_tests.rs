@@ -10,14 +10,20 @@ use serde_json::{Value, json};
 
 use crate::{
     api::{Inputs, condition::Reason},
+    build_records::{
+        RecordPolicy, RecordSettings,
+        keys::tests::{key, keys},
+        statement::{BuildStatement, RecordedInputs, StatementKind},
+    },
     controller::family::registry::{
+        build_records::RecordStore,
         existing_image::is_build_of_another,
         pushed_image::{BaseComparison, Repository, present},
-        rebuilds::{find_rebuild, set_rebuild_mark},
+        rebuilds::{MarkError, find_rebuild, set_rebuild_mark},
         retag_unchanged::keep_digest,
     },
-    engine::{Lookup, LookupResult, fingerprint::fingerprint, tags::Tag},
-    identity::{BlobsHash, ContentHash},
+    engine::{Lookup, LookupResult, Problem, fingerprint::fingerprint, tags::Tag},
+    identity::{BlobsHash, ContentHash, Fingerprint},
     registry::{
         Client, Config, Digest, Keychain, OCI_INDEX, OCI_MANIFEST, Platform,
         fault_registry::{FaultRegistry, FaultReply, RecordedRequest, not_found, reply},
@@ -44,6 +50,7 @@ struct RegistryModel {
     registry: FaultRegistry,
     client: Client,
     keychain: Keychain,
+    settings: RecordSettings,
 }
 
 impl RegistryModel {
@@ -64,7 +71,58 @@ impl RegistryModel {
             registry,
             client: Client::new(config).expect("client"),
             keychain: Keychain::default(),
+            settings: RecordSettings {
+                keys: keys(&[("2026", &key())]),
+                policy: RecordPolicy::Required,
+            },
         }
+    }
+
+    /// Returns a statement about digests, the one that counts first.
+    fn statement(
+        &self,
+        kind: StatementKind,
+        fingerprint: &str,
+        digests: &[&Digest],
+    ) -> BuildStatement {
+        BuildStatement {
+            kind,
+            repository: self.repository().full_name(),
+            fingerprint: fingerprint.into(),
+            digests: digests.iter().map(|digest| digest.as_str().into()).collect(),
+            inputs: RecordedInputs::default(),
+        }
+    }
+
+    /// Points the tag of a fingerprint back to a digest.
+    async fn keep(
+        &self,
+        lookup: &Lookup,
+        kept: &Digest,
+        built: &Digest,
+    ) -> Result<LookupResult, Problem> {
+        let repository = self.repository();
+        let store = RecordStore::new(&repository, &self.settings);
+        let fingerprint = lookup.fingerprint.as_str();
+        let statement = self.statement(StatementKind::Unchanged, fingerprint, &[kept, built]);
+        Ok(keep_digest(&store, lookup, &statement).await?.result)
+    }
+
+    /// Marks a digest as the newest build of the inputs with a fingerprint.
+    async fn mark(&self, fingerprint: &Fingerprint, digest: &Digest) -> Result<(), MarkError> {
+        let repository = self.repository();
+        let store = RecordStore::new(&repository, &self.settings);
+        let kind = StatementKind::Rebuild;
+        let statement = self.statement(kind, fingerprint.as_str(), &[digest]);
+        set_rebuild_mark(&store, &digest.as_str().into(), &statement).await
+    }
+
+    /// Returns whether a record says that a digest is the result of a fingerprint.
+    async fn is_recorded(&self, tag: &str, fingerprint: &str, digest: &Digest) -> bool {
+        let repository = self.repository();
+        let store = RecordStore::new(&repository, &self.settings);
+        let found = store.find(tag, &fingerprint.into(), &digest.as_str().into()).await;
+        found.expect("an answer").is_some()
     }
 
     fn repository(&self) -> Repository<'_> {
@@ -408,9 +466,7 @@ async fn a_build_that_changed_nothing_is_retagged() {
     let lookup = Lookup { fingerprint: F2.into(), result: model.present(&tag(F2)).await };
     // Twice: a process may die after the first.
     for _ in 0..2 {
-        let result = keep_digest(&model.repository(), &lookup, &kept.as_str().into())
-            .await
-            .expect("retagged");
+        let result = model.keep(&lookup, &kept, &rebuilt).await.expect("retagged");
         let expected = FoundBuild { digest: kept.as_str(), build: 7, is_comparable: true };
         assert_eq!(found(&result), expected);
         assert_eq!(model.tagged(&tag(F2)), Some(kept.clone()));
@@ -418,6 +474,9 @@ async fn a_build_that_changed_nothing_is_retagged() {
             model.has_fingerprint(&tag(F2), F2).await,
             "and a process without a cache finds it"
         );
+        for digest in [&kept, &rebuilt] {
+            assert!(model.is_recorded(&tag(F2), F2, digest).await, "before and after the retag");
+        }
     }
 }
 
@@ -432,9 +491,7 @@ async fn a_build_that_cannot_be_retagged_uses_its_own_digest() {
             model.content.lock().expect("content").manifests.remove(kept.as_str());
         }
         model.content.lock().expect("content").refuses = refuses;
-        let result = keep_digest(&model.repository(), &lookup, &kept.as_str().into())
-            .await
-            .expect("an answer");
+        let result = model.keep(&lookup, &kept, &rebuilt).await.expect("an answer");
         let expected = FoundBuild { digest: rebuilt.as_str(), build: 8, is_comparable: false };
         assert_eq!(found(&result), expected, "{gone} {refuses:?}");
         assert_eq!(model.tagged(&tag(F2)), Some(rebuilt));
@@ -445,15 +502,13 @@ async fn a_build_that_cannot_be_retagged_uses_its_own_digest() {
 async fn a_retag_is_retried_while_the_registry_is_unreachable() {
     let model = RegistryModel::start().await;
     let kept = model.push(Some(&tag(F1)), "amd64", &["base", "app"], Some((F1, 7)));
-    model.push(Some(&tag(F2)), "amd64", &["base", "app"], Some((F2, 8)));
+    let rebuilt = model.push(Some(&tag(F2)), "amd64", &["base", "app"], Some((F2, 8)));
     let lookup = Lookup { fingerprint: F2.into(), result: model.present(&tag(F2)).await };
     model.content.lock().expect("content").refuses = Some(503);
-    let problem = keep_digest(&model.repository(), &lookup, &kept.as_str().into())
-        .await
-        .expect_err("unreachable");
+    let problem = model.keep(&lookup, &kept, &rebuilt).await.expect_err("unreachable");
     assert_eq!(problem.reason, Reason::RegistryUnavailable);
     model.content.lock().expect("content").refuses = None;
-    assert!(keep_digest(&model.repository(), &lookup, &kept.as_str().into()).await.is_ok());
+    assert!(model.keep(&lookup, &kept, &rebuilt).await.is_ok());
 }
 
 #[tokio::test]
@@ -477,7 +532,8 @@ async fn a_marked_rebuild_is_found_with_its_request() {
         (fingerprint(&inputs), fingerprint(&requested("r:1")), fingerprint(&requested("r:2")));
     let model = RegistryModel::start().await;
     let repository = model.repository();
-    let find = async || find_rebuild(&repository, &plain, &inputs).await.expect("an answer");
+    let store = RecordStore::new(&repository, &model.settings);
+    let find = async || find_rebuild(&store, &plain, &inputs).await.expect("an answer");
     let build = |fingerprint: &str, number: i64, request: Option<&str>| {
         model.push_for(
             Some(&tag(fingerprint)),
@@ -493,7 +549,7 @@ async fn a_marked_rebuild_is_found_with_its_request() {
         let digest = build(made.as_str(), number, Some(id));
         // Twice: a process may die after the first.
         for _ in 0..2 {
-            let marked = set_rebuild_mark(&repository, &plain, &digest.as_str().into()).await;
+            let marked = model.mark(&plain, &digest).await;
             assert!(marked.is_ok(), "{marked:?}");
         }
         let Some(LookupResult::Present { digest: found, build, request, .. }) = find().await else {
@@ -504,14 +560,21 @@ async fn a_marked_rebuild_is_found_with_its_request() {
     }
     // A request that has not made this build from these inputs is not believed.
     let other = build(F1, 4, Some("r:1"));
-    set_rebuild_mark(&repository, &plain, &other.as_str().into()).await.expect("set");
+    model.mark(&plain, &other).await.expect("set");
     let Some(LookupResult::Present { digest, request, .. }) = find().await else {
         panic!("not found")
     };
     assert_eq!((digest.as_str(), request), (other.as_str(), None));
     // What is no build of ours is not found.
     let foreign = model.push(None, "amd64", &["y"], None);
-    set_rebuild_mark(&repository, &plain, &foreign.as_str().into()).await.expect("set");
+    model.mark(&plain, &foreign).await.expect("set");
+    assert_eq!(find().await, None);
+    // A mark that somebody else has set has no record.
+    model.mark(&plain, &other).await.expect("set");
+    build(plain.as_str(), 1, None);
+    let mark = format!("{}-rebuilt", tag(plain.as_str()));
+    let original = model.push(Some(&mark), "amd64", &["x"], Some((plain.as_str(), 1)));
+    assert_eq!(model.tagged(&mark), Some(original));
     assert_eq!(find().await, None);
 }
 
@@ -521,9 +584,64 @@ async fn a_registry_that_forbids_a_mark_is_not_asked_for_it_again() {
     let digest = model.push(Some(&tag(F1)), "amd64", &["x"], Some((F1, 2)));
     for (status, is_transient) in [(403, false), (412, false), (503, true)] {
         model.content.lock().expect("content").refuses = Some(status);
-        let error = set_rebuild_mark(&model.repository(), &F2.into(), &digest.as_str().into())
-            .await
-            .expect_err("refused");
+        let error = model.mark(&F2.into(), &digest).await.expect_err("refused");
         assert_eq!(error.is_transient, is_transient, "{status}");
     }
+}
+
+#[tokio::test]
+async fn a_record_counts_for_one_fingerprint_one_repository_and_one_digest() {
+    let mut model = RegistryModel::start().await;
+    let built = model.push(Some(&tag(F1)), "amd64", &["a"], Some((F1, 1)));
+    let other = model.push(Some(&tag(F2)), "amd64", &["b"], Some((F2, 2)));
+    assert!(!model.is_recorded(&tag(F1), F1, &built).await, "nothing is recorded");
+    let write = async |tag: &str, statement: &BuildStatement, digest: &Digest| {
+        let repository = model.repository();
+        let image = repository.manifest(digest).await.expect("a manifest");
+        let store = RecordStore::new(&repository, &model.settings);
+        store.write(tag, statement, &image).await.expect("written");
+    };
+    let of_build =
+        |fingerprint, digest| model.statement(StatementKind::Build, fingerprint, &[digest]);
+    write(&tag(F1), &of_build(F1, &built), &built).await;
+    assert!(model.is_recorded(&tag(F1), F1, &built).await);
+    assert!(!model.is_recorded(&tag(F1), F1, &other).await, "another digest");
+    // Whoever may push copies the record of an earlier build to the tag of another one.
+    write(&tag(F2), &of_build(F1, &built), &built).await;
+    assert!(!model.is_recorded(&tag(F2), F2, &built).await, "an earlier build");
+    let elsewhere = BuildStatement { repository: "r.test/other".into(), ..of_build(F2, &other) };
+    write(&tag(F2), &elsewhere, &other).await;
+    assert!(!model.is_recorded(&tag(F2), F2, &other).await, "another repository");
+    // A build is no mark of a rebuild, and the other way around.
+    let mark = format!("{}-rebuilt", tag(F1));
+    write(&mark, &of_build(F1, &built), &built).await;
+    assert!(!model.is_recorded(&mark, F1, &built).await);
+    let of_mark = model.statement(StatementKind::Rebuild, F2, &[&other]);
+    write(&tag(F2), &of_mark, &other).await;
+    assert!(!model.is_recorded(&tag(F2), F2, &other).await);
+    // The record is an artifact that refers to the image.
+    let record = model.repository().tagged(&format!("{}-record", tag(F1))).await;
+    let record = record.expect("answer").expect("a record");
+    let written: Value = serde_json::from_slice(&record.bytes).expect("JSON");
+    assert_eq!(written["subject"]["digest"], built.as_str());
+    // With another key, nothing that was recorded counts.
+    model.settings.keys = keys(&[("2027", &key())]);
+    assert!(!model.is_recorded(&tag(F1), F1, &built).await);
+}
+
+#[tokio::test]
+async fn a_record_that_cannot_be_replaced_is_enough() {
+    let model = RegistryModel::start().await;
+    let built = model.push(Some(&tag(F1)), "amd64", &["a"], Some((F1, 1)));
+    let repository = model.repository();
+    let store = RecordStore::new(&repository, &model.settings);
+    let image = repository.manifest(&built).await.expect("a manifest");
+    let statement = model.statement(StatementKind::Build, F1, &[&built]);
+    model.content.lock().expect("content").refuses = Some(412);
+    let refused = store.ensure(&tag(F1), &statement, &image).await.expect_err("refused");
+    assert_eq!(refused.problem.reason, Reason::PushRefused);
+    model.content.lock().expect("content").refuses = None;
+    let signer = store.ensure(&tag(F1), &statement, &image).await.expect("written");
+    model.content.lock().expect("content").refuses = Some(412);
+    assert_eq!(store.ensure(&tag(F1), &statement, &image).await, Ok(signer));
 }

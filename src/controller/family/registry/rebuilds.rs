@@ -8,10 +8,12 @@ use tracing::{info, warn};
 
 use crate::{
     api::Inputs,
+    build_records::statement::{BuildStatement, StatementKind},
     controller::family::{
         reconcile::Reconcile,
         registry::{
             DecisionValidity,
+            build_records::{RecordError, RecordStore, RecordedResult},
             lookup::{FingerprintQuery, MAX_CONCURRENT_LOOKUPS},
             pushed_image::{Repository, present, rebuild_request},
         },
@@ -87,7 +89,17 @@ impl Reconcile<'_> {
     async fn set_mark(&self, wanted: &WantedMark<'_>) -> Result<(), MarkError> {
         let name = self.snapshot.repository(wanted.image);
         let repository = Repository::new(&self.context.registry, &self.snapshot.keychain, &name)?;
-        set_rebuild_mark(&repository, wanted.fingerprint, wanted.digest).await
+        let decided = self.decision.images.get(wanted.image.position());
+        let verified = decided.and_then(|decided| decided.verified.as_ref());
+        let result = RecordedResult {
+            fingerprint: wanted.fingerprint,
+            digests: std::slice::from_ref(wanted.digest),
+            build: verified.map_or(0, |verified| verified.build),
+        };
+        let kind = StatementKind::Rebuild;
+        let statement = self.statement(wanted.image, &repository, kind, &result);
+        let store = RecordStore::new(&repository, &self.context.records);
+        set_rebuild_mark(&store, wanted.digest, &statement).await
     }
 }
 
@@ -105,25 +117,36 @@ impl From<Problem> for MarkError {
     }
 }
 
-/// Points the tag of the newest build from the same inputs to a digest.
+impl From<RecordError> for MarkError {
+    fn from(error: RecordError) -> Self {
+        let RecordError { problem, is_transient } = error;
+        Self { problem, is_transient }
+    }
+}
+
+/// Points the tag of the newest build from the same inputs to a digest, and records that. Without a
+/// record, a mark does not count where records are required.
 ///
 /// # Errors
 ///
 /// Returns an error if the registry cannot answer, or forbids it.
 pub async fn set_rebuild_mark(
-    repository: &Repository<'_>,
-    fingerprint: &Fingerprint,
+    store: &RecordStore<'_>,
     digest: &ImageDigest,
+    statement: &BuildStatement,
 ) -> Result<(), MarkError> {
-    let tag = repository.tag(&tags::rebuilt_as(fingerprint))?;
-    let digest = digest.as_str().parse().map_err(Problem::from)?;
-    match repository.point_to(&tag, &digest).await {
-        Ok(()) => Ok(()),
-        Err(error) => {
-            let is_transient = error.is_transient();
-            Err(MarkError { problem: error.into(), is_transient })
+    let repository = store.repository();
+    let name = tags::rebuilt_as(&statement.fingerprint);
+    let tag = repository.tag(&name)?;
+    let parsed = digest.as_str().parse().map_err(Problem::from)?;
+    if store.find(&name, &statement.fingerprint, digest).await?.is_none() {
+        let image = repository.known_manifest(&parsed).await.map_err(RecordError::from)?;
+        match store.ensure(&name, statement, &image).await {
+            Err(error) if store.is_required() || error.is_transient => return Err(error.into()),
+            _ => {}
         }
     }
+    Ok(repository.point_to(&tag, &parsed).await.map_err(RecordError::from)?)
 }
 
 impl FingerprintQuery<'_> {
@@ -144,27 +167,36 @@ impl FingerprintQuery<'_> {
                         .and_then(|record| record.status.as_ref()?.digest.as_ref())
                         .is_none() =>
             {
-                find_rebuild(&self.repository, wanted, inputs).await
+                find_rebuild(&self.records(), wanted, inputs).await
             }
             _ => Ok(None),
         }
     }
 }
 
-/// Returns the build that the mark of a fingerprint points to, if it is one of ours. The id of its
-/// request is known only if it makes the fingerprint of the build from the inputs.
+/// Returns the build that the mark of a fingerprint points to, if a record says that it is one of
+/// ours. The id of its request is known only if it makes the fingerprint of the build from the
+/// inputs.
 ///
 /// # Errors
 ///
 /// Returns an error if the registry cannot answer.
 pub async fn find_rebuild(
-    repository: &Repository<'_>,
+    store: &RecordStore<'_>,
     wanted: &Fingerprint,
     inputs: &Inputs,
 ) -> Result<Option<LookupResult>, Problem> {
-    let Some(manifest) = repository.tagged(&tags::rebuilt_as(wanted)).await? else {
+    let repository = store.repository();
+    let mark = tags::rebuilt_as(wanted);
+    let Some(manifest) = repository.tagged(&mark).await? else {
         return Ok(None);
     };
+    let digest = manifest.digest.as_str().into();
+    let is_recorded = store.find(&mark, wanted, &digest).await?.is_some();
+    if store.is_required() && !is_recorded {
+        warn!(digest = %manifest.digest, "a mark of a rebuild has no record, and is ignored");
+        return Ok(None);
+    }
     if !repository.has_fingerprint(&manifest, wanted).await? {
         warn!(digest = %manifest.digest, "a mark of a rebuild points to no build of ours");
         return Ok(None);

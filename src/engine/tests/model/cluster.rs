@@ -182,6 +182,7 @@ impl FamilyModel {
                         identity: identity.clone(),
                         started_at: Some(self.now),
                         outcome: BuildOutcome::Running,
+                        pushed: None,
                         waits_for: None,
                         wait_reason: None,
                         has_started: true,
