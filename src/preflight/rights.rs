@@ -89,10 +89,15 @@ fn author_rules() -> [RoleRule; 5] {
 }
 
 /// Returns what an installation needs in the whole cluster.
-fn installation_rules() -> [RoleRule; 3] {
+fn installation_rules() -> [RoleRule; 4] {
     [
         rule("apiextensions.k8s.io", &["customresourcedefinitions"], &["create", "patch"]),
         rule("rbac.authorization.k8s.io", &["clusterroles", "clusterrolebindings"], &["create"]),
+        rule(
+            "admissionregistration.k8s.io",
+            &["validatingadmissionpolicies", "validatingadmissionpolicybindings"],
+            &["create"],
+        ),
         rule(GROUP, &["buildstrategies"], &["create", "patch"]),
     ]
 }
