@@ -32,6 +32,7 @@ use crate::{
         object_cache::Key,
         writes::apply_status,
     },
+    engine::blueprint::repository,
     rollout::{self, DigestOrigin, RolloutFamily, RolloutStep},
 };
 
@@ -67,7 +68,9 @@ pub async fn reconcile(
     let Some(family) = family.filter(serves) else {
         return Ok(Action::requeue(RESYNC));
     };
-    let rollouts = rollouts_of(&family, &image);
+    let Some(RolledOutImage { repository, rollouts }) = RolledOutImage::of(&family, &image) else {
+        return Ok(Action::requeue(RESYNC));
+    };
     context.rollouts.register(&ObjectRef::from_obj(&*image), &key.namespace, rollouts);
     let Some(digest) = rollout_digest(image.status.as_ref()) else {
         return Ok(Action::requeue(RESYNC));
@@ -79,7 +82,7 @@ pub async fn reconcile(
         name: &image.spec.family,
         origin: digest_origin(image.status.as_ref()),
     };
-    let mut steps = rollout::plan(of, &image.spec.repository, digest, rollouts, &context.workloads);
+    let mut steps = rollout::plan(of, &repository, digest, rollouts, &context.workloads);
     let now = context.clock.now();
     let uid = image.metadata.uid.as_deref().unwrap_or_default();
     let review_in = context.reverts.review(uid, &mut steps, now);
@@ -94,9 +97,27 @@ pub async fn reconcile(
     Ok(Action::requeue([retry_in, review_in].into_iter().flatten().min().unwrap_or(RESYNC)))
 }
 
-fn rollouts_of<'a>(family: &'a ImageFamily, image: &ManagedImage) -> &'a [Rollout] {
-    let image = family.spec.images.iter().find(|candidate| candidate.name == image.spec.image);
-    image.map_or(&[], |image| image.rollout.as_slice())
+/// What the family says of an image that is rolled out. Whoever may patch a record may change its
+/// spec for a moment, so that nothing of it is believed.
+#[derive(Debug, PartialEq)]
+struct RolledOutImage<'a> {
+    repository: String,
+    rollouts: &'a [Rollout],
+}
+
+impl<'a> RolledOutImage<'a> {
+    /// Returns what the family says of the image of a record. An image that the family does not
+    /// have has no rollouts. `None` if the record is about another repository: its digest is not in
+    /// the one of the family, or somebody has changed the record.
+    fn of(family: &'a ImageFamily, record: &ManagedImage) -> Option<Self> {
+        let mut images = family.spec.images.iter();
+        let Some(image) = images.find(|candidate| candidate.name == record.spec.image) else {
+            return Some(Self { repository: String::new(), rollouts: &[] });
+        };
+        let repository = repository(&family.spec, image);
+        let is_same = repository == record.spec.repository;
+        is_same.then_some(Self { repository, rollouts: image.rollout.as_slice() })
+    }
 }
 
 /// Returns the digest that workloads are moved to: the promoted one, once the floating tags point
@@ -251,4 +272,35 @@ fn rolled_out_condition(
     };
     condition::set(&mut conditions, update, now);
     conditions.pop()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{Image, ImageFamilySpec, ManagedImageSpec};
+
+    #[test]
+    fn a_record_that_names_another_repository_rolls_nothing_out() {
+        let image =
+            Image { name: "web".into(), rollout: vec![Rollout::default()], ..Image::default() };
+        let spec = ImageFamilySpec {
+            repository: "registry.example.com/shop".into(),
+            images: vec![image],
+            ..ImageFamilySpec::default()
+        };
+        let family = ImageFamily::new("shop", spec);
+        let record = |image: &str, repository: &str| {
+            let (image, repository) = (image.to_owned(), repository.to_owned());
+            let spec = ManagedImageSpec { image, repository, ..ManagedImageSpec::default() };
+            ManagedImage::new("shop.web", spec)
+        };
+        let own = record("web", "registry.example.com/shop/web");
+        let of_family = RolledOutImage::of(&family, &own).expect("what the family says");
+        assert_eq!(of_family.repository, "registry.example.com/shop/web");
+        assert_eq!(of_family.rollouts.len(), 1);
+        assert_eq!(RolledOutImage::of(&family, &record("web", "evil.example.com/x")), None);
+        let removed = record("gone", "registry.example.com/shop/gone");
+        let removed = RolledOutImage::of(&family, &removed).expect("nothing to roll out");
+        assert_eq!(removed.rollouts, &[]);
+    }
 }

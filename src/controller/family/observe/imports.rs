@@ -17,6 +17,7 @@ use crate::{
     },
     engine::{
         Blueprint, ImportState, ObservedImport,
+        blueprint::repository,
         imports::{ImportStates, Records},
     },
     lineage::families::{
@@ -59,11 +60,14 @@ impl Records for StoredFamilies<'_> {
         Some(found_edges::expanded_from_records(&family, &records))
     }
 
+    /// A record that is about another repository than the family's spec is not believed.
     fn image(&self, name: &ImageName) -> Option<Arc<ManagedImage>> {
         let record = record_name(&name.family.name, &name.image);
         let record = self.0.stores.images.get(&Key::new(&name.family.namespace, &record))?;
         let family = self.stored(&name.family)?;
-        is_record_of(&record, &family).then_some(record)
+        let image = family.spec.images.iter().find(|image| image.name == name.image)?;
+        let is_same = record.spec.repository == repository(&family.spec, image);
+        (is_same && is_record_of(&record, &family)).then_some(record)
     }
 }
 
