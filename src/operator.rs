@@ -2,6 +2,7 @@
 
 mod authorities;
 mod definitions;
+mod own_image;
 mod pollers;
 mod record_keys;
 
@@ -32,6 +33,7 @@ use crate::{
         installations::Installations,
         quota::{BuildLimits, BuildQuota},
         reconcile_cache::ReconcileCaches,
+        repository_rules::RepositoryRules,
         resource_quotas::QuotaChanges,
         rollouts::Rollouts,
         run::run,
@@ -82,6 +84,10 @@ pub struct Settings {
     /// Path of a YAML file that configures the access to registries
     #[arg(long, env = "REGISTRIES_CONFIG")]
     registries_config: Option<PathBuf>,
+    /// Path of a YAML file that says which namespaces may name which repositories. Every namespace
+    /// may name every repository if not set
+    #[arg(long, env = "REPOSITORIES_CONFIG")]
+    repositories_config: Option<PathBuf>,
     /// Namespace of the leader election Lease, normally that of the controller
     #[arg(long, env = "POD_NAMESPACE", default_value = "groundswell-system")]
     lease_namespace: String,
@@ -170,6 +176,7 @@ impl Settings {
             builds_config = self.builds_config.as_deref().map(tracing::field::debug),
             ca_bundle = self.ca_bundle.as_deref().map(tracing::field::debug),
             registries_config = self.registries_config.as_deref().map(tracing::field::debug),
+            repositories_config = self.repositories_config.as_deref().map(tracing::field::debug),
             lease_namespace = self.lease_namespace,
             record_keys = self.record_keys,
             records = self.records.as_str(),
@@ -255,6 +262,11 @@ async fn lead_until_stopped(
     });
     let fence = election.fence();
     let client = fence.guard(&client);
+    let (namespace, pod) = (&settings.lease_namespace, &settings.identity);
+    let settings = &Settings {
+        operator_image: own_image::resolve(&client, &settings.operator_image, namespace, pod).await,
+        ..settings.clone()
+    };
     let (context, workloads) = build_context(settings, client, fence, metrics.clone(), keys)?;
     let leadership = tokio::select! {
         leadership = election.acquire() => leadership,
@@ -347,7 +359,7 @@ fn build_context(
         dependents: Dependents::default(),
         quota: BuildQuota::new(settings.limits()),
         resource_quotas: QuotaChanges::default(),
-        tag_owners: TagOwners::default(),
+        tag_owners: TagOwners::new(repository_rules(settings)?),
         failures: ReconcileBackoff::default(),
         reconcile_caches: ReconcileCaches::default(),
         client,
@@ -391,6 +403,13 @@ fn pod_settings(settings: &Settings) -> anyhow::Result<PodSettings> {
     let Some(path) = &settings.builds_config else { return Ok(PodSettings::default()) };
     let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
     PodSettings::from_yaml(&text).with_context(|| format!("validate {}", path.display()))
+}
+
+/// Reads and validates which namespaces may name which repositories. Without a file, all may.
+fn repository_rules(settings: &Settings) -> anyhow::Result<RepositoryRules> {
+    let Some(path) = &settings.repositories_config else { return Ok(RepositoryRules::default()) };
+    let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+    RepositoryRules::from_yaml(&text).with_context(|| format!("validate {}", path.display()))
 }
 
 /// Returns the proxy that the environment names, for the pods of builds.

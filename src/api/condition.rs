@@ -162,9 +162,12 @@ reasons! {
     Cycle: NeedsUser + StopsEvaluation;
     /// An entry of `from` names an image or an upstream that does not exist.
     UnknownParent: NeedsUser + StopsEvaluation;
-    /// Two images claim the same tag of the same repository. Within a family, it is the reason of
-    /// these images. Between families, it is that of the family.
+    /// Two images claim the same tag of the same repository. It is the reason of the images that do
+    /// not get the tag, and of a family that has no other image.
     TagCollision: NeedsUser + StopsEvaluation;
+    /// The operator's configuration does not allow the namespace to name the repository. It is the
+    /// reason of the images, and of a family that has no other image.
+    RepositoryNotAllowed: NeedsUser + StopsEvaluation;
     /// A tag template does not parse or names an unknown variable.
     InvalidTagTemplate: NeedsUser + StopsEvaluation;
     /// A tag cannot be set because of a label of the built image, which its template names: the

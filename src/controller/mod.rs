@@ -31,6 +31,7 @@ pub mod object_cache;
 pub mod quota;
 pub mod reconcile_cache;
 pub mod reconcile_shares;
+pub mod repository_rules;
 pub mod resource_quotas;
 pub mod rollout;
 pub mod rollouts;

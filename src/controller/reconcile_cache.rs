@@ -20,6 +20,7 @@ use crate::{
             platform::DefaultPlatform, pod_events::PodEventCache, strategies::RenderedStrategy,
         },
         found_edges::{EdgeExpansion, KnownParents, dockerfile::ReadDockerfile},
+        tag_owners::ClaimProblems,
     },
     engine::{
         Blueprint, LabelAnswer, Lookup, LookupResult, Observed, ObservedTag, Problem, RebuildMark,
@@ -128,6 +129,8 @@ pub struct CachedBlueprint {
     pub generation: i64,
     /// What Dockerfiles say of it.
     pub dockerfiles: DockerfileEffects,
+    /// Which of its images name what other families own, or what the operator does not allow.
+    pub claims: ClaimProblems,
     /// What follows from it, or what is wrong with it.
     pub result: Result<Arc<Blueprint>, Problem>,
 }

@@ -141,7 +141,7 @@ fn unread(
 fn foreign(input: &DecideInput<'_>, image: ImageIndex, tag: &Tag) -> Option<UnsetTag> {
     let owner = input.images.get(image.position())?.foreign_tags.get(&tag.name)?;
     let message = format!(
-        "spec.images[{}].tags: a label of the built image gives {}, which is a tag of the family \
+        "spec.images[{}].tags: a label of the built image gives {}, which is a tag of \
          {owner}; it is not set: use another label, `path` or `repository`",
         image_name(input, image),
         reference(input, image, &tag.name)

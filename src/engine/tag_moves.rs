@@ -42,7 +42,7 @@ impl TagPromotion<'_> {
             else {
                 continue;
             };
-            if collides(self.input, index)
+            if is_forbidden(self.input, index)
                 || self.unmarked.contains(&index)
                 || at_rest(self.input, index, observed, decision)
             {
@@ -147,11 +147,14 @@ pub fn stray_tag(
     read.find(|tag| tag.digest.as_ref() != Some(&verified.digest))
 }
 
-/// Whether another image claims a tag of this one. Moving it would start a contest.
-fn collides(input: &DecideInput<'_>, index: ImageIndex) -> bool {
+/// Whether no tag of an image may move: another image claims one of them, so that moving it would
+/// start a contest, or the operator does not allow its repository.
+fn is_forbidden(input: &DecideInput<'_>, index: ImageIndex) -> bool {
     let problem = input.blueprint.images.get(index.position());
     let problem = problem.and_then(|image| image.problem.as_ref());
-    problem.is_some_and(|problem| problem.reason == Reason::TagCollision)
+    problem.is_some_and(|problem| {
+        [Reason::TagCollision, Reason::RepositoryNotAllowed].contains(&problem.reason)
+    })
 }
 
 /// Whether all tags of an image are known to point to the right digests. No template is rendered

@@ -18,6 +18,7 @@ pub use plan::{
     DigestOrigin, RolloutFamily, RolloutStep, WorkloadChange, WorkloadLookup, WorkloadPatch, plan,
 };
 pub use progress::RolloutProgress;
+pub use repository::{normalize_folder, normalize_repository};
 pub use reverts::RevertTracker;
 pub use workload::{Container, WorkloadKey, WorkloadView};
 pub use workload_store::{ChangedObject, WorkloadStore};

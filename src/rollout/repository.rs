@@ -3,6 +3,9 @@
 //!
 //! It does not validate: whatever the API server accepted in a pod template is used as it is.
 
+/// The names of Docker Hub.
+const DOCKER_HUB: [&str; 3] = ["docker.io", "index.docker.io", "registry-1.docker.io"];
+
 /// Returns the registry and path of `image` without tag and digest, completed with the defaults of
 /// container runtimes (`alpine` is `docker.io/library/alpine`).
 #[must_use]
@@ -17,9 +20,18 @@ pub fn normalize_repository(image: &str) -> String {
         Some((host, path)) if host.contains(['.', ':']) || host == "localhost" => (host, path),
         _ => ("docker.io", name),
     };
-    let registry = if registry == "index.docker.io" { "docker.io" } else { registry };
+    let registry = registry.to_ascii_lowercase();
+    let registry = registry.strip_suffix(":443").unwrap_or(&registry);
+    let registry = if DOCKER_HUB.contains(&registry) { "docker.io" } else { registry };
     let library = if registry == "docker.io" && !path.contains('/') { "library/" } else { "" };
-    format!("{}/{library}{path}", registry.to_ascii_lowercase())
+    format!("{registry}/{library}{path}")
+}
+
+/// Returns what `folder/name` normalizes to, without the name.
+#[must_use]
+pub fn normalize_folder(folder: &str) -> String {
+    let repository = normalize_repository(&format!("{folder}/x"));
+    repository.strip_suffix("/x").unwrap_or(&repository).to_owned()
 }
 
 /// Whether the reference has a digest.
@@ -42,9 +54,18 @@ mod tests {
             ("localhost/app", "localhost/app"),
             ("127.0.0.1:5000/team/app:1.0@sha256:aa", "127.0.0.1:5000/team/app"),
             ("Registry.Example.com/team/app", "registry.example.com/team/app"),
+            ("registry.example.com:443/team/app:1", "registry.example.com/team/app"),
+            ("Index.docker.io:443/alpine", "docker.io/library/alpine"),
             ("registry:5000/app", "registry:5000/app"),
         ] {
             assert_eq!(normalize_repository(image), repository, "{image}");
+        }
+        for (folder, normalized) in [
+            ("Registry.example.com:443/team", "registry.example.com/team"),
+            ("index.docker.io/team", "docker.io/team"),
+            ("registry.example.com", "registry.example.com"),
+        ] {
+            assert_eq!(normalize_folder(folder), normalized, "{folder}");
         }
     }
 }

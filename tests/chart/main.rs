@@ -215,12 +215,25 @@ fn bad_values_are_refused_by_name() {
             "/registries/mirrors/docker.io/0",
         ),
         ("registries: {timeout: 5}", "/registries/timeout"),
+        ("repositories: [{repositories: [a.b/*]}]", "namespaces"),
+        (
+            "repositories: [{repositories: [team/*], namespaces: [a]}]",
+            "/repositories/0/repositories/0",
+        ),
+        ("repositories: [{repositories: [a.b/*], namespaces: []}]", "/repositories/0/namespaces"),
         (
             "buildStrategies: {nobuild: {enabled: true}}",
             "buildStrategies.nobuild.builder: this chart has no builder \"nobuild\"; it has \
              buildkit",
         ),
         ("buildStrategies: {buildkit: {images: x}}", "images"),
+        ("buildStrategies: {buildkit: {digest: latest}}", "digest"),
+        (
+            "buildStrategies: {buildkit: {image: 'a@sha256:b', digest: 'sha256:0123456789abcdef01\
+             23456789abcdef0123456789abcdef0123456789abcdef'}}",
+            "buildStrategies.buildkit.digest: buildStrategies.buildkit.image has a digest already",
+        ),
+        ("buildNetworkPolicy: {except: [private]}", "/buildNetworkPolicy/except/0"),
         ("buildStrategies: {Build_Kit: {}}", "Build_Kit"),
         ("buildStrategies: {buildkit: {resources: {requests: {cpu: 1}}}}", "resources"),
         (
@@ -514,4 +527,64 @@ fn no_user_and_no_group_is_fixed() {
     for field in ["runAsUser", "runAsGroup", "fsGroup"] {
         assert!(!rendered.contains(field), "{field} is set");
     }
+}
+
+#[test]
+fn builds_reach_neither_the_cluster_nor_the_metadata_service() {
+    let values = "
+buildNetworkPolicy:
+  namespaces: [team-a, team-b]
+  egress: [{to: [{podSelector: {matchLabels: {app: registry}}}], ports: [{port: 5000}]}]
+";
+    let rendered = documents(&render(values, &[]).expect("rendered"));
+    let policies = of_kind(&rendered, "NetworkPolicy");
+    let places: Vec<_> = policies.iter().map(|policy| &policy["metadata"]["namespace"]).collect();
+    assert_eq!(places, ["team-a", "team-b"]);
+    for policy in policies {
+        let spec = &policy["spec"];
+        let selector = &spec["podSelector"]["matchExpressions"][0];
+        assert_eq!(selector["key"], groundswell::api::labels::COMPONENT);
+        assert_eq!(
+            selector["values"],
+            serde_json::json!([
+                groundswell::api::labels::COMPONENT_BUILD,
+                groundswell::api::labels::COMPONENT_CHECK
+            ])
+        );
+        assert_eq!(spec["policyTypes"], serde_json::json!(["Ingress", "Egress"]));
+        assert_eq!(spec["ingress"], Value::Null, "nothing reaches a build");
+        let rules = spec["egress"].as_array().expect("rules");
+        let [dns, outside, own] = rules.as_slice() else { panic!("{rules:?}") };
+        assert_eq!(
+            dns["to"][0]["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"],
+            "kube-system"
+        );
+        assert!(dns["ports"].to_string().contains("53"), "{dns}");
+        let blocks: Vec<_> = outside["to"].as_array().expect("peers").iter().collect();
+        let [four, six] = blocks.as_slice() else { panic!("{blocks:?}") };
+        let except = |peer: &Value| peer["ipBlock"]["except"].to_string();
+        assert_eq!(four["ipBlock"]["cidr"], "0.0.0.0/0");
+        for network in ["169.254.0.0/16", "10.0.0.0/8", "172.16.0.0/12", "168.63.129.16/32"] {
+            assert!(except(four).contains(&format!("\"{network}\"")), "{four}");
+        }
+        assert!(!except(four).contains("::"), "{four}");
+        assert_eq!(six["ipBlock"]["cidr"], "::/0");
+        assert_eq!(six["ipBlock"]["except"], serde_json::json!(["fc00::/7", "fe80::/10"]));
+        let ports = outside["ports"].to_string();
+        assert!(ports.contains("443") && ports.contains("80"), "{ports}");
+        assert_eq!(own["ports"][0]["port"], 5000);
+    }
+    assert!(
+        of_kind(&documents(&render(DEFAULTS, &[]).expect("rendered")), "NetworkPolicy").is_empty()
+    );
+}
+
+#[test]
+fn a_digest_pins_the_image_of_the_builder() {
+    let digest = format!("sha256:{}", "a".repeat(64));
+    let values = format!("buildStrategies: {{buildkit: {{digest: '{digest}'}}}}");
+    let rendered = documents(&render(&values, &[]).expect("rendered"));
+    let strategies = of_kind(&rendered, "BuildStrategy");
+    let image = &strategies[0]["spec"]["template"]["spec"]["containers"][0]["image"];
+    assert_eq!(*image, format!("docker.io/moby/buildkit:v0.33.0@{digest}"));
 }

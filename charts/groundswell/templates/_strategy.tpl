@@ -26,6 +26,12 @@ because a family's parameter would then have no effect. */}}
 {{- fail (printf "%s.namespaces: builds of %s are root on the node; list the namespaces whose families may use it, or [\"*\"]" $path $builder) }}
 {{- end }}
 {{- with .settings.image }}{{- $_ := set $container "image" . }}{{- end }}
+{{- with .settings.digest }}
+{{- if contains "@" $container.image }}
+{{- fail (printf "%s.digest: %s.image has a digest already; set only one of them" $path $path) }}
+{{- end }}
+{{- $_ := set $container "image" (printf "%s@%s" $container.image .) }}
+{{- end }}
 {{- with .settings.nodeSelector }}
 {{- $target := $pod.nodeSelector | default dict }}
 {{- include "groundswell.override" (dict "path" (printf "%s.nodeSelector" $path) "strategy" $path "target" $target "values" .) }}

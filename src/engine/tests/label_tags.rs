@@ -215,11 +215,11 @@ fn a_collision_of_many_images_names_a_few() {
 #[test]
 fn a_label_cannot_take_a_tag_of_another_family_or_close_a_circle() {
     let mut model = labelled(&["latest", VERSION], Some("1.2"));
-    model.foreign_tags.insert("1.2".into(), "team/other".into());
+    model.foreign_tags.insert("1.2".into(), "the family team/other".into());
     model.settle();
     let record = model.record("base");
     assert_eq!(record.reason, Reason::TagCollision);
-    assert!(record.message.contains("team/other"), "{}", record.message);
+    assert!(record.message.contains("a tag of the family team/other;"), "{}", record.message);
     assert_eq!((tag(&model, 0, "1.2"), tag(&model, 0, "latest").is_some()), (None, true));
 
     let mut model = labelled(&[VERSION], Some("1.2"));

@@ -159,8 +159,10 @@ impl FamilyConditions {
         let more = more(status.attention.len());
         let reason = match decided.state {
             ImageState::Failed => Reason::ImagesFailed,
-            // That of a family says that it collides with another one, and is not evaluated.
-            _ if decided.reason == Reason::TagCollision => Reason::ImagesFailed,
+            // That of a family says that none of its images is evaluated.
+            _ if [Reason::TagCollision, Reason::RepositoryNotAllowed].contains(&decided.reason) => {
+                Reason::ImagesFailed
+            }
             _ => decided.reason,
         };
         let message = format!("{}: {}{more}", first.image, first.message);
