@@ -350,6 +350,7 @@ fn buildkit_gets_every_input_of_the_image() {
             "--opt=filename=Dockerfile",
             "--opt=platform=linux/amd64",
             "--opt=cmdline=dockerfile.v0",
+            "--source-policy-file=/workspace/source-policy.json",
             "--opt=target=final",
             "--opt=context:alpine:3.20=docker-image://docker.io/library/alpine@sha256:aa",
             "--opt=build-arg:A=1,$$(HOME)",
@@ -361,6 +362,22 @@ fn buildkit_gets_every_input_of_the_image() {
             ),
         ]
     );
+}
+
+#[test]
+fn a_parameter_denies_what_add_fetches() {
+    for strategy in shipped() {
+        for (value, file) in
+            [("Allowed", pod_paths::SOURCE_POLICY), ("Denied", pod_paths::IMAGES_ONLY_POLICY)]
+        {
+            let parameters = BTreeMap::from([("remoteSources".into(), value.into())]);
+            let chosen = StrategyRef { parameters, ..StrategyRef::default() };
+            let job = job(&request(), &strategy, &chosen, &environment()).expect("job");
+            let option = format!("--source-policy-file={file}");
+            let args = pod(&job).containers.remove(0).args.expect("arguments");
+            assert!(args.contains(&option), "{args:?}");
+        }
+    }
 }
 
 /// The entry point of `BuildKit` in a folder of its own: it prints its arguments, one per line.

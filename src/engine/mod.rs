@@ -50,6 +50,7 @@ pub mod input;
 mod label_tags;
 mod maturing;
 pub mod members;
+mod option_names;
 pub mod requests;
 pub mod states;
 pub mod tag_cache;

@@ -9,6 +9,7 @@ use crate::{
         Problem,
         blueprint::{Blueprint, repository},
         cascade::windows::Windows,
+        option_names::find_invalid_name,
         tags::{self, Tag},
     },
     lineage::{Lineage, LineageError, UpstreamIndex},
@@ -62,7 +63,8 @@ pub fn validate(spec: &ImageFamilySpec) -> Result<Blueprint, Problem> {
     let mut blueprint = Blueprint::new(spec, lineage, windows);
     let mut collisions = collisions(&owners);
     for (image, known) in spec.images.iter().zip(&mut blueprint.images) {
-        known.problem = collisions.remove(image.name.as_str());
+        let collision = collisions.remove(image.name.as_str());
+        known.problem = collision.or_else(|| find_invalid_name(image));
     }
     Ok(blueprint)
 }

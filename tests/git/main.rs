@@ -499,7 +499,12 @@ async fn unsafe_links_and_large_sources_are_rejected() {
             "{error}"
         );
     }
-    for target in ["/etc/passwd", "../../../etc/passwd"] {
+    let folder = repository.work().join("base/deep/dir");
+    std::fs::create_dir_all(&folder).expect("a folder");
+    std::os::unix::fs::symlink("../..", folder.join("up")).expect("a link");
+    for target in
+        ["/etc/passwd", "../../../etc/passwd", "deep/dir/up/../../docker-config/config.json"]
+    {
         let link = repository.work().join("base/leak");
         std::os::unix::fs::symlink(target, &link).expect("link");
         let commit = repository.commit();

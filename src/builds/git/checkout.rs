@@ -3,6 +3,7 @@
 //! files of Git LFS are found here, and rejected unless the source asks for them.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, OpenOptions},
     io::Write as _,
     os::unix::{ffi::OsStrExt as _, fs::OpenOptionsExt as _, fs::symlink},
@@ -76,7 +77,10 @@ pub(super) struct TreePlace<'a> {
 
 struct SymbolicLink {
     target: PathBuf,
-    path: PathBuf,
+    /// Its path in the build context.
+    inside: PathBuf,
+    /// The URL of its repository, for messages.
+    url: String,
 }
 
 impl<'a> ContextWriter<'a> {
@@ -124,8 +128,14 @@ impl<'a> ContextWriter<'a> {
                 ),
             });
         }
-        // Links are created last, so that nothing is ever written through one.
-        for SymbolicLink { target, path } in self.links {
+        // Links are created last, so that nothing is ever written through one, and where each leads
+        // is known only when all are.
+        let places: BTreeSet<&Path> = self.links.iter().map(|link| link.inside.as_path()).collect();
+        if let Some(link) = self.links.iter().find(|link| link.leaves_context(&places)) {
+            return Err(link.unusable());
+        }
+        for SymbolicLink { target, inside, .. } in &self.links {
+            let path = self.destination.join(inside);
             symlink(target, &path).map_err(|error| disk_error(&path, &error))?;
         }
         Ok(())
@@ -210,15 +220,8 @@ impl<'a> ContextWriter<'a> {
     fn add_link(&mut self, place: TreePlace<'_>, id: Oid, inside: &Path) -> Result<(), GitError> {
         let content = self.read_blob(place, id, inside)?;
         let target = PathBuf::from(std::ffi::OsStr::from_bytes(&content));
-        if points_outside(inside, &target) {
-            let problem = format!(
-                "is a symbolic link to {}, outside of the build context; make it relative or \
-                 create it with RUN",
-                target.display()
-            );
-            return Err(place.unusable(inside, &problem));
-        }
-        self.links.push(SymbolicLink { target, path: self.destination.join(inside) });
+        let (inside, url) = (inside.to_owned(), place.url.to_owned());
+        self.links.push(SymbolicLink { target, inside, url });
         Ok(())
     }
 
@@ -384,24 +387,54 @@ fn is_safe_name(name: &[u8]) -> bool {
         && !name.iter().any(|byte| *byte == b'/' || *byte == 0)
 }
 
-/// Whether a link at the path `link` of the build context points outside of the context.
-fn points_outside(link: &Path, target: &Path) -> bool {
-    let mut depth = link.components().count().saturating_sub(1);
-    for component in target.components() {
-        match component {
-            Component::Prefix(_) | Component::RootDir => return true,
-            Component::CurDir => {}
-            Component::ParentDir if depth == 0 => return true,
-            Component::ParentDir => depth -= 1,
-            Component::Normal(_) => depth += 1,
+impl SymbolicLink {
+    /// Whether the link may lead outside of the build context. `links` are the paths of all links.
+    ///
+    /// `..` after another link leads to the parent of what that one points to, which is nowhere
+    /// near: such a chain is refused, wherever it ends.
+    fn leaves_context(&self, links: &BTreeSet<&Path>) -> bool {
+        let mut at = self.inside.parent().unwrap_or(Path::new("")).to_owned();
+        let mut is_behind_link = false;
+        for component in self.target.components() {
+            match component {
+                Component::Prefix(_) | Component::RootDir => return true,
+                Component::CurDir => {}
+                Component::ParentDir if is_behind_link || !at.pop() => return true,
+                Component::ParentDir => {}
+                Component::Normal(name) => {
+                    at.push(name);
+                    is_behind_link |= links.contains(at.as_path());
+                }
+            }
+        }
+        false
+    }
+
+    fn unusable(&self) -> GitError {
+        GitError::Unsafe {
+            url: self.url.clone(),
+            path: self.inside.display().to_string(),
+            problem: format!(
+                "is a symbolic link to {}, outside of the build context or through another link; \
+                 make it relative, without `..` after a link, or create it with RUN",
+                self.target.display()
+            ),
         }
     }
-    false
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Whether the last of these links, each with its target, leaves the context.
+    fn leaves(links: &[(&str, &str)]) -> bool {
+        let places = links.iter().map(|(inside, _)| Path::new(inside)).collect();
+        let (inside, target) = links.last().expect("a link");
+        let link =
+            SymbolicLink { target: target.into(), inside: inside.into(), url: String::new() };
+        link.leaves_context(&places)
+    }
 
     #[test]
     fn a_link_must_stay_in_the_context() {
@@ -409,16 +442,34 @@ mod tests {
             ("a", "b", false),
             ("a/b", "../c", false),
             ("a/b/c", "../../d/e", false),
+            ("a/b/c", "../x/../../d", false),
             ("a", "../c", true),
             ("a/b", "../../c", true),
             ("a/b", "x/../../../c", true),
             ("a", "/etc/passwd", true),
         ] {
-            assert_eq!(
-                points_outside(Path::new(link), Path::new(target)),
-                out,
-                "{link} -> {target}"
-            );
+            assert_eq!(leaves(&[(link, target)]), out, "{link} -> {target}");
+        }
+    }
+
+    #[test]
+    fn no_chain_of_links_leaves_the_context() {
+        for (links, out) in [
+            // The second goes up from what the first points to.
+            (
+                [
+                    ("deep/dir/up", "../.."),
+                    ("stolen", "deep/dir/up/../../docker-config/config.json"),
+                ],
+                true,
+            ),
+            ([("a/up", ".."), ("b", "a/up/x/../../y")], true),
+            ([("a/up", ".."), ("a/b/c", "../up/../..")], true),
+            ([("a/up", ".."), ("b", "a/up/x")], false),
+            ([("a/up", ".."), ("b", "a/x/../y")], false),
+            ([("lib", "lib64"), ("lib64/a", "../lib/b")], false),
+        ] {
+            assert_eq!(leaves(&links), out, "{links:?}");
         }
     }
 

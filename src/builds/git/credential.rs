@@ -64,7 +64,7 @@ impl SourceSecret {
 
     /// Whether the annotation of the Secret lists the host of a URL.
     pub(super) fn lists(&self, url: &str) -> bool {
-        Url::parse(url).is_ok_and(|url| HostPort::of(&url).is_listed(&self.hosts))
+        Url::parse(url).is_ok_and(|parsed| Receiver::of(&parsed, url).is_listed(&self.hosts))
     }
 
     pub(super) fn name(&self) -> &str {
@@ -78,37 +78,61 @@ impl fmt::Debug for SourceSecret {
     }
 }
 
-/// The host and port of a URL, as the annotation [`CREDENTIAL_HOSTS`] lists them.
-struct HostPort {
+/// Who may receive a credential: the host, the port and the path of a URL, as the annotation
+/// [`CREDENTIAL_HOSTS`] lists them.
+struct Receiver<'a> {
     host: String,
     port: u16,
     is_default_port: bool,
+    /// The path, unless servers may read it in several ways.
+    path: Option<&'a str>,
 }
 
-impl HostPort {
-    fn of(url: &Url) -> Self {
+impl<'a> Receiver<'a> {
+    /// Returns the receiver of a URL, which is also given as it is written.
+    fn of(url: &'a Url, written: &str) -> Self {
         let default = if url.scheme() == "ssh" { 22 } else { 443 };
+        let after_scheme = written.split_once("://").map_or(written, |(_, rest)| rest);
+        let is_ambiguous =
+            ["..", "/./", "//", "%", "\\"].into_iter().any(|part| after_scheme.contains(part));
         Self {
             host: url.host_str().unwrap_or_default().to_ascii_lowercase(),
             port: url.port_or_known_default().unwrap_or(22),
             is_default_port: url.port().is_none_or(|port| port == default),
+            path: (!is_ambiguous).then(|| url.path()),
         }
     }
 
     fn is_listed(&self, hosts: &str) -> bool {
-        let Self { host, port, is_default_port } = self;
-        let mut listed = hosts.split(',').map(|entry| entry.trim().to_ascii_lowercase());
-        !host.is_empty()
-            && listed.any(|entry| {
-                entry == format!("{host}:{port}") || (*is_default_port && entry == *host)
-            })
+        !self.host.is_empty() && hosts.split(',').any(|entry| self.is_entry(entry.trim()))
+    }
+
+    fn is_entry(&self, entry: &str) -> bool {
+        let Self { host, port, is_default_port, path } = self;
+        let (listed, folder) = match entry.split_once('/') {
+            Some((listed, folder)) => (listed, folder.trim_end_matches('/')),
+            None => (entry, ""),
+        };
+        let listed = listed.to_ascii_lowercase();
+        let is_host = listed == format!("{host}:{port}") || (*is_default_port && listed == *host);
+        is_host && (folder.is_empty() || path.is_some_and(|path| is_below(path, folder)))
     }
 
     /// Returns the entry of the annotation that is missing.
     fn shown(&self) -> String {
-        let Self { host, port, is_default_port } = self;
+        let Self { host, port, is_default_port, .. } = self;
         if *is_default_port { host.clone() } else { format!("{host}:{port}") }
     }
+}
+
+/// Whether the path of a URL is a folder or below it. A repository may be named with `.git`.
+fn is_below(path: &str, folder: &str) -> bool {
+    let mut parts = path.trim_start_matches('/').split('/');
+    folder.split('/').all(|wanted| {
+        parts.next().is_some_and(|part| {
+            part == wanted || part.strip_suffix(".git").is_some_and(|name| name == wanted)
+        })
+    })
 }
 
 #[derive(Clone)]
@@ -132,7 +156,8 @@ pub(super) struct ExposedCredential {
 impl GitCredential {
     /// Reads a Secret for a repository. `hosts` is the value of its annotation
     /// [`CREDENTIAL_HOSTS`]: host names, comma separated, each with `:port` unless that is the
-    /// default port of the scheme. Without the annotation the Secret is sent to no host.
+    /// default port of the scheme, and with `/path` to allow only what is below that. Without the
+    /// annotation the Secret is sent to no host.
     ///
     /// # Errors
     /// Returns an error if the annotation does not list the repository's host, or if a key is
@@ -149,12 +174,12 @@ impl GitCredential {
             problem,
         };
         let parsed = Url::parse(url).map_err(|error| wrong(error.to_string()))?;
-        let host = HostPort::of(&parsed);
-        if !host.is_listed(hosts.unwrap_or_default()) {
+        let receiver = Receiver::of(&parsed, url);
+        if !receiver.is_listed(hosts.unwrap_or_default()) {
             return Err(wrong(format!(
-                "its annotation `{CREDENTIAL_HOSTS}` does not list `{}`; add the host to it if the \
-                 Secret may be sent there",
-                host.shown()
+                "its annotation `{CREDENTIAL_HOSTS}` does not list `{}` or a path of it that the \
+                 URL is below; add it if the Secret may be sent there",
+                receiver.shown()
             )));
         }
         let key = |key: &str| {
@@ -360,6 +385,45 @@ mod tests {
                     "{error}"
                 );
             }
+        }
+    }
+
+    #[test]
+    fn a_secret_may_be_restricted_to_a_path() {
+        let secret = SourceSecret::new(
+            "deploy",
+            "GitHub.com/org/team, git.example.com:8443/one/repository/",
+            data(&["username", "password", "identity", "known_hosts"]),
+        );
+        for (url, sent) in [
+            ("https://github.com/org/team/repository", true),
+            ("https://github.com/org/team/repository.git/info/lfs", true),
+            ("https://github.com/org/team", true),
+            ("ssh://git@github.com/org/team/repository.git", true),
+            ("https://git.example.com:8443/one/repository.git", true),
+            ("https://git.example.com:8443/one/repository", true),
+            ("https://github.com/org/secret", false),
+            ("https://github.com/org/teams/repository", false),
+            ("https://github.com/Org/team/repository", false),
+            ("https://github.com/org", false),
+            ("https://github.com/", false),
+            ("https://git.example.com:8443/one/repository2", false),
+            ("https://git.example.com/one/repository", false),
+            // A server may read these in another way.
+            ("https://github.com/org/team/../secret", false),
+            ("https://github.com/evil/../org/team/x", false),
+            ("https://github.com/org/team/%2e%2e/secret", false),
+            ("https://github.com/org/team/..%2fsecret", false),
+            ("https://github.com/org/%74eam/x", false),
+            ("https://github.com//org/team/x", false),
+            ("https://github.com/org/team/./x", false),
+            (r"https://github.com/org/team\..\secret", false),
+            ("ssh://git@github.com/org/team/../../org/secret", false),
+        ] {
+            assert_eq!(secret.lists(url), sent, "{url}");
+            assert_eq!(secret.credential(url).is_ok(), sent, "{url}");
+            let other = secret.credential_if_listed(url).expect(url);
+            assert_eq!(other.is_some(), sent, "{url}");
         }
     }
 

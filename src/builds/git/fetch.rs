@@ -280,7 +280,8 @@ impl FetchRun<'_> {
             None => CREDENTIAL_REQUIRED.into(),
             Some(secret) if !secret.lists(address) => format!(
                 "the server requires a credential, and the annotation `{CREDENTIAL_HOSTS}` of the \
-                 Secret `{}` does not list it; add the host if the Secret may be sent there",
+                 Secret `{}` does not list it; add the host or the path if the Secret may be sent \
+                 there",
                 secret.name()
             ),
             Some(secret) => format!(
