@@ -99,7 +99,9 @@ impl Report {
     pub fn render(&self, format: ReportFormat) -> String {
         match format {
             ReportFormat::Text => self.text(),
-            ReportFormat::Json => serde_json::to_string_pretty(self).unwrap_or_default() + "\n",
+            ReportFormat::Json => {
+                ascii(&serde_json::to_string_pretty(self).unwrap_or_default()) + "\n"
+            }
         }
     }
 
@@ -128,6 +130,23 @@ impl Report {
         };
         text + "\n" + &summary + "\n"
     }
+}
+
+/// Returns a text of JSON in which only ASCII that can be printed is left, and line breaks. Such
+/// characters are in strings alone, so that an escape means the same.
+fn ascii(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        if c == '\n' || c == ' ' || c.is_ascii_graphic() {
+            text.push(c);
+            continue;
+        }
+        for unit in c.encode_utf16(&mut [0; 2]) {
+            // Writing to a String never fails.
+            _ = write!(text, "\\u{unit:04x}");
+        }
+    }
+    text
 }
 
 #[cfg(test)]
@@ -166,6 +185,13 @@ mod tests {
         let mut report = report(&[Verdict::Problem]);
         report.findings[0].message = "the registry says \u{1b}[2Jok".into();
         assert!(report.render(ReportFormat::Text).contains("says \\u{1b}[2Jok"));
+
+        let message = "a\u{7f}\u{9b}2J\u{202e}b\u{e0041}é";
+        report.findings[0].message = message.into();
+        let json = report.render(ReportFormat::Json);
+        assert!(json.contains(r"a\u007f\u009b2J\u202eb\udb40\udc41\u00e9"), "{json}");
+        let read: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+        assert_eq!(read["findings"][0]["message"], message);
     }
 
     #[test]

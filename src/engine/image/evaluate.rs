@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use crate::{
     api::{ImageState, condition::Reason},
     engine::{
-        Problem,
+        Observed, Problem,
         decision::{Effect, ImageDecision, Message, WaitProgress},
         image::evaluation::{EvalContext, Evaluation, ImageEval, Plan},
         image::{
@@ -65,7 +65,7 @@ impl ImageEval<'_> {
         let mut decision = self.keep_recorded(decision);
         self.add_labels(&mut decision, plan);
         self.mark_rebuild(&decision, plan);
-        self.stop_cancelled_builds(&decision, plan);
+        self.stop_forbidden_builds(&decision, plan);
         decision
     }
 
@@ -182,12 +182,17 @@ impl ImageEval<'_> {
         }
     }
 
-    /// Stops the running builds of a cancelled image, of any fingerprint: a running build may be
-    /// for inputs that have changed since.
-    fn stop_cancelled_builds(&self, decision: &ImageDecision, plan: &mut Plan) {
-        if !self.cancel_is_requested()
-            && !decision.failure.as_deref().is_some_and(failure::is_cancelled)
-        {
+    /// Stops the running builds of an image that is cancelled, or whose strategy does not serve its
+    /// namespace any more: of any fingerprint, because a running build may be for inputs that have
+    /// changed since.
+    fn stop_forbidden_builds(&self, decision: &ImageDecision, plan: &mut Plan) {
+        let is_cancelled = self.cancel_is_requested()
+            || decision.failure.as_deref().is_some_and(failure::is_cancelled);
+        let is_withdrawn = matches!(
+            &self.observed.strategy,
+            Observed::Failed(problem) if problem.reason == Reason::StrategyNotAllowed
+        );
+        if !is_cancelled && !is_withdrawn {
             return;
         }
         let running =

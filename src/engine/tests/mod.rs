@@ -180,6 +180,22 @@ fn a_build_whose_pushed_image_is_missing_is_retried() {
 }
 
 #[test]
+fn a_build_is_stopped_when_its_namespace_may_not_use_the_strategy_any_more() {
+    let mut model = FamilyModel::new(&["up"], &[("base", "up")]);
+    model.reconcile();
+    model.reconcile();
+    assert_eq!(model.builds(), [1]);
+    let revision = std::mem::take(&mut model.strategy);
+    let decision = model.reconcile();
+    let stopped = |effect: &Effect| matches!(effect, Effect::Stop { .. });
+    assert_eq!(decision.effects.iter().filter(|effect| stopped(effect)).count(), 1);
+    assert_eq!(model.record("base").reason, Reason::StrategyNotAllowed);
+    model.strategy = revision;
+    model.settle();
+    assert_eq!(model.states(), [CURRENT], "and it is built when the namespace may again");
+}
+
+#[test]
 fn a_job_that_a_sidecar_outlives_is_ended_once_its_result_is_taken() {
     let stops = |decision: &Decision| {
         decision.effects.iter().filter(|effect| matches!(effect, Effect::Stop { .. })).count()

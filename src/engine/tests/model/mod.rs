@@ -111,7 +111,7 @@ pub(in crate::engine) struct FamilyModel {
     /// Why the sources of these images cannot be read.
     pub(in crate::engine) unreadable_sources: HashMap<usize, Problem>,
     pub(in crate::engine) folder: Option<Arc<FolderRevision>>,
-    /// The revision of every image's strategy.
+    /// The revision of every image's strategy; empty if no family of the namespace may use it.
     pub(in crate::engine) strategy: String,
     /// Whether the registry is unreachable, so that it answers no lookup.
     pub(in crate::engine) registry_unreachable: bool,

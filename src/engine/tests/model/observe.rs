@@ -91,6 +91,10 @@ impl FamilyModel {
 
     /// The platform is a part of the revision.
     fn observed_strategy(&self, image: usize) -> Observed<String> {
+        if self.strategy.is_empty() {
+            let message = "it serves another namespace".into();
+            return Observed::Failed(Problem { reason: Reason::StrategyNotAllowed, message });
+        }
         match self.platform(image) {
             Some("linux/amd64") => Observed::Known(self.strategy.clone()),
             Some(platform) => Observed::Known(format!("{} {platform}", self.strategy)),
