@@ -97,6 +97,11 @@ impl Client {
         match call.ask_registry(&origin, &operation, &read).await {
             Ok(manifest) => Ok(Some(manifest.digest)),
             Err(RegistryError::NotFound { .. }) => Ok(None),
+            // Something else is there, which need not be readable.
+            Err(RegistryError::InvalidResponse { .. } | RegistryError::TooLarge { .. }) => {
+                let head = self.head_of_pushed(tag, keychain).await?;
+                Ok(head.map(|head| head.digest))
+            }
             Err(error) => Err(error),
         }
     }

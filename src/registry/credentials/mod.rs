@@ -10,13 +10,20 @@ mod identity;
 mod redaction;
 mod scope;
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, OnceLock},
+};
 
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::{
     api::{CredentialUse, RegistryCredential, condition::Reason},
-    registry::{Reference, credentials::scope::CredentialScope},
+    registry::{
+        Reference,
+        credentials::{redaction::Redaction, scope::CredentialScope},
+    },
 };
 
 pub use crate::registry::credentials::identity::CredentialIdentity;
@@ -39,6 +46,8 @@ struct KeychainContent {
     entries: Vec<KeychainEntry>,
     /// The entries that cannot be used.
     ignored: Vec<SecretError>,
+    /// Finds the credentials in texts, once it was needed.
+    redaction: OnceLock<Redaction>,
 }
 
 /// The credential that is sent to a registry.
@@ -186,7 +195,7 @@ impl Keychain {
         entries.sort_by_key(|entry: &KeychainEntry| {
             (entry.scope.rank(), entry.uses.contains(&CredentialUse::Push))
         });
-        Ok(Self(Arc::new(KeychainContent { entries, ignored })))
+        Ok(Self(Arc::new(KeychainContent { entries, ignored, redaction: OnceLock::new() })))
     }
 
     /// Returns the entries that cannot be used, each with what is wrong with it. They do not affect

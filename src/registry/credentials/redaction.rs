@@ -1,40 +1,63 @@
 //! Takes credentials out of what others have written: builders and checks print what they like, and
 //! the controller quotes the end of it.
 
+use std::borrow::Cow;
+
+use aho_corasick::{AhoCorasick, MatchKind};
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 
-use crate::registry::credentials::{Credential, Keychain};
+use crate::registry::credentials::{Credential, Keychain, KeychainEntry};
 
 /// What stands in place of a credential.
 const REDACTED: &str = "[redacted]";
 /// Minimum length in bytes of a secret that is looked for. Shorter ones are part of ordinary words.
 const MIN_REDACTED: usize = 6;
 
-impl Keychain {
-    /// Returns a text without the passwords and tokens of these credentials, as they are and in the
-    /// forms in which a Docker configuration or a request has them.
-    ///
-    /// Whoever wants to print a secret can change it first: this is for accidents.
-    #[must_use]
-    pub fn redact(&self, text: String) -> String {
-        let credentials = self.0.entries.iter().map(|entry| &entry.credential);
-        credentials.flat_map(forms).filter(|form| form.len() >= MIN_REDACTED).fold(
-            text,
-            |text, form| {
-                if text.contains(&form) { text.replace(&form, REDACTED) } else { text }
-            },
-        )
+/// Finds the credentials of a keychain in texts.
+pub(super) struct Redaction(Option<AhoCorasick>);
+
+impl Redaction {
+    pub(super) fn of(entries: &[KeychainEntry]) -> Self {
+        let forms: Vec<String> = entries
+            .iter()
+            .flat_map(|entry| forms(&entry.credential))
+            .filter(|form| form.len() >= MIN_REDACTED)
+            .collect();
+        if forms.is_empty() {
+            return Self(None);
+        }
+        // The longest one counts: a secret may begin with another one.
+        let searcher = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(forms);
+        Self(searcher.ok())
     }
 }
 
-/// Returns the forms of a credential, the longest first: those that contain others come before them.
+impl Keychain {
+    /// Returns a text without the passwords and tokens of these credentials, as they are and in the
+    /// forms in which a Docker configuration or a request has them. The text must not be cut yet:
+    /// a part of a secret is not found.
+    ///
+    /// Whoever wants to print a secret can change it first: this is for accidents.
+    #[must_use]
+    pub fn redact<'t>(&self, text: &'t str) -> Cow<'t, str> {
+        let redaction = self.0.redaction.get_or_init(|| Redaction::of(&self.0.entries));
+        match &redaction.0 {
+            Some(searcher) if searcher.is_match(text) => {
+                let with = vec![REDACTED; searcher.patterns_len()];
+                searcher.replace_all(text, &with).into()
+            }
+            _ => text.into(),
+        }
+    }
+}
+
+/// Returns the forms of a credential.
 fn forms(credential: &Credential) -> Vec<String> {
     let secret = credential.secret();
     let mut forms = vec![secret.to_owned(), BASE64.encode(secret)];
     if let Credential::Password { username, .. } = credential {
         forms.push(BASE64.encode(format!("{username}:{secret}")));
     }
-    forms.sort_by_key(|form| std::cmp::Reverse(form.len()));
     forms
 }
 
@@ -51,14 +74,16 @@ mod tests {
             "r.example.com": { "auth": auth },
             "t.example.com": { "identitytoken": "long-lived-token" },
             "s.example.com": { "username": "u", "password": "abc" },
+            "l.example.com": { "identitytoken": "long-lived-token-and-more" },
         }});
         let config = config.to_string();
         let keychain = Keychain::from_secrets([("push", config.as_bytes())]).expect("a keychain");
         let encoded = BASE64.encode("hunter-2-secret");
-        let printed =
-            format!("{auth} and hunter-2-secret ({encoded}), long-lived-token; abc is a word");
-        let shown = keychain.redact(printed);
+        let printed = format!(
+            "{auth} and hunter-2-secret ({encoded}), long-lived-token-and-more; abc is a word"
+        );
+        let shown = keychain.redact(&printed);
         assert_eq!(shown, "[redacted] and [redacted] ([redacted]), [redacted]; abc is a word");
-        assert_eq!(keychain.redact("nothing".into()), "nothing");
+        assert_eq!(keychain.redact("nothing"), "nothing");
     }
 }

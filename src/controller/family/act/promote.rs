@@ -126,8 +126,7 @@ impl Reconcile<'_> {
     }
 
     /// Points one tag at the digest, unless it already points there, or is immutable and points
-    /// elsewhere. `manifest` keeps the manifest for the next tag of the image. If the registry has
-    /// lost it, what is remembered brings it back.
+    /// elsewhere. `manifest` keeps the manifest for the next tag of the image.
     async fn set_tag(
         &self,
         promotion: &ImagePromotion<'_>,
@@ -137,12 +136,13 @@ impl Reconcile<'_> {
         let ImagePromotion { repository, digest, .. } = promotion;
         let (registry, keychain) = (&self.context.registry, &self.snapshot.keychain);
         let reference = format!("{repository}:{}", tag.tag).parse::<Reference>()?;
-        let known = self.cache.tags.get(promotion.image).and_then(|known| known.get(&tag.tag));
-        let current = match known.map(|known| &known.tag) {
+        let current = match self.known_tag(promotion, tag) {
             // A floating tag is set wherever it points to. Without this, it is asked for only to
             // spare a PUT that an interrupted promotion has made.
             Some(ObservedTag::At(known)) if !tag.immutable && known != *digest => None,
-            _ if tag.immutable => registry.digest_of_unused(&reference, keychain).await?,
+            Some(ObservedTag::At(_) | ObservedTag::Failed(..)) | None if tag.immutable => {
+                registry.digest_of_unused(&reference, keychain).await?
+            }
             _ => {
                 let head = registry.head_of_pushed(&reference, keychain).await?;
                 head.map(|head| head.digest)
@@ -157,10 +157,28 @@ impl Reconcile<'_> {
             manifest
         } else {
             let by_digest = format!("{repository}@{digest}").parse::<Reference>()?;
-            manifest.insert(registry.known_manifest(&by_digest, keychain).await?)
+            let read = if self.is_new(promotion) {
+                registry.known_manifest(&by_digest, keychain).await?
+            } else {
+                // Somebody may have deleted it. What is remembered would bring it back.
+                registry.manifest(&by_digest, keychain).await?
+            };
+            manifest.insert(read)
         };
         registry.set_tag(&reference, manifest, keychain).await?;
         Ok(ObservedTag::At((*digest).clone()))
+    }
+
+    /// Returns what is known of a tag.
+    fn known_tag(&self, promotion: &ImagePromotion<'_>, tag: &TagMove) -> Option<&ObservedTag> {
+        Some(&self.cache.tags.get(promotion.image)?.get(&tag.tag)?.tag)
+    }
+
+    /// Whether a tag of the image is known to point to another digest, so that this one was read
+    /// a moment ago, after its build.
+    fn is_new(&self, promotion: &ImagePromotion<'_>) -> bool {
+        let mut known = promotion.tags.iter().filter_map(|tag| self.known_tag(promotion, tag));
+        known.any(|known| matches!(known, ObservedTag::At(known) if known != promotion.digest))
     }
 
     /// Publishes an Event if somebody else moved a tag, or if an immutable tag is taken.

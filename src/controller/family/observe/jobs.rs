@@ -18,7 +18,12 @@ use crate::{
         checks::outcome::{CheckJobOutcome, check_job_outcome},
         outcome::{self, BuildJobOutcome, PodEvents, PushReport, build_job_outcome, pod_has_ended},
     },
-    controller::{deferred_jobs::Rejection, object_cache::Key, stores::Stores},
+    controller::{
+        deferred_jobs::Rejection,
+        family::observe::pod_messages::{prints_credential, without_credentials},
+        object_cache::Key,
+        stores::Stores,
+    },
     engine::{BuildOutcome, CheckOutcome, DeferredWork, ObservedBuild, ObservedCheck},
     identity::{BuildIdentity, JobName},
     registry::Keychain,
@@ -77,9 +82,16 @@ pub struct AdmittedJob {
 
 impl ObservedJobs {
     /// Reads all Jobs of a family from the stores. `events` are those of pods that do not start,
-    /// and of Jobs without a pod.
+    /// and of Jobs without a pod. What their containers have printed must not contain a credential
+    /// of the keychain: a check in another image may know one.
     #[must_use]
-    pub fn of(stores: &Stores, family: &Key, events: &PodEvents, now: Timestamp) -> Self {
+    pub fn of(
+        stores: &Stores,
+        family: &Key,
+        keychain: &Keychain,
+        events: &PodEvents,
+        now: Timestamp,
+    ) -> Self {
         let known = stores.pods.group(family);
         let mut pods: HashMap<&str, Vec<&Pod>> = HashMap::new();
         for pod in &known {
@@ -95,34 +107,15 @@ impl ObservedJobs {
             let copies: Vec<Pod>;
             let pods = match pods {
                 [] => &[][..],
-                [pod] => std::slice::from_ref(*pod),
+                [pod] if !prints_credential(pod, keychain) => std::slice::from_ref(*pod),
                 pods => {
-                    copies = pods.iter().copied().cloned().collect();
+                    copies = pods.iter().map(|pod| without_credentials(pod, keychain)).collect();
                     &copies
                 }
             };
             observed.add(&job, pods, events, now);
         }
         observed
-    }
-
-    /// Takes the family's credentials out of what builders and checks have printed. A check in
-    /// another image may know one.
-    pub fn redact(&mut self, keychain: &Keychain) {
-        let builds = self.builds.values_mut().flatten().map(|build| &mut build.outcome);
-        let of_builds = builds.filter_map(|outcome| match outcome {
-            BuildOutcome::Failed(failure) => Some(&mut failure.message),
-            _ => None,
-        });
-        let checks = self.checks.values_mut().flatten().map(|check| &mut check.outcome);
-        let of_checks = checks.filter_map(|outcome| match outcome {
-            CheckOutcome::Failed(failure) => Some(&mut failure.message),
-            CheckOutcome::Passed(output) => Some(output),
-            _ => None,
-        });
-        for message in of_builds.chain(of_checks) {
-            *message = keychain.redact(std::mem::take(message));
-        }
     }
 
     fn add(&mut self, job: &Job, pods: &[Pod], events: &PodEvents, now: Timestamp) {
@@ -419,7 +412,13 @@ mod tests {
                 "status": {"phase": "Succeeded"}});
             stores.pods.record_write(serde_json::from_value::<Pod>(pod).expect("a pod"));
             let now = Timestamp::UNIX_EPOCH;
-            let observed = ObservedJobs::of(&stores, &family, &PodEvents::default(), now);
+            let observed = ObservedJobs::of(
+                &stores,
+                &family,
+                &Keychain::default(),
+                &PodEvents::default(),
+                now,
+            );
             assert_eq!(observed.checks["pyenv"][0].outcome, expected, "version {version}");
         }
     }

@@ -22,6 +22,7 @@ pub mod jobs;
 pub mod ownership;
 pub mod platform;
 pub mod pod_events;
+mod pod_messages;
 pub mod polls;
 pub mod records;
 pub mod requests;

@@ -18,8 +18,17 @@ pub struct DefaultPlatform {
     pub platform: Result<Arc<Platform>, Problem>,
     /// What says so, for the Event about it.
     pub source: String,
-    /// When the registry is asked again, if it has not answered.
+    /// When the registry is asked again, if it has not answered, or not for all images.
     pub retry_at: Option<Timestamp>,
+}
+
+impl DefaultPlatform {
+    /// Whether the platform is used until the registry lets all images be read. It is not recorded
+    /// meanwhile.
+    #[must_use]
+    pub const fn is_provisional(&self) -> bool {
+        self.platform.is_ok() && self.retry_at.is_some()
+    }
 }
 
 impl Observer<'_> {

@@ -165,10 +165,9 @@ impl Observer<'_> {
         self.read_pod_events().await;
         self.read_final_pods().await?;
         let events = &self.cache.pod_events.events;
-        let policy = self.context.records.policy;
-        let mut jobs = ObservedJobs::of(&self.context.stores, &self.key, events, self.now);
-        jobs.redact(&keychain);
-        jobs.require_reports(policy);
+        let mut jobs =
+            ObservedJobs::of(&self.context.stores, &self.key, &keychain, events, self.now);
+        jobs.require_reports(self.context.records.policy);
         let pods = self.context.environment.pods.version();
         let job_versions = job_versions(&family, &strategies, &pods);
         let pod_versions =

@@ -128,7 +128,8 @@ impl Reconcile<'_> {
         let is_used = ImageIndex::enumerate(&decision.images).any(|(index, image)| {
             self.snapshot.uses_default_platform(index) && (may_build || image.verified.is_some())
         });
-        let platform = self.snapshot.default_platform.platform.as_ref().ok();
+        let default = &self.snapshot.default_platform;
+        let platform = default.platform.as_ref().ok().filter(|_| !default.is_provisional());
         platform.filter(|_| is_used || old.platform.is_some()).map(ToString::to_string)
     }
 

@@ -47,6 +47,10 @@ impl Observer<'_> {
             return known(platform.into(), "the status of the family".into());
         }
         let unnamed: Vec<ImageIndex> = self.images_without_platform().collect();
+        // A build that was started meanwhile says nothing about the images that were denied.
+        if self.cache.default_platform.as_ref().is_some_and(|cached| cached.is_provisional()) {
+            return self.searched_platform(blueprint, &unnamed, keychain).await;
+        }
         let built = unnamed.iter().find_map(|index| {
             let platform = built.get(index.position())?.clone()?;
             Some((index.position(), platform))
@@ -55,12 +59,23 @@ impl Observer<'_> {
             let name = self.family.spec.images.get(image).map_or("", |image| image.name.as_str());
             return known(platform, format!("the last build of {name}"));
         }
+        self.searched_platform(blueprint, &unnamed, keychain).await
+    }
+
+    /// Returns what the tags of these images say. The registry is asked again only when that is
+    /// due.
+    async fn searched_platform(
+        &mut self,
+        blueprint: &Blueprint,
+        images: &[ImageIndex],
+        keychain: &Keychain,
+    ) -> DefaultPlatform {
         let is_valid =
             |cached: &&DefaultPlatform| cached.retry_at.is_none_or(|retry_at| self.now < retry_at);
         if let Some(cached) = self.cache.default_platform.as_ref().filter(is_valid) {
             return cached.clone();
         }
-        let found = self.search_platform(&self.floating_tags(blueprint, &unnamed), keychain).await;
+        let found = self.search_platform(&self.floating_tags(blueprint, images), keychain).await;
         self.cache.default_platform = Some(found.clone());
         found
     }
@@ -73,16 +88,20 @@ impl Observer<'_> {
             None => BelievedImages::Ours,
         };
         let client = &self.context.registry;
+        let retry_at = self.now.checked_add(RETRY_DELAY).ok();
         match (PlatformSearch { client, keychain, own, believed }).first_of(tags).await {
-            Ok(Some(TaggedPlatform { platform, source })) => known(platform.into(), source),
-            Ok(None) => known(own.clone().into(), "the default of the controller".into()),
+            Ok(FoundPlatform::Tagged(TaggedPlatform { platform, source })) => {
+                known(platform.into(), source)
+            }
+            Ok(found) => {
+                let default = known(own.clone().into(), "the default of the controller".into());
+                let retry_at = retry_at.filter(|_| matches!(found, FoundPlatform::NoneReadable));
+                DefaultPlatform { retry_at, ..default }
+            }
             Err(Problem { reason, message }) => {
                 let message = format!("the platform of earlier builds is not known: {message}");
-                DefaultPlatform {
-                    platform: Err(Problem { reason, message }),
-                    source: String::new(),
-                    retry_at: self.now.checked_add(RETRY_DELAY).ok(),
-                }
+                let platform = Err(Problem { reason, message });
+                DefaultPlatform { platform, source: String::new(), retry_at }
             }
         }
     }
@@ -131,6 +150,17 @@ struct TaggedPlatform {
     source: String,
 }
 
+/// What the tags of a family say about its platform.
+#[derive(Debug)]
+enum FoundPlatform {
+    /// The platform of the first tag that says one.
+    Tagged(TaggedPlatform),
+    /// No tag says one.
+    None,
+    /// No tag says one that can be read. Access to others was denied.
+    NoneReadable,
+}
+
 /// Whose images say for what a family is built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum BelievedImages {
@@ -150,19 +180,19 @@ struct PlatformSearch<'a> {
 }
 
 impl PlatformSearch<'_> {
-    /// Returns the platform of the first tag that says one, or `None` if none does.
+    /// Returns the platform of the first tag that says one.
     ///
     /// # Errors
     /// Returns a problem if no tag says the platform, and a registry does not answer, or denies
     /// access to all of the repositories.
-    async fn first_of(&self, tags: &[FloatingTag]) -> Result<Option<TaggedPlatform>, Problem> {
+    async fn first_of(&self, tags: &[FloatingTag]) -> Result<FoundPlatform, Problem> {
         let reads: Vec<_> = tags.iter().map(|tag| self.platform_of(tag)).collect();
         let answers: Vec<Result<Option<TaggedPlatform>, Problem>> =
             stream::iter(reads).buffered(MAX_IMAGES).collect().await;
         let (mut unanswered, mut denied, mut is_known_absent) = (None, None, false);
         for answer in answers {
             match answer {
-                Ok(Some(platform)) => return Ok(Some(platform)),
+                Ok(Some(platform)) => return Ok(FoundPlatform::Tagged(platform)),
                 Ok(None) => is_known_absent = true,
                 // What is no image says nothing about platforms.
                 Err(problem) if problem.reason == Reason::InvalidRegistryResponse => {}
@@ -173,8 +203,12 @@ impl PlatformSearch<'_> {
                 Err(problem) => unanswered = unanswered.or(Some(problem)),
             }
         }
-        let problem = unanswered.or(denied.filter(|_| !is_known_absent));
-        problem.map_or(Ok(None), Err)
+        match (unanswered, denied) {
+            (Some(problem), _) => Err(problem),
+            (None, Some(_)) if is_known_absent => Ok(FoundPlatform::NoneReadable),
+            (None, Some(problem)) => Err(problem),
+            (None, None) => Ok(FoundPlatform::None),
+        }
     }
 
     /// Returns the platform of the image that a tag points to, or `None` if there is no such tag,
@@ -292,13 +326,17 @@ mod tests {
             (&["windows"], all, Ok(None)),
             (&["down", "arm"], ours, Ok(Some("linux/arm64"))),
             (&["absent", "down"], ours, Err(Reason::RegistryUnavailable)),
-            (&["denied", "absent"], ours, Ok(None)),
+            (&["denied", "absent"], ours, Ok(Some("none readable"))),
             (&["denied", "arm"], ours, Ok(Some("linux/arm64"))),
             (&["denied"], ours, Err(Reason::RegistryDenied)),
             (&["denied", "absent", "down"], ours, Err(Reason::RegistryUnavailable)),
         ] {
             let found = search(believed).first_of(&tags(repositories)).await;
-            let found = found.map(|found| found.map(|found| found.platform.to_string()));
+            let found = found.map(|found| match found {
+                FoundPlatform::Tagged(tagged) => Some(tagged.platform.to_string()),
+                FoundPlatform::None => None,
+                FoundPlatform::NoneReadable => Some("none readable".into()),
+            });
             let expected = expected.map(|platform| platform.map(str::to_owned));
             assert_eq!(found.map_err(|problem| problem.reason), expected, "{repositories:?}");
         }
