@@ -393,7 +393,7 @@ impl<K: Clone + Eq + Hash, V, O: Clone + Eq + Hash> PollerState<K, V, O> {
             let host = key.map(settings.host_of).unwrap_or_default();
             let namespaces: HashSet<String> =
                 entry.owners.keys().map(settings.namespace_of).collect();
-            let place = self.queue.add(host, namespaces.into_iter(), poll, now);
+            let place = self.queue.add(&host, namespaces.into_iter(), poll, now);
             entry.due_at = None;
             entry.queued = Some(QueuedPoll { place, since });
         }

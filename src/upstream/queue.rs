@@ -2,10 +2,10 @@
 //!
 //! A host has few polls at once and a rate, so that whoever follows tags of a host that never
 //! responds waits for that host only. A namespace has a share of each host and of the whole, so that
-//! no namespace, however many keys it polls, makes the others wait.
+//! no namespace, however many keys it polls, makes the others wait. Namespaces take turns.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeSet, HashMap},
     fmt,
     sync::Arc,
     time::Duration,
@@ -54,10 +54,10 @@ impl PollLimits {
 }
 
 /// Where a poll waits or runs.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct PollPlace {
-    pub host: String,
-    pub namespace: String,
+    pub host: Arc<str>,
+    pub namespace: Arc<str>,
 }
 
 /// A poll that is due: since when, and the number of its key.
@@ -74,42 +74,80 @@ pub(super) struct StartedPoll {
 #[derive(Debug)]
 pub(super) struct PollQueue {
     limits: PollLimits,
-    hosts: HashMap<String, HostQueue>,
+    hosts: HashMap<Arc<str>, HostQueue>,
+    /// The hosts for which polls wait, each after its last start. Those that have started none for
+    /// the longest time come first.
+    waiting: BTreeSet<(u64, Arc<str>)>,
     running: usize,
-    namespaces: HashMap<String, NamespaceLoad>,
+    /// How many polls run of each namespace, at all hosts together.
+    running_of: HashMap<Arc<str>, usize>,
     /// Number of polls that have started.
     started: u64,
     /// When idle hosts were dropped.
     swept_at: Option<Instant>,
 }
 
-/// What a namespace has at all hosts together.
-#[derive(Debug, Default)]
-struct NamespaceLoad {
-    running: usize,
-    /// The hosts for which polls of it wait.
-    waiting: HashSet<String>,
-}
-
 #[derive(Debug)]
 struct HostQueue {
     running: usize,
+    running_of: HashMap<Arc<str>, usize>,
     /// The pause between two polls.
     pause: Duration,
     /// When the next poll would begin if they came evenly.
     next_at: Instant,
-    namespaces: HashMap<String, NamespaceQueue>,
+    /// Number of the last poll that has started.
+    last_started: u64,
+    lane: Lane,
 }
 
+/// The polls that wait at a host, and whose turn it is.
 #[derive(Debug, Default)]
-struct NamespaceQueue {
-    running: usize,
-    waiting: BTreeSet<DuePoll>,
-    /// Number of the last poll that has started.
+struct Lane {
+    turns: BTreeSet<Turn>,
+    namespaces: HashMap<Arc<str>, WaitingPolls>,
+}
+
+/// When it is the turn of a namespace: the one that has started nothing for the longest time comes
+/// first. One that had nothing to poll does not come before those that have waited meanwhile.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Turn {
+    last_started: u64,
+    /// Since when its first poll is due.
+    since: Instant,
+    namespace: Arc<str>,
+}
+
+/// What waits of a namespace.
+#[derive(Debug)]
+struct WaitingPolls {
+    polls: BTreeSet<DuePoll>,
+    /// Number of the last poll that had started when it began to wait, or of its own last one since
+    /// then.
     last_started: u64,
 }
 
+/// Whether a poll may start at a host.
+enum Room {
+    /// This one.
+    Now(PollPlace),
+    /// At this time.
+    At(Instant),
+    /// Not before another one ends.
+    None,
+}
+
 impl HostQueue {
+    fn new(pause: Duration, now: Instant, last_started: u64) -> Self {
+        Self {
+            running: 0,
+            running_of: HashMap::new(),
+            pause,
+            next_at: now,
+            last_started,
+            lane: Lane::default(),
+        }
+    }
+
     /// Returns when the next poll may begin.
     fn ready_at(&self) -> Instant {
         self.next_at.checked_sub(MAX_BURST).unwrap_or(self.next_at)
@@ -118,64 +156,110 @@ impl HostQueue {
     fn note_start(&mut self, now: Instant) {
         self.next_at = self.next_at.max(now) + self.pause;
     }
+
+    fn is_waiting(&self) -> bool {
+        !self.lane.turns.is_empty()
+    }
+
+    fn waiting_of(&self, namespace: &str) -> usize {
+        self.lane.namespaces.get(namespace).map_or(0, |waiting| waiting.polls.len())
+    }
+}
+
+impl Lane {
+    /// Adds a poll of a namespace. `started` is the number of the last poll that has started.
+    fn add(&mut self, namespace: &Arc<str>, poll: DuePoll, started: u64) {
+        self.namespaces
+            .entry(Arc::clone(namespace))
+            .or_insert_with(|| WaitingPolls { polls: BTreeSet::new(), last_started: started });
+        self.change(namespace, |waiting| waiting.polls.insert(poll));
+    }
+
+    /// Changes what waits of a namespace, and its turn with it. Without a poll, it has none.
+    fn change<T>(
+        &mut self,
+        namespace: &Arc<str>,
+        change: impl FnOnce(&mut WaitingPolls) -> T,
+    ) -> Option<T> {
+        if let Some(turn) = self.turn_of(namespace) {
+            self.turns.remove(&turn);
+        }
+        let changed = self.namespaces.get_mut(namespace).map(change);
+        match self.turn_of(namespace) {
+            Some(turn) => {
+                self.turns.insert(turn);
+            }
+            None => {
+                self.namespaces.remove(namespace);
+            }
+        }
+        changed
+    }
+
+    fn turn_of(&self, namespace: &Arc<str>) -> Option<Turn> {
+        let WaitingPolls { polls, last_started } = self.namespaces.get(namespace)?;
+        let (since, _) = *polls.first()?;
+        Some(Turn { last_started: *last_started, since, namespace: Arc::clone(namespace) })
+    }
 }
 
 impl PollQueue {
     pub(super) fn new(limits: PollLimits) -> Self {
-        let (hosts, namespaces) = (HashMap::new(), HashMap::new());
-        Self { limits, hosts, running: 0, namespaces, started: 0, swept_at: None }
+        Self {
+            limits,
+            hosts: HashMap::new(),
+            waiting: BTreeSet::new(),
+            running: 0,
+            running_of: HashMap::new(),
+            started: 0,
+            swept_at: None,
+        }
     }
 
     /// Adds a poll that is due. Of the namespaces that want it, it counts for the one that waits
     /// for the least, so that nobody delays the polls of others by wanting them as well.
     pub(super) fn add(
         &mut self,
-        host: String,
+        host: &str,
         namespaces: impl Iterator<Item = String>,
         poll: DuePoll,
         now: Instant,
     ) -> PollPlace {
-        let known = self.hosts.get(&host);
+        let known = self.hosts.get(host);
         let load = |namespace: &String| {
-            let of_host = known.and_then(|known| known.namespaces.get(namespace));
-            let waiting = of_host.map_or(0, |queue| queue.waiting.len());
-            waiting + self.namespaces.get(namespace).map_or(0, |load| load.running)
+            let waiting = known.map_or(0, |known| known.waiting_of(namespace));
+            waiting + count_of(&self.running_of, namespace)
         };
-        let namespace = namespaces.min_by_key(load).unwrap_or_default();
-        let per_minute = &self.limits.per_minute;
-        let queue = self.hosts.entry(host.clone()).or_insert_with(|| HostQueue {
-            running: 0,
-            pause: Duration::from_mins(1) / per_minute(&host).max(1),
-            next_at: now,
-            namespaces: HashMap::new(),
+        let namespace: Arc<str> = namespaces.min_by_key(load).unwrap_or_default().into();
+        let host: Arc<str> = host.into();
+        let (limits, started) = (&self.limits, self.started);
+        let queue = self.hosts.entry(Arc::clone(&host)).or_insert_with(|| {
+            let pause = Duration::from_mins(1) / (limits.per_minute)(&host).max(1);
+            HostQueue::new(pause, now, started)
         });
-        queue.namespaces.entry(namespace.clone()).or_default().waiting.insert(poll);
-        self.namespaces.entry(namespace.clone()).or_default().waiting.insert(host.clone());
+        queue.lane.add(&namespace, poll, started);
+        self.waiting.insert((queue.last_started, Arc::clone(&host)));
         PollPlace { host, namespace }
     }
 
     /// Removes a poll that has not started.
     pub(super) fn remove(&mut self, place: &PollPlace, poll: DuePoll) {
-        let host = self.hosts.get_mut(&place.host);
-        if let Some(queue) = host.and_then(|host| host.namespaces.get_mut(&place.namespace)) {
-            queue.waiting.remove(&poll);
+        if let Some(queue) = self.hosts.get_mut(&place.host) {
+            queue.lane.change(&place.namespace, |waiting| waiting.polls.remove(&poll));
+            if !queue.is_waiting() {
+                self.waiting.remove(&(queue.last_started, Arc::clone(&place.host)));
+            }
         }
-        self.drop_idle(place);
     }
 
     /// Notes that a poll has ended.
     pub(super) fn finish(&mut self, place: &PollPlace) {
         self.running = self.running.saturating_sub(1);
-        if let Some(load) = self.namespaces.get_mut(&place.namespace) {
-            load.running = load.running.saturating_sub(1);
+        count_down(&mut self.running_of, &place.namespace);
+        if let Some(queue) = self.hosts.get_mut(&place.host) {
+            queue.running = queue.running.saturating_sub(1);
+            count_down(&mut queue.running_of, &place.namespace);
         }
-        if let Some(host) = self.hosts.get_mut(&place.host) {
-            host.running = host.running.saturating_sub(1);
-            if let Some(queue) = host.namespaces.get_mut(&place.namespace) {
-                queue.running = queue.running.saturating_sub(1);
-            }
-        }
-        self.drop_idle(place);
     }
 
     /// Takes the polls that may start now. Those of the namespace that has started none at a host
@@ -183,213 +267,100 @@ impl PollQueue {
     /// start.
     pub(super) fn start(&mut self, now: Instant) -> (Vec<StartedPoll>, Option<Instant>) {
         self.sweep(now);
-        let mut places = self.waiting_places();
         let (mut started, mut next): (Vec<StartedPoll>, Option<Instant>) = (Vec::new(), None);
-        while let Some((_, place)) = places.pop_first() {
-            match self.room(&place, now) {
+        let mut note = |at: Instant| next = Some(next.map_or(at, |next| next.min(at)));
+        let mut ready = Vec::new();
+        for (_, host) in &self.waiting {
+            match self.room(host, now) {
+                Room::Now(_) => ready.push(Arc::clone(host)),
+                Room::At(at) => note(at),
                 Room::None => {}
-                Room::At(at) => next = Some(next.map_or(at, |next| next.min(at))),
-                Room::Now => {
-                    let Some(number) = self.start_first(&place, now) else { continue };
-                    if self.is_waiting(&place) {
-                        places.insert((self.started, place.clone()));
-                    }
-                    started.push(StartedPoll { number, place });
+            }
+        }
+        // What starts at one host makes no room at another one.
+        for host in ready {
+            loop {
+                match self.room(&host, now) {
+                    Room::Now(place) => started.extend(self.start_first(place, now)),
+                    Room::At(at) => break note(at),
+                    Room::None => break,
                 }
             }
         }
         (started, next)
     }
 
-    /// Returns where polls of namespaces wait that may start one, in the order in which they are to
-    /// start.
-    fn waiting_places(&self) -> BTreeSet<(u64, PollPlace)> {
-        let mut places = BTreeSet::new();
-        for (namespace, load) in self.namespaces.iter().filter(|(_, load)| self.has_share(load)) {
-            for host in &load.waiting {
-                let queue = self.hosts.get(host).and_then(|host| host.namespaces.get(namespace));
-                let place = PollPlace { host: host.clone(), namespace: namespace.clone() };
-                places.insert((queue.map_or(0, |queue| queue.last_started), place));
+    /// Returns which poll may start at a host, or when one may.
+    fn room(&self, host: &Arc<str>, now: Instant) -> Room {
+        let has_room = |queue: &&HostQueue| {
+            self.running < self.limits.total && queue.running < self.limits.per_host
+        };
+        let Some(queue) = self.hosts.get(host).filter(has_room) else { return Room::None };
+        let mut turns = queue.lane.turns.iter();
+        match turns.find(|turn| self.has_share(queue, &turn.namespace)) {
+            None => Room::None,
+            Some(_) if queue.ready_at() > now => Room::At(queue.ready_at()),
+            Some(turn) => {
+                let namespace = Arc::clone(&turn.namespace);
+                Room::Now(PollPlace { host: Arc::clone(host), namespace })
             }
         }
-        places
     }
 
-    /// Whether a namespace may have another poll.
-    fn has_share(&self, load: &NamespaceLoad) -> bool {
+    /// Whether a namespace may have another poll at a host.
+    fn has_share(&self, queue: &HostQueue, namespace: &str) -> bool {
         let free = self.limits.total.saturating_sub(self.running);
-        load.running < (free / FREE_PARTS).max(free.min(1))
+        count_of(&self.running_of, namespace) < (free / FREE_PARTS).max(free.min(1))
+            && count_of(&queue.running_of, namespace) < self.limits.per_namespace_of_host()
     }
 
-    /// Returns when another poll may start at this place.
-    fn room(&self, place: &PollPlace, now: Instant) -> Room {
-        let load = self.namespaces.get(&place.namespace).filter(|load| self.has_share(load));
-        let Some((host, _)) = self.hosts.get(&place.host).zip(load) else { return Room::None };
-        let running = host.namespaces.get(&place.namespace).map_or(0, |queue| queue.running);
-        if host.running >= self.limits.per_host || running >= self.limits.per_namespace_of_host() {
-            return Room::None;
+    /// Starts the poll of a place that is due the longest.
+    fn start_first(&mut self, place: PollPlace, now: Instant) -> Option<StartedPoll> {
+        let queue = self.hosts.get_mut(&place.host)?;
+        let started = self.started + 1;
+        let first = queue.lane.change(&place.namespace, |waiting| {
+            waiting.last_started = started;
+            waiting.polls.pop_first()
+        });
+        let (_, number) = first.flatten()?;
+        self.started = started;
+        self.waiting.remove(&(queue.last_started, Arc::clone(&place.host)));
+        queue.last_started = started;
+        if queue.is_waiting() {
+            self.waiting.insert((started, Arc::clone(&place.host)));
         }
-        Some(host.ready_at()).filter(|at| *at > now).map_or(Room::Now, Room::At)
-    }
-
-    fn is_waiting(&self, place: &PollPlace) -> bool {
-        let host = self.hosts.get(&place.host);
-        host.and_then(|host| host.namespaces.get(&place.namespace))
-            .is_some_and(|queue| !queue.waiting.is_empty())
-    }
-
-    /// Starts the poll of a place that is due the longest, and returns its number.
-    fn start_first(&mut self, place: &PollPlace, now: Instant) -> Option<u64> {
-        let host = self.hosts.get_mut(&place.host)?;
-        let queue = host.namespaces.get_mut(&place.namespace)?;
-        let load = self.namespaces.get_mut(&place.namespace)?;
-        let (_, number) = queue.waiting.pop_first()?;
-        if queue.waiting.is_empty() {
-            load.waiting.remove(&place.host);
-        }
-        self.started += 1;
-        queue.last_started = self.started;
+        queue.note_start(now);
         queue.running += 1;
-        load.running += 1;
-        host.running += 1;
-        host.note_start(now);
+        *queue.running_of.entry(Arc::clone(&place.namespace)).or_default() += 1;
         self.running += 1;
-        Some(number)
-    }
-
-    /// Forgets what neither waits nor runs at a place. The host itself has a rate to keep.
-    fn drop_idle(&mut self, place: &PollPlace) {
-        if let Some(host) = self.hosts.get_mut(&place.host)
-            && let Some(queue) = host.namespaces.get(&place.namespace)
-            && queue.waiting.is_empty()
-        {
-            if queue.running == 0 {
-                host.namespaces.remove(&place.namespace);
-            }
-            if let Some(load) = self.namespaces.get_mut(&place.namespace) {
-                load.waiting.remove(&place.host);
-            }
-        }
-        let load = self.namespaces.get(&place.namespace);
-        if load.is_some_and(|load| load.running == 0 && load.waiting.is_empty()) {
-            self.namespaces.remove(&place.namespace);
-        }
+        *self.running_of.entry(Arc::clone(&place.namespace)).or_default() += 1;
+        Some(StartedPoll { number, place })
     }
 
     /// Forgets hosts without polls, once nothing depends on their rate any more.
     fn sweep(&mut self, now: Instant) {
         if self.swept_at.is_none_or(|at| now.duration_since(at) > SWEEP_INTERVAL) {
             self.swept_at = Some(now);
-            self.hosts.retain(|_, host| !host.namespaces.is_empty() || host.next_at > now);
+            self.hosts.retain(|_, host| {
+                host.is_waiting() || host.running > 0 || host.next_at > now
+            });
         }
     }
 }
 
-/// Whether a poll may start.
-enum Room {
-    Now,
-    /// At this time, unless others start before.
-    At(Instant),
-    /// Not before another one ends.
-    None,
+fn count_of(counts: &HashMap<Arc<str>, usize>, namespace: &str) -> usize {
+    counts.get(namespace).copied().unwrap_or(0)
+}
+
+fn count_down(counts: &mut HashMap<Arc<str>, usize>, namespace: &Arc<str>) {
+    if let Some(count) = counts.get_mut(namespace) {
+        *count = count.saturating_sub(1);
+        if *count == 0 {
+            counts.remove(namespace);
+        }
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn add(queue: &mut PollQueue, number: u64, host: &str, namespaces: &[&str]) -> PollPlace {
-        let now = Instant::now();
-        let namespaces = namespaces.iter().map(|name| (*name).to_owned());
-        queue.add(host.to_owned(), namespaces, (now, number), now)
-    }
-
-    fn numbers(queue: &mut PollQueue) -> Vec<u64> {
-        let (started, _) = queue.start(Instant::now());
-        started.iter().map(|started| started.number).collect()
-    }
-
-    /// A queue without a rate.
-    fn queue(total: usize, per_host: usize) -> PollQueue {
-        PollQueue::new(PollLimits::of_each_host(total, per_host, u32::MAX))
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_namespace_gets_half_of_a_host_and_namespaces_take_turns() {
-        let mut queue = queue(100, 4);
-        let places: Vec<_> = (0..9).map(|number| add(&mut queue, number, "r", &["a"])).collect();
-        assert_eq!(numbers(&mut queue), [0, 1], "half of the host");
-        for number in 10..13 {
-            add(&mut queue, number, "r", &["b"]);
-        }
-        assert_eq!(numbers(&mut queue), [10, 11], "the other half");
-        queue.finish(&places[0]);
-        assert_eq!(numbers(&mut queue), [2]);
-        add(&mut queue, 20, "other", &["a"]);
-        assert_eq!(numbers(&mut queue), [20], "another host");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn there_is_always_room_for_one_more_namespace() {
-        let mut queue = queue(16, 4);
-        for namespace in 0..8_u64 {
-            for host in 0..16 {
-                let number = namespace * 100 + host;
-                add(&mut queue, number, &format!("{namespace}-{host}"), &[&namespace.to_string()]);
-            }
-            assert!(!numbers(&mut queue).is_empty(), "namespace {namespace}");
-        }
-        assert!(queue.running < 16);
-        add(&mut queue, 5000, "r", &["new"]);
-        assert_eq!(numbers(&mut queue), [5000]);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_shared_key_counts_for_whoever_waits_for_the_least() {
-        let mut queue = queue(100, 2);
-        for number in 0..50 {
-            add(&mut queue, number, "r", &["evil"]);
-        }
-        let place = add(&mut queue, 99, "r", &["evil", "good"]);
-        assert_eq!(place.namespace, "good");
-        assert_eq!(numbers(&mut queue), [0, 99]);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn polls_of_a_host_begin_at_its_rate() {
-        let mut queue = PollQueue::new(PollLimits::of_each_host(1000, 1000, 600));
-        for number in 0..100 {
-            for namespace in ["a", "b", "c"] {
-                add(&mut queue, number, "r", &[namespace]);
-            }
-        }
-        let mut per_second = Vec::new();
-        for _ in 0..12 {
-            let second = Instant::now();
-            let mut started = 0;
-            while second.elapsed() < Duration::from_secs(1) {
-                let (polls, next) = queue.start(Instant::now());
-                polls.iter().for_each(|poll| queue.finish(&poll.place));
-                started += polls.len();
-                tokio::time::sleep_until(next.expect("more are waiting")).await;
-            }
-            per_second.push(started);
-        }
-        assert!(per_second[0] <= 21, "{per_second:?}");
-        assert!(per_second[1..].iter().all(|started| (9..=11).contains(started)), "{per_second:?}");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_is_not_wanted_any_more_leaves_nothing_behind() {
-        let mut queue = queue(100, 2);
-        let place = add(&mut queue, 1, "r", &["a"]);
-        queue.remove(&place, (Instant::now(), 1));
-        assert_eq!(numbers(&mut queue), [0_u64; 0]);
-        let place = add(&mut queue, 2, "r", &["a"]);
-        assert_eq!(numbers(&mut queue), [2]);
-        queue.finish(&place);
-        tokio::time::advance(SWEEP_INTERVAL * 2).await;
-        assert_eq!(numbers(&mut queue), [0_u64; 0]);
-        assert_eq!((queue.hosts.len(), queue.namespaces.len()), (0, 0));
-    }
-}
+#[path = "queue_tests.rs"]
+mod tests;
