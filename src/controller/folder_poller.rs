@@ -20,7 +20,7 @@ use crate::{
     clock::Clock,
     controller::git_poll::GitKey,
     identity::FolderRevision,
-    upstream::{Interest, PollSettings, PolledValue, Poller},
+    upstream::{Interest, PollPurpose, PollSettings, PolledValue, Poller},
 };
 
 /// The folders of a repository at a commit.
@@ -98,7 +98,7 @@ impl<O: Clone + Eq + Hash + Send + Sync + 'static> FolderPoller<O> {
         let mut polls = Vec::with_capacity(interests.len());
         for FolderInterest { key, folder, interval } in interests {
             folders.entry(key.clone()).or_default().insert(folder);
-            polls.push(Interest { key, interval });
+            polls.push(Interest { key, interval, purpose: PollPurpose::Follow });
         }
         self.replace_wanted(owner, &folders);
         self.poller.set_interests(owner, polls);

@@ -25,7 +25,7 @@ use crate::{
     api::condition::{Problem, Reason, ReasonTrait},
     clock::Clock,
     registry::RegistryError,
-    upstream::queue::{DuePoll, PollLimits, PollPlace, PollQueue, StartedPoll},
+    upstream::queue::{DuePoll, PollClass, PollLimits, PollPlace, PollQueue, StartedPoll},
 };
 
 /// Upper bound on the pause after failures, as a multiple of the interval.
@@ -50,6 +50,32 @@ pub struct Interest<K> {
     pub key: K,
     /// The interval between polls. The shortest interval of all owners applies.
     pub interval: Duration,
+    /// Why it is polled.
+    pub purpose: PollPurpose,
+}
+
+/// Why a key is polled. If it is for several reasons, the first of these counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PollPurpose {
+    /// To follow what it says.
+    Follow,
+    /// To confirm what is known. It waits for what others follow.
+    Audit,
+}
+
+/// How an owner is interested in a key.
+#[derive(Clone, Copy)]
+struct OwnerInterest {
+    interval: Duration,
+    purpose: PollPurpose,
+}
+
+impl OwnerInterest {
+    /// Returns the interest that includes both.
+    fn and(self, other: Self) -> Self {
+        let interval = self.interval.min(other.interval);
+        Self { interval, purpose: self.purpose.min(other.purpose) }
+    }
 }
 
 /// The latest result of polling a key.
@@ -142,8 +168,8 @@ struct PollerState<K, V, O> {
 
 struct PollEntry<V, O> {
     number: u64,
-    /// Interested owners with their intervals.
-    owners: IndexMap<O, Duration>,
+    /// Interested owners.
+    owners: IndexMap<O, OwnerInterest>,
     polled: Option<Arc<PolledValue<V>>>,
     /// The value of an earlier process, until a poll succeeds.
     seed: Option<V>,
@@ -158,6 +184,8 @@ struct PollEntry<V, O> {
     queued: Option<QueuedPoll>,
     /// When the last poll started.
     last_poll: Option<Instant>,
+    /// For how long polls have waited for their turn since the last that has succeeded.
+    waited: Duration,
 }
 
 struct QueuedPoll {
@@ -167,7 +195,16 @@ struct QueuedPoll {
 
 impl<V, O> PollEntry<V, O> {
     fn interval(&self) -> Duration {
-        self.owners.values().min().copied().unwrap_or(MAX_IDLE_SLEEP)
+        self.owners.values().map(|owner| owner.interval).min().unwrap_or(MAX_IDLE_SLEEP)
+    }
+
+    /// Returns what waits for the next poll.
+    fn class(&self) -> PollClass {
+        match self.owners.values().map(|owner| owner.purpose).min() {
+            Some(PollPurpose::Follow) if self.polls == 0 || self.is_outdated => PollClass::First,
+            Some(PollPurpose::Follow) => PollClass::Follow,
+            Some(PollPurpose::Audit) | None => PollClass::Audit,
+        }
     }
 }
 
@@ -245,26 +282,25 @@ where
         interests: Vec<Interest<K>>,
         seeds: HashMap<K, V>,
     ) {
-        let mut intervals: IndexMap<K, Duration> = IndexMap::new();
-        for Interest { key, interval } in interests {
-            intervals
-                .entry(key)
-                .and_modify(|shortest| *shortest = interval.min(*shortest))
-                .or_insert(interval);
+        let mut wanted: IndexMap<K, OwnerInterest> = IndexMap::new();
+        for Interest { key, interval, purpose } in interests {
+            let interest = OwnerInterest { interval, purpose };
+            let all = wanted.entry(key).or_insert(interest);
+            *all = all.and(interest);
         }
         let mut state = self.0.lock();
         state.seeds = seeds;
         let known = state.owners.remove(owner).unwrap_or_default();
-        for key in known.iter().filter(|key| !intervals.contains_key(*key)) {
+        for key in known.iter().filter(|key| !wanted.contains_key(*key)) {
             state.unsubscribe(key, owner);
         }
         let mut due_earlier = false;
-        for (key, interval) in &intervals {
-            due_earlier |= state.subscribe(key, owner, *interval);
+        for (key, interest) in &wanted {
+            due_earlier |= state.subscribe(key, owner, *interest);
         }
         state.seeds.clear();
-        if !intervals.is_empty() {
-            state.owners.insert(owner.clone(), intervals.into_keys().collect());
+        if !wanted.is_empty() {
+            state.owners.insert(owner.clone(), wanted.into_keys().collect());
         }
         if due_earlier {
             self.0.due_earlier.notify_one();
@@ -325,10 +361,10 @@ impl<K, V, O> Shared<K, V, O> {
 
 impl<K: Clone + Eq + Hash, V, O: Clone + Eq + Hash> PollerState<K, V, O> {
     /// Adds an owner to a key. Returns whether a poll is due earlier than before.
-    fn subscribe(&mut self, key: &K, owner: &O, interval: Duration) -> bool {
+    fn subscribe(&mut self, key: &K, owner: &O, interest: OwnerInterest) -> bool {
         let now = Instant::now();
         if let Some(entry) = self.entries.get_mut(key) {
-            entry.owners.insert(owner.clone(), interval);
+            entry.owners.insert(owner.clone(), interest);
             let sooner = entry.last_poll.map_or(now, |last| last + entry.interval());
             let number = entry.number;
             return match entry.due_at {
@@ -343,7 +379,7 @@ impl<K: Clone + Eq + Hash, V, O: Clone + Eq + Hash> PollerState<K, V, O> {
         }
         let number = self.next_number;
         self.next_number += 1;
-        let owners = IndexMap::from([(owner.clone(), interval)]);
+        let owners = IndexMap::from([(owner.clone(), interest)]);
         let entry = PollEntry {
             number,
             owners,
@@ -355,6 +391,7 @@ impl<K: Clone + Eq + Hash, V, O: Clone + Eq + Hash> PollerState<K, V, O> {
             due_at: Some(now),
             queued: None,
             last_poll: None,
+            waited: Duration::ZERO,
         };
         self.entries.insert(key.clone(), entry);
         self.numbers.insert(number, key.clone());
@@ -393,7 +430,8 @@ impl<K: Clone + Eq + Hash, V, O: Clone + Eq + Hash> PollerState<K, V, O> {
             let host = key.map(settings.host_of).unwrap_or_default();
             let namespaces: HashSet<String> =
                 entry.owners.keys().map(settings.namespace_of).collect();
-            let place = self.queue.add(&host, namespaces.into_iter(), poll, now);
+            let class = entry.class();
+            let place = self.queue.add(&host, namespaces.into_iter(), class, poll, now);
             entry.due_at = None;
             entry.queued = Some(QueuedPoll { place, since });
         }
@@ -401,7 +439,9 @@ impl<K: Clone + Eq + Hash, V, O: Clone + Eq + Hash> PollerState<K, V, O> {
         for StartedPoll { number, .. } in &started {
             let key = self.numbers.get(number);
             if let Some(entry) = key.and_then(|key| self.entries.get_mut(key)) {
-                entry.queued = None;
+                if let Some(queued) = entry.queued.take() {
+                    entry.waited += now.duration_since(queued.since);
+                }
                 entry.last_poll = Some(now);
             }
         }
@@ -481,7 +521,8 @@ where
             entry.is_outdated &= !was_outdated;
             let same = before.filter(|before| before.value.as_ref() == Some(&value));
             let first_observed = same.map_or(polled_at, |before| before.first_observed);
-            let resumed_at = same.and_then(|same| resumed_at(same, polled_at, entry.interval()));
+            let allowed = allowed_break(entry.interval(), std::mem::take(&mut entry.waited));
+            let resumed_at = same.and_then(|same| resumed_at(same, polled_at, allowed));
             PolledValue {
                 value: Some(value),
                 first_observed,
@@ -527,18 +568,21 @@ where
     }
 }
 
-/// Returns when polls have found a value again after a break, if there was one. Between two
-/// successful polls, a registry may fail once or twice.
+/// Returns how long nothing may be known between two successful polls without a break. A registry
+/// may fail once or twice, and polls may wait for their turn, which says nothing about the key.
+fn allowed_break(interval: Duration, waited: Duration) -> Duration {
+    let missed = interval.saturating_mul(MAX_MISSED_INTERVALS);
+    missed.saturating_add(BREAK_GRACE).saturating_add(waited)
+}
+
+/// Returns when polls have found a value again after a break, if there was one.
 fn resumed_at<V>(
     before: &PolledValue<V>,
     polled_at: Timestamp,
-    interval: Duration,
+    allowed: Duration,
 ) -> Option<Timestamp> {
-    let longest = SignedDuration::try_from(
-        interval.saturating_mul(MAX_MISSED_INTERVALS).saturating_add(BREAK_GRACE),
-    );
-    let is_break =
-        longest.is_ok_and(|longest| polled_at.duration_since(before.confirmed_at) > longest);
+    let is_break = SignedDuration::try_from(allowed)
+        .is_ok_and(|allowed| polled_at.duration_since(before.confirmed_at) > allowed);
     if is_break { Some(polled_at) } else { before.resumed_at }
 }
 

@@ -57,13 +57,18 @@ fn a_break_between_two_successful_polls_is_noted() {
         (1000, Some(at(500)), 1300, Some(at(500))),
         (1000, Some(at(500)), 90_000, Some(at(90_000))),
     ] {
-        let resumed = resumed_at(&polled(last, earlier), at(now), interval);
+        let allowed = allowed_break(interval, Duration::ZERO);
+        let resumed = resumed_at(&polled(last, earlier), at(now), allowed);
         assert_eq!(resumed, expected, "{last} {now}");
     }
+    let waited = allowed_break(interval, Duration::from_mins(60));
+    assert_eq!(resumed_at(&polled(1000, None), at(5560), waited), None, "it waited for its turn");
+    assert_eq!(resumed_at(&polled(1000, None), at(5561), waited), Some(at(5561)));
 }
 
 fn every(key: &'static str, seconds: u64) -> Vec<Interest<&'static str>> {
-    vec![Interest { key, interval: Duration::from_secs(seconds) }]
+    let interval = Duration::from_secs(seconds);
+    vec![Interest { key, interval, purpose: PollPurpose::Follow }]
 }
 
 #[tokio::test(start_paused = true)]
@@ -204,7 +209,10 @@ async fn polls_beside(PolledBeside { silent, hosts, limits }: PolledBeside) -> V
             Ok(1)
         }
     });
-    let interest = |key: String, seconds| Interest { key, interval: Duration::from_secs(seconds) };
+    let interest = |key: String, seconds| {
+        let interval = Duration::from_secs(seconds);
+        Interest { key, interval, purpose: PollPurpose::Follow }
+    };
     let keys = (0..silent).map(|number| interest(format!("hole{}/{number}", number % hosts), 5));
     poller.set_interests(&"evil/hole", keys.collect());
     // The silent ones hold every place that they can get.
@@ -277,4 +285,66 @@ async fn a_poll_that_panics_gives_its_place_back() {
     poller.set_interests(&"b", every("works", 10));
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(polls.load(Ordering::SeqCst), 1);
+}
+
+/// A clock that shows the time of the runtime.
+fn running_clock() -> Clock {
+    let began = Instant::now();
+    Clock::new(move || {
+        let elapsed = SignedDuration::try_from(began.elapsed()).unwrap_or_default();
+        Timestamp::UNIX_EPOCH.saturating_add(elapsed).unwrap_or(Timestamp::MAX)
+    })
+}
+
+/// Polls keys of a host at a rate of one a second. Polls fail while `is_down`.
+fn start_slowly(is_down: Arc<Mutex<bool>>) -> Poller<u64, u32, &'static str> {
+    let settings = PollSettings {
+        timeout: Duration::from_secs(5),
+        limits: PollLimits::of_each_host(256, 8, 60),
+        host_of: |_| "host".to_owned(),
+        namespace_of: first_part,
+    };
+    Poller::start(settings, running_clock(), move |_: u64, _| {
+        let is_down = *is_down.lock().expect("lock");
+        let problem = Problem { reason: Reason::RegistryUnavailable, message: "down".into() };
+        async move { if is_down { Err(problem) } else { Ok(1) } }
+    })
+}
+
+fn numbered(keys: std::ops::Range<u64>, purpose: PollPurpose) -> Vec<Interest<u64>> {
+    let interval = Duration::from_mins(1);
+    keys.map(|key| Interest { key, interval, purpose }).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_poll_that_waits_for_its_turn_is_no_break() {
+    let is_down = Arc::new(Mutex::new(false));
+    let poller = start_slowly(Arc::clone(&is_down));
+    // Each is polled every ten minutes, in place of every minute.
+    poller.set_interests(&"a", numbered(0..600, PollPurpose::Follow));
+    tokio::time::sleep(Duration::from_hours(1)).await;
+    for key in 0..600 {
+        let polled = poller.latest(&key).expect("polled");
+        assert_eq!(polled.resumed_at, None, "{key}");
+        assert!(polled.confirmed_at > Timestamp::from_second(40 * 60).expect("a time"), "{key}");
+    }
+    *is_down.lock().expect("lock") = true;
+    tokio::time::sleep(Duration::from_hours(1)).await;
+    *is_down.lock().expect("lock") = false;
+    tokio::time::sleep(Duration::from_hours(1)).await;
+    assert!((0..600).all(|key| poller.latest(&key).expect("polled").resumed_at.is_some()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_poll_of_a_family_waits_for_no_audit() {
+    let poller = start_slowly(Arc::default());
+    poller.set_interests(&"a/old", numbered(0..5000, PollPurpose::Audit));
+    tokio::time::sleep(Duration::from_mins(1)).await;
+    assert_eq!(poller.latest(&4999), None, "audits wait");
+    let mut new = numbered(6000..6001, PollPurpose::Follow);
+    new.extend(numbered(4999..5000, PollPurpose::Follow));
+    poller.set_interests(&"a/new", new);
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert!(poller.latest(&6000).is_some(), "a new key");
+    assert!(poller.latest(&4999).is_some(), "one that waited for an audit");
 }

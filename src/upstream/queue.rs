@@ -3,9 +3,12 @@
 //! A host has few polls at once and a rate, so that whoever follows tags of a host that never
 //! responds waits for that host only. A namespace has a share of each host and of the whole, so that
 //! no namespace, however many keys it polls, makes the others wait. Namespaces take turns.
+//!
+//! Whoever waits for the first value of a key does not wait for the repeats of others, and what is
+//! followed does not wait for audits; but each [`PollClass`] has a part of the rate of a host.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
     sync::Arc,
     time::Duration,
@@ -53,11 +56,37 @@ impl PollLimits {
     }
 }
 
+/// What waits for a poll. While all classes wait at a host, two of seven polls are first ones, four
+/// repeat what is followed, and one is an audit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum PollClass {
+    /// Something that is followed, and of which nothing is known yet.
+    First,
+    /// Something that is followed.
+    Follow,
+    /// The confirmation of what is known.
+    Audit,
+}
+
+impl PollClass {
+    const ALL: [Self; 3] = [Self::First, Self::Follow, Self::Audit];
+
+    /// Returns what a poll costs: the part of a class is the smaller, the more it is.
+    const fn cost(self) -> u64 {
+        match self {
+            Self::First => 2,
+            Self::Follow => 1,
+            Self::Audit => 4,
+        }
+    }
+}
+
 /// Where a poll waits or runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct PollPlace {
     pub host: Arc<str>,
     pub namespace: Arc<str>,
+    pub class: PollClass,
 }
 
 /// A poll that is due: since when, and the number of its key.
@@ -97,12 +126,14 @@ struct HostQueue {
     next_at: Instant,
     /// Number of the last poll that has started.
     last_started: u64,
-    lane: Lane,
+    lanes: BTreeMap<PollClass, Lane>,
 }
 
-/// The polls that wait at a host, and whose turn it is.
+/// The polls of one class that wait at a host, and whose turn it is.
 #[derive(Debug, Default)]
 struct Lane {
+    /// What its polls have cost. The class that has spent the least comes first.
+    spent: u64,
     turns: BTreeSet<Turn>,
     namespaces: HashMap<Arc<str>, WaitingPolls>,
 }
@@ -144,7 +175,7 @@ impl HostQueue {
             pause,
             next_at: now,
             last_started,
-            lane: Lane::default(),
+            lanes: PollClass::ALL.map(|class| (class, Lane::default())).into(),
         }
     }
 
@@ -158,11 +189,24 @@ impl HostQueue {
     }
 
     fn is_waiting(&self) -> bool {
-        !self.lane.turns.is_empty()
+        self.lanes.values().any(|lane| !lane.turns.is_empty())
+    }
+
+    /// Charges a class with a poll. What others have spent less was not asked for, or cannot start:
+    /// it is not made up for later.
+    fn charge(&mut self, class: PollClass) {
+        let Some(spent) = self.lanes.get(&class).map(|lane| lane.spent) else { return };
+        for lane in self.lanes.values_mut() {
+            lane.spent = lane.spent.max(spent);
+        }
+        if let Some(lane) = self.lanes.get_mut(&class) {
+            lane.spent += class.cost();
+        }
     }
 
     fn waiting_of(&self, namespace: &str) -> usize {
-        self.lane.namespaces.get(namespace).map_or(0, |waiting| waiting.polls.len())
+        let of_lane = |lane: &Lane| Some(lane.namespaces.get(namespace)?.polls.len());
+        self.lanes.values().filter_map(of_lane).sum()
     }
 }
 
@@ -222,6 +266,7 @@ impl PollQueue {
         &mut self,
         host: &str,
         namespaces: impl Iterator<Item = String>,
+        class: PollClass,
         poll: DuePoll,
         now: Instant,
     ) -> PollPlace {
@@ -237,15 +282,17 @@ impl PollQueue {
             let pause = Duration::from_mins(1) / (limits.per_minute)(&host).max(1);
             HostQueue::new(pause, now, started)
         });
-        queue.lane.add(&namespace, poll, started);
+        queue.lanes.entry(class).or_default().add(&namespace, poll, started);
         self.waiting.insert((queue.last_started, Arc::clone(&host)));
-        PollPlace { host, namespace }
+        PollPlace { host, namespace, class }
     }
 
     /// Removes a poll that has not started.
     pub(super) fn remove(&mut self, place: &PollPlace, poll: DuePoll) {
         if let Some(queue) = self.hosts.get_mut(&place.host) {
-            queue.lane.change(&place.namespace, |waiting| waiting.polls.remove(&poll));
+            if let Some(lane) = queue.lanes.get_mut(&place.class) {
+                lane.change(&place.namespace, |waiting| waiting.polls.remove(&poll));
+            }
             if !queue.is_waiting() {
                 self.waiting.remove(&(queue.last_started, Arc::clone(&place.host)));
             }
@@ -296,13 +343,15 @@ impl PollQueue {
             self.running < self.limits.total && queue.running < self.limits.per_host
         };
         let Some(queue) = self.hosts.get(host).filter(has_room) else { return Room::None };
-        let mut turns = queue.lane.turns.iter();
-        match turns.find(|turn| self.has_share(queue, &turn.namespace)) {
+        let next = |(class, lane): (&PollClass, &Lane)| {
+            let turn = lane.turns.iter().find(|turn| self.has_share(queue, &turn.namespace))?;
+            Some((lane.spent, *class, Arc::clone(&turn.namespace)))
+        };
+        match queue.lanes.iter().filter_map(next).min() {
             None => Room::None,
             Some(_) if queue.ready_at() > now => Room::At(queue.ready_at()),
-            Some(turn) => {
-                let namespace = Arc::clone(&turn.namespace);
-                Room::Now(PollPlace { host: Arc::clone(host), namespace })
+            Some((_, class, namespace)) => {
+                Room::Now(PollPlace { host: Arc::clone(host), namespace, class })
             }
         }
     }
@@ -318,11 +367,12 @@ impl PollQueue {
     fn start_first(&mut self, place: PollPlace, now: Instant) -> Option<StartedPoll> {
         let queue = self.hosts.get_mut(&place.host)?;
         let started = self.started + 1;
-        let first = queue.lane.change(&place.namespace, |waiting| {
+        let first = queue.lanes.get_mut(&place.class)?.change(&place.namespace, |waiting| {
             waiting.last_started = started;
             waiting.polls.pop_first()
         });
         let (_, number) = first.flatten()?;
+        queue.charge(place.class);
         self.started = started;
         self.waiting.remove(&(queue.last_started, Arc::clone(&place.host)));
         queue.last_started = started;

@@ -3,7 +3,7 @@ use super::*;
 fn add(queue: &mut PollQueue, number: u64, host: &str, namespaces: &[&str]) -> PollPlace {
     let now = Instant::now();
     let namespaces = namespaces.iter().map(|name| (*name).to_owned());
-    queue.add(host, namespaces, (now, number), now)
+    queue.add(host, namespaces, PollClass::Follow, (now, number), now)
 }
 
 fn numbers(queue: &mut PollQueue) -> Vec<u64> {
@@ -104,7 +104,8 @@ fn polls_of_single_keys(namespaces: u64, interval: Duration, rounds: usize) -> V
     while polls.len() < rounds * usize::try_from(namespaces).expect("a number") {
         while let Some(poll) = due.first().copied().filter(|(at, _)| *at <= now) {
             due.remove(&poll);
-            queue.add("r", [format!("{:05}", poll.1)].into_iter(), poll, now);
+            let namespace = [format!("{:05}", poll.1)].into_iter();
+            queue.add("r", namespace, PollClass::Follow, poll, now);
         }
         let (started, next) = queue.start(now);
         for StartedPoll { number, place } in started {
@@ -130,4 +131,58 @@ async fn no_namespace_starves_when_all_want_more_than_the_rate() {
         let ahead = most.zip(fewest).map(|(most, fewest)| most - fewest);
         assert!(ahead <= Some(1), "{counts:?}");
     }
+}
+
+/// Lets polls start that end at once, for a time. Returns their numbers.
+fn polls_within(queue: &mut PollQueue, from: Instant, time: Duration) -> Vec<u64> {
+    let (mut polls, mut now) = (Vec::new(), from);
+    while now < from + time {
+        let (started, next) = queue.start(now);
+        for StartedPoll { number, place } in started {
+            polls.push(number);
+            queue.finish(&place);
+        }
+        now = next.unwrap_or(from + time);
+    }
+    polls
+}
+
+#[tokio::test(start_paused = true)]
+async fn audits_yield_to_what_is_followed_and_go_on() {
+    let mut queue = PollQueue::new(PollLimits::of_each_host(256, 8, 300));
+    let (begin, team) = (Instant::now(), || ["team".to_owned()].into_iter());
+    for number in 1000..20_000 {
+        queue.add("r", team(), PollClass::Audit, (begin, number), begin);
+    }
+    let minute = Duration::from_mins(1);
+    assert!(polls_within(&mut queue, begin, minute).len() >= 300, "audits use the whole rate");
+    let now = begin + minute;
+    for number in 0..100 {
+        queue.add("r", team(), PollClass::First, (now, number), now);
+        queue.add("r", team(), PollClass::Follow, (now, 100 + number), now);
+    }
+    let polls = polls_within(&mut queue, now, minute);
+    let of = |numbers: std::ops::Range<u64>| {
+        polls.iter().filter(|number| numbers.contains(number)).count()
+    };
+    assert!(polls.iter().take(2).all(|number| *number < 200), "{polls:?}");
+    assert_eq!((of(0..100), of(100..200)), (100, 100), "{polls:?}");
+    assert!(of(1000..20_000) > 80, "{polls:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_class_has_not_asked_for_is_not_made_up_for() {
+    let mut queue = PollQueue::new(PollLimits::of_each_host(256, 8, 300));
+    let (begin, hour) = (Instant::now(), Duration::from_hours(1));
+    for number in 1000..20_000 {
+        queue.add("r", ["a".to_owned()].into_iter(), PollClass::Follow, (begin, number), begin);
+    }
+    polls_within(&mut queue, begin, hour);
+    let now = begin + hour;
+    for number in 0..1000 {
+        queue.add("r", ["b".to_owned()].into_iter(), PollClass::First, (now, number), now);
+    }
+    let polls = polls_within(&mut queue, now, Duration::from_mins(1));
+    let first = polls.iter().filter(|number| **number < 1000).count();
+    assert!((95..=105).contains(&first), "{first} of {}", polls.len());
 }

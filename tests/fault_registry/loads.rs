@@ -15,7 +15,8 @@ use groundswell::{
         Transport, full_body,
     },
     upstream::{
-        ImageKey, Interest, PollLimits, PollSettings, Poller, TagNeeds, UpstreamDigest, poll_tag,
+        ImageKey, Interest, PollLimits, PollPurpose, PollSettings, Poller, TagNeeds, UpstreamDigest,
+        poll_tag,
     },
 };
 use http::{Method, Response};
@@ -218,6 +219,7 @@ async fn the_first_polls_after_a_start_are_spread() {
             &keychain,
         ),
         interval: Duration::from_hours(1),
+        purpose: PollPurpose::Follow,
     });
     poller.set_interests(&"team", interests.collect());
     let began = Instant::now();
@@ -266,6 +268,7 @@ async fn a_registry_that_never_responds_delays_no_other_registry() {
     let interest = |image: &str| Interest {
         key: ImageKey::new(&client, image, &TagNeeds::Digest, &keychain),
         interval: Duration::from_mins(10),
+        purpose: PollPurpose::Follow,
     };
     let hung = (0..200).map(|number| interest(&format!("hung.test/team/app{number}:1"))).collect();
     poller.set_interests(&"hung", hung);

@@ -17,7 +17,7 @@ use crate::{
         folder_poller::FolderInterest,
     },
     registry::Keychain,
-    upstream::{ImageKey, Interest, TagNeeds, UpstreamDigest},
+    upstream::{ImageKey, Interest, PollPurpose, TagNeeds, UpstreamDigest},
 };
 
 impl Observer<'_> {
@@ -48,7 +48,8 @@ impl Observer<'_> {
             {
                 seeds.insert(key.clone(), seed);
             }
-            interests.push(Interest { key, interval: upstream.interval.into() });
+            let interval = upstream.interval.into();
+            interests.push(Interest { key, interval, purpose: PollPurpose::Follow });
         }
         let records = context.stores.images.group(&self.key).into_iter();
         for record in records.filter(|record| is_record_of(record, &self.family)) {
@@ -57,7 +58,8 @@ impl Observer<'_> {
                 let reference = format!("{}:{}", record.spec.repository, tag.tag);
                 let needs = TagNeeds::default();
                 let key = keys.key(&context.registry, reference, &needs, keychain);
-                interests.push(Interest { key, interval: context.audit.into() });
+                let interval = context.audit.into();
+                interests.push(Interest { key, interval, purpose: PollPurpose::Audit });
             }
         }
         interests
