@@ -208,6 +208,13 @@ impl<V, O> PollEntry<V, O> {
     }
 }
 
+impl<V, O> PollEntry<V, O> {
+    /// Returns the namespaces of the owners.
+    fn namespaces(&self, namespace_of: fn(&O) -> String) -> HashSet<String> {
+        self.owners.keys().map(namespace_of).collect()
+    }
+}
+
 impl<V: Clone, O> PollEntry<V, O> {
     /// Returns the last value, for the next poll. If no poll has succeeded, it is the one of an
     /// earlier process.
@@ -292,11 +299,11 @@ where
         state.seeds = seeds;
         let known = state.owners.remove(owner).unwrap_or_default();
         for key in known.iter().filter(|key| !wanted.contains_key(*key)) {
-            state.unsubscribe(key, owner);
+            state.unsubscribe(&self.0.settings, key, owner);
         }
         let mut due_earlier = false;
         for (key, interest) in &wanted {
-            due_earlier |= state.subscribe(key, owner, *interest);
+            due_earlier |= state.subscribe(&self.0.settings, key, owner, *interest);
         }
         state.seeds.clear();
         if !wanted.is_empty() {
@@ -360,11 +367,21 @@ impl<K, V, O> Shared<K, V, O> {
 }
 
 impl<K: Clone + Eq + Hash, V, O: Clone + Eq + Hash> PollerState<K, V, O> {
-    /// Adds an owner to a key. Returns whether a poll is due earlier than before.
-    fn subscribe(&mut self, key: &K, owner: &O, interest: OwnerInterest) -> bool {
+    /// Adds an owner to a key. Returns whether a poll may start earlier than before.
+    fn subscribe(
+        &mut self,
+        settings: &PollSettings<K, O>,
+        key: &K,
+        owner: &O,
+        interest: OwnerInterest,
+    ) -> bool {
         let now = Instant::now();
         if let Some(entry) = self.entries.get_mut(key) {
-            entry.owners.insert(owner.clone(), interest);
+            let is_new = entry.owners.insert(owner.clone(), interest).is_none();
+            if let Some(queued) = &entry.queued {
+                return (is_new || queued.place.class != entry.class())
+                    && self.queue_again(settings, key, now);
+            }
             let sooner = entry.last_poll.map_or(now, |last| last + entry.interval());
             let number = entry.number;
             return match entry.due_at {
@@ -400,12 +417,12 @@ impl<K: Clone + Eq + Hash, V, O: Clone + Eq + Hash> PollerState<K, V, O> {
     }
 
     /// Removes an owner from a key, and removes the key if no owner is interested in it any more.
-    fn unsubscribe(&mut self, key: &K, owner: &O) {
+    fn unsubscribe(&mut self, settings: &PollSettings<K, O>, key: &K, owner: &O) {
         let Some(entry) = self.entries.get_mut(key) else { return };
         entry.owners.swap_remove(owner);
-        if entry.owners.is_empty()
-            && let Some(entry) = self.entries.remove(key)
-        {
+        if !entry.owners.is_empty() {
+            self.queue_again(settings, key, Instant::now());
+        } else if let Some(entry) = self.entries.remove(key) {
             self.numbers.remove(&entry.number);
             if let Some(at) = entry.due_at {
                 self.due.remove(&(at, entry.number));
@@ -414,6 +431,25 @@ impl<K: Clone + Eq + Hash, V, O: Clone + Eq + Hash> PollerState<K, V, O> {
                 self.queue.remove(&place, (since, entry.number));
             }
         }
+    }
+
+    /// Lets a poll that waits, and whose owners have changed, wait where it may start earlier: not in
+    /// the queue of a namespace that wants it no more, nor behind the other polls of one. Returns
+    /// whether its place has changed.
+    fn queue_again(&mut self, settings: &PollSettings<K, O>, key: &K, now: Instant) -> bool {
+        let Some(entry) = self.entries.get_mut(key) else { return false };
+        let Some(QueuedPoll { place, since }) = &entry.queued else { return false };
+        let (poll, class) = ((*since, entry.number), entry.class());
+        let namespaces = entry.namespaces(settings.namespace_of);
+        let is_wanted = place.class == class && namespaces.contains(&*place.namespace);
+        if is_wanted && self.queue.is_next(place, poll) {
+            return false;
+        }
+        self.queue.remove(place, poll);
+        let host = (settings.host_of)(key);
+        let place = self.queue.add(&host, namespaces.into_iter(), class, poll, now);
+        entry.queued = Some(QueuedPoll { place, since: poll.0 });
+        true
     }
 
     /// Queues what is due, and takes what may start. Returns it with the time of the next start.
@@ -428,8 +464,7 @@ impl<K: Clone + Eq + Hash, V, O: Clone + Eq + Hash> PollerState<K, V, O> {
             let key = self.numbers.get(&number);
             let Some(entry) = key.and_then(|key| self.entries.get_mut(key)) else { continue };
             let host = key.map(settings.host_of).unwrap_or_default();
-            let namespaces: HashSet<String> =
-                entry.owners.keys().map(settings.namespace_of).collect();
+            let namespaces = entry.namespaces(settings.namespace_of);
             let class = entry.class();
             let place = self.queue.add(&host, namespaces.into_iter(), class, poll, now);
             entry.due_at = None;

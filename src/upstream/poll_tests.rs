@@ -168,6 +168,29 @@ async fn replaced_interests_leave_no_key_behind() {
     assert_eq!((state.entries.len(), state.numbers.len(), state.due.len()), (1, 1, 1));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_key_that_waits_for_one_namespace_does_not_delay_another_one() {
+    let poller = start_slowly(Arc::default());
+    poller.set_interests(&"evil/family", numbered(0..600, PollPurpose::Follow));
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(poller.latest(&599), None, "it waits in the queue of its namespace");
+    poller.set_interests(&"team/family", numbered(599..600, PollPurpose::Follow));
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(poller.latest(&599).is_some());
+    // It is in the queue of the team, and leaves it with it.
+    poller.set_interests(&"team/family", numbered(500..590, PollPurpose::Follow));
+    poller.set_interests(&"team/family", Vec::new());
+    poller.set_interests(&"other/family", numbered(590..599, PollPurpose::Follow));
+    tokio::time::sleep(Duration::from_secs(22)).await;
+    assert!((590..599).all(|key| poller.latest(&key).is_some()), "they are shared by two");
+    let state = poller.0.lock();
+    let owned = |entry: &PollEntry<u32, &str>| {
+        let place = entry.queued.as_ref().map(|queued| &*queued.place.namespace);
+        place.is_none_or(|place| entry.owners.keys().any(|owner| first_part(owner) == place))
+    };
+    assert!(state.entries.values().all(owned), "no key waits for a namespace without interest");
+}
+
 /// How often a tag is polled whose interval is a minute, within 6 hours, beside silent ones.
 struct PolledBeside {
     /// Keys of another namespace that never answer, with an interval of 5 seconds.

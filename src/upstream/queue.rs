@@ -299,6 +299,16 @@ impl PollQueue {
         }
     }
 
+    /// Whether a poll is the next one of its namespace and its class, and may start once it is
+    /// their turn.
+    pub(super) fn is_next(&self, place: &PollPlace, poll: DuePoll) -> bool {
+        let Some(queue) = self.hosts.get(&place.host) else { return false };
+        let waiting = queue.lanes.get(&place.class);
+        let waiting = waiting.and_then(|lane| lane.namespaces.get(&place.namespace));
+        waiting.is_some_and(|waiting| waiting.polls.first() == Some(&poll))
+            && self.has_share(queue, &place.namespace)
+    }
+
     /// Notes that a poll has ended.
     pub(super) fn finish(&mut self, place: &PollPlace) {
         self.running = self.running.saturating_sub(1);
