@@ -433,6 +433,18 @@ impl<K: Clone + Eq + Hash, V, O: Clone + Eq + Hash> PollerState<K, V, O> {
         }
     }
 
+    /// Lets a key be polled again after its interval if nothing else does.
+    fn ensure_repeat(&mut self, number: u64) {
+        let key = self.numbers.get(&number);
+        let entry = key.and_then(|key| self.entries.get_mut(key));
+        if let Some(entry) = entry.filter(|entry| entry.due_at.is_none() && entry.queued.is_none())
+        {
+            let due_at = Instant::now() + entry.interval();
+            entry.due_at = Some(due_at);
+            self.due.insert((due_at, number));
+        }
+    }
+
     /// Lets a poll that waits, and whose owners have changed, wait where it may start earlier: not in
     /// the queue of a namespace that wants it no more, nor behind the other polls of one. Returns
     /// whether its place has changed.
@@ -485,15 +497,19 @@ impl<K: Clone + Eq + Hash, V, O: Clone + Eq + Hash> PollerState<K, V, O> {
     }
 }
 
-/// A poll that runs. Its end gives its place to the next one, even if it panics.
+/// A poll that runs. Its end gives its place to the next one, and it is repeated, even if it panics.
 struct RunningPoll<K: Clone + Eq + Hash, V, O: Clone + Eq + Hash> {
     shared: Arc<Shared<K, V, O>>,
+    number: u64,
     place: PollPlace,
 }
 
 impl<K: Clone + Eq + Hash, V, O: Clone + Eq + Hash> Drop for RunningPoll<K, V, O> {
     fn drop(&mut self) {
-        self.shared.lock().queue.finish(&self.place);
+        let mut state = self.shared.lock();
+        state.queue.finish(&self.place);
+        state.ensure_repeat(self.number);
+        drop(state);
         // The next poll may start, and that of this key may be the first that is due.
         self.shared.due_earlier.notify_one();
     }
@@ -509,7 +525,7 @@ where
     while let Some(shared) = poller.upgrade() {
         let (started, next) = shared.lock().start_due(&shared.settings, Instant::now());
         for StartedPoll { number, place } in started {
-            let running = RunningPoll { shared: Arc::clone(&shared), place };
+            let running = RunningPoll { shared: Arc::clone(&shared), number, place };
             tokio::spawn(async move { poll_entry(&running.shared, number).await });
         }
         tokio::select! {

@@ -293,21 +293,25 @@ fn pauses_grow_with_failures_and_never_exceed_half_an_hour_or_the_interval() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_poll_that_panics_gives_its_place_back() {
+async fn a_poll_that_panics_gives_its_place_back_and_is_repeated() {
     let clock = Clock::new(|| Timestamp::UNIX_EPOCH);
     let polls = Arc::new(AtomicUsize::new(0));
     let polled = Arc::clone(&polls);
     let limits = PollLimits::of_each_host(1, 1, 1200);
     let settings = PollSettings { limits, ..settings(Duration::from_secs(5)) };
     let poller = Poller::start(settings, clock, move |key: &'static str, _| {
-        assert!(key != "broken", "broken");
-        polled.fetch_add(1, Ordering::SeqCst);
+        let before = polled.fetch_add(1, Ordering::SeqCst);
+        assert!(key != "broken" || before > 1, "broken");
         async { Ok::<_, Problem>(1) }
     });
     poller.set_interests(&"a", every("broken", 10));
     poller.set_interests(&"b", every("works", 10));
     tokio::time::sleep(Duration::from_secs(1)).await;
-    assert_eq!(polls.load(Ordering::SeqCst), 1);
+    assert_eq!(polls.load(Ordering::SeqCst), 2);
+    assert_eq!(poller.latest(&"broken"), None);
+    assert!(poller.latest(&"works").is_some());
+    tokio::time::sleep(Duration::from_secs(12)).await;
+    assert!(poller.latest(&"broken").is_some(), "it is repeated");
 }
 
 /// A clock that shows the time of the runtime.
