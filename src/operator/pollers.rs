@@ -49,7 +49,7 @@ pub(super) fn start_tag_poller(
     let settings = PollSettings {
         timeout: Duration::from(registries.timeout) * CALLS_PER_POLL,
         limits,
-        host_of: upstream::ImageKey::registry,
+        host_of: upstream::ImageKey::host,
         namespace_of,
     };
     Poller::start(settings, clock, move |key: upstream::ImageKey, last| {

@@ -108,6 +108,12 @@ impl Client {
         self.0.config.is_plain_http(registry)
     }
 
+    /// Returns the host that serves this registry, with its port if that is not the default one.
+    #[must_use]
+    pub fn serving_host(&self, registry: &str) -> String {
+        self.0.config.serving_host(registry)
+    }
+
     /// Returns the manifest that the image's tag or digest refers to. Its digest is checked against
     /// the requested one and the one in the response's headers.
     pub async fn manifest(

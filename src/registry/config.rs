@@ -167,12 +167,22 @@ impl Config {
         self.plain_http.iter().any(|plain| plain.eq_ignore_ascii_case(host))
     }
 
-    /// Returns how many polls of this registry begin in a minute.
+    /// Returns the host that serves this registry, with its port if that is not the default one.
+    /// The names of one server have the same one: `docker.io` and `registry-1.docker.io:443`.
+    #[must_use]
+    pub fn serving_host(&self, registry: &str) -> String {
+        let registry = registry.to_ascii_lowercase();
+        let url: Option<Url> = self.origin(&registry).base.parse().ok();
+        url.map_or(registry, |url| authority(&url))
+    }
+
+    /// Returns how many polls of this registry begin in a minute, whatever name of it is given.
     #[must_use]
     pub fn polls_per_minute(&self, registry: &str) -> u32 {
-        let mut listed = self.polls_per_minute.iter();
-        let listed = listed.find(|(host, _)| host.eq_ignore_ascii_case(registry));
-        let known = DEFAULT_POLLS_PER_MINUTE.iter().find(|(host, _)| *host == registry);
+        let host = self.serving_host(registry);
+        let is_same = |listed: &str| self.serving_host(listed) == host;
+        let listed = self.polls_per_minute.iter().find(|(listed, _)| is_same(listed));
+        let known = DEFAULT_POLLS_PER_MINUTE.iter().find(|(known, _)| is_same(known));
         listed
             .map(|(_, polls)| *polls)
             .or_else(|| known.map(|(_, polls)| *polls))
@@ -309,6 +319,12 @@ mod tests {
         assert_eq!(polls(&default), [300, 1200, 1200]);
         let config = config("{pollsPerMinute: {R.example: 10, '*': 20}}");
         assert_eq!(polls(&config), [300, 10, 20]);
+        for name in ["registry-1.docker.io", "registry-1.docker.io:443"] {
+            assert_eq!(config.polls_per_minute(name), 300, "{name}");
+            assert_eq!(config.serving_host(name), config.serving_host("docker.io"), "{name}");
+        }
+        assert_eq!(config.polls_per_minute("r.example:443"), 10);
+        assert_eq!(config.polls_per_minute("r.example:5000"), 20);
     }
 
     #[test]

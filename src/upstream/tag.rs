@@ -47,6 +47,8 @@ pub struct ImageKey {
     needs: TagNeeds,
     identity: Option<CredentialIdentity>,
     keychain: Arc<Keychain>,
+    /// The host that serves the registry.
+    host: Arc<str>,
 }
 
 /// What a tag points to.
@@ -104,19 +106,26 @@ impl ImageKey {
         keychain: &Arc<Keychain>,
     ) -> Self {
         let parsed: Option<Reference> = reference.parse().ok();
+        let host = parsed.as_ref().map(|parsed| client.serving_host(parsed.registry()));
         let identity = parsed.map(|parsed| client.identity(&parsed, keychain));
         let mut needs = needs.clone();
         if let TagNeeds::Images { required } = &mut needs {
             required.sort();
         }
-        Self { reference: reference.into(), needs, identity, keychain: Arc::clone(keychain) }
+        Self {
+            reference: reference.into(),
+            needs,
+            identity,
+            keychain: Arc::clone(keychain),
+            host: host.unwrap_or_default().into(),
+        }
     }
 
-    /// Returns the registry of the tag.
+    /// Returns the host that serves the tag's registry: it is polled at one rate, whichever of its
+    /// names is used.
     #[must_use]
-    pub fn registry(&self) -> String {
-        let parsed: Option<Reference> = self.reference.parse().ok();
-        parsed.map_or_else(String::new, |parsed| parsed.registry().to_owned())
+    pub fn host(&self) -> String {
+        self.host.to_string()
     }
 
     /// Returns what tells two keys apart. The keychain does not: its identity is among these.
@@ -129,7 +138,7 @@ impl ImageKey {
     }
 }
 
-/// What two [`ImageKey`]s are compared by.
+/// What two [`ImageKey`]s are compared by. Their host follows from the reference.
 #[derive(PartialEq, Eq, Hash)]
 struct KeyDistinction<'a> {
     reference: &'a str,

@@ -123,7 +123,7 @@ fn tag_poller(client: Client, config: &Config) -> Poller<ImageKey, UpstreamDiges
     let settings = PollSettings {
         timeout: POLL_TIMEOUT,
         limits,
-        host_of: ImageKey::registry,
+        host_of: ImageKey::host,
         namespace_of: |owner: &&str| (*owner).to_owned(),
     };
     Poller::start(settings, Clock::new(|| Timestamp::UNIX_EPOCH), move |key: ImageKey, _| {

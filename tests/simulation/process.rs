@@ -117,7 +117,7 @@ impl Process {
         let settings = PollSettings {
             timeout: POLL_TIMEOUT,
             limits: PollLimits::of_each_host(256, 8, 1200),
-            host_of: ImageKey::registry,
+            host_of: ImageKey::host,
             namespace_of,
         };
         let tags = Poller::start(settings, clock.clone(), move |key: ImageKey, last| {
