@@ -20,8 +20,9 @@ use crate::{
 const CALLS_PER_POLL: u32 = 3;
 /// Maximum number of tags that are polled at once.
 const MAX_CONCURRENT_POLLS: usize = 256;
-/// Maximum number of tags that are polled at once at one registry. Other calls need its slots, too.
-const MAX_CONCURRENT_POLLS_PER_HOST: usize = 8;
+/// One part of the requests that may run at once at a registry may be polls: other calls need it,
+/// too.
+const POLL_SLOT_PARTS: usize = 2;
 /// Timeout of one poll of a repository.
 const GIT_POLL_TIMEOUT: Duration = Duration::from_mins(1);
 /// Timeout for a Git server to list its branches and tags and to send the trees of a commit.
@@ -40,15 +41,9 @@ pub(super) fn start_tag_poller(
     metrics: Metrics,
     clock: Clock,
 ) -> Poller<upstream::ImageKey, upstream::UpstreamDigest, ObjectRef<ImageFamily>> {
-    let budgets = registries.clone();
-    let limits = PollLimits {
-        total: MAX_CONCURRENT_POLLS,
-        per_host: MAX_CONCURRENT_POLLS_PER_HOST,
-        per_minute: Arc::new(move |registry| budgets.polls_per_minute(registry)),
-    };
     let settings = PollSettings {
         timeout: Duration::from(registries.timeout) * CALLS_PER_POLL,
-        limits,
+        limits: tag_limits(registries),
         host_of: upstream::ImageKey::host,
         namespace_of,
     };
@@ -73,6 +68,15 @@ pub(super) fn start_tag_poller(
             result
         }
     })
+}
+
+fn tag_limits(registries: &registry::Config) -> PollLimits {
+    let rates = registries.clone();
+    PollLimits {
+        total: MAX_CONCURRENT_POLLS,
+        per_host: (registries.concurrent_requests_per_host / POLL_SLOT_PARTS).max(1),
+        per_minute: Arc::new(move |registry| rates.polls_per_minute(registry)),
+    }
 }
 
 /// Starts polling the folders of Git repositories.
@@ -104,4 +108,20 @@ pub(super) fn start_revision_poller(
 
 fn namespace_of(family: &ObjectRef<ImageFamily>) -> String {
     family.namespace.clone().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn polls_leave_half_of_a_registry_to_other_calls() {
+        for (slots, polls) in [(1, 1), (2, 1), (8, 4), (100, 50)] {
+            let config = registry::Config {
+                concurrent_requests_per_host: slots,
+                ..registry::Config::default()
+            };
+            assert_eq!(tag_limits(&config).per_host, polls, "{slots} slots");
+        }
+    }
 }

@@ -202,7 +202,7 @@ struct PolledBeside {
 
 /// The limits of tags.
 fn tag_limits() -> PollLimits {
-    PollLimits::of_each_host(256, 8, 1200)
+    PollLimits::of_each_host(256, 4, 1200)
 }
 
 /// The limits of Git, where each poll needs a process.

@@ -116,7 +116,7 @@ impl Process {
         let polled_registry = registry.clone();
         let settings = PollSettings {
             timeout: POLL_TIMEOUT,
-            limits: PollLimits::of_each_host(256, 8, 1200),
+            limits: PollLimits::of_each_host(256, 4, 1200),
             host_of: ImageKey::host,
             namespace_of,
         };
