@@ -23,6 +23,8 @@ const MAX_CONCURRENT_POLLS: usize = 256;
 /// One part of the requests that may run at once at a registry may be polls: other calls need it,
 /// too.
 const POLL_SLOT_PARTS: usize = 2;
+/// One of this many parts of the places of tags that are free may be taken by a namespace.
+const TAG_FREE_PARTS: usize = 4;
 /// Timeout of one poll of a repository.
 const GIT_POLL_TIMEOUT: Duration = Duration::from_mins(1);
 /// Timeout for a Git server to list its branches and tags and to send the trees of a commit.
@@ -31,6 +33,9 @@ const GIT_TIMEOUT: Duration = Duration::from_secs(45);
 const MAX_CONCURRENT_GIT_QUERIES: usize = 12;
 /// Maximum number of repositories that are read at once at one Git server.
 const MAX_CONCURRENT_GIT_QUERIES_PER_HOST: usize = 4;
+/// One of this many parts of the places of Git that are free may be taken by a namespace. There are
+/// few, and one silent server must not take all that it has.
+const GIT_FREE_PARTS: usize = 2;
 /// How many repositories are read in a minute at one Git server.
 const MAX_GIT_QUERIES_PER_MINUTE: u32 = 600;
 
@@ -75,6 +80,7 @@ fn tag_limits(registries: &registry::Config) -> PollLimits {
     PollLimits {
         total: MAX_CONCURRENT_POLLS,
         per_host: (registries.concurrent_requests_per_host / POLL_SLOT_PARTS).max(1),
+        free_parts: TAG_FREE_PARTS,
         per_minute: Arc::new(move |registry| rates.polls_per_minute(registry)),
     }
 }
@@ -89,14 +95,9 @@ pub(super) fn start_revision_poller(
         .context("find the path of this program, which queries Git servers in a child process")?;
     let resolver = git::subprocess::Resolver::new(program, GIT_TIMEOUT);
     let resolver = Arc::new(resolver.with_ca_file(trust_file));
-    let limits = PollLimits::of_each_host(
-        MAX_CONCURRENT_GIT_QUERIES,
-        MAX_CONCURRENT_GIT_QUERIES_PER_HOST,
-        MAX_GIT_QUERIES_PER_MINUTE,
-    );
     let settings = PollSettings {
         timeout: GIT_POLL_TIMEOUT,
-        limits,
+        limits: git_limits(),
         host_of: git_poll::GitKey::host,
         namespace_of,
     };
@@ -104,6 +105,15 @@ pub(super) fn start_revision_poller(
         let (client, resolver) = (client.clone(), Arc::clone(&resolver));
         async move { git_poll::read_folders(client, &resolver, poll).await }
     }))
+}
+
+fn git_limits() -> PollLimits {
+    let limits = PollLimits::of_each_host(
+        MAX_CONCURRENT_GIT_QUERIES,
+        MAX_CONCURRENT_GIT_QUERIES_PER_HOST,
+        MAX_GIT_QUERIES_PER_MINUTE,
+    );
+    PollLimits { free_parts: GIT_FREE_PARTS, ..limits }
 }
 
 fn namespace_of(family: &ObjectRef<ImageFamily>) -> String {

@@ -207,7 +207,7 @@ fn tag_limits() -> PollLimits {
 
 /// The limits of Git, where each poll needs a process.
 fn git_limits() -> PollLimits {
-    PollLimits::of_each_host(12, 4, 600)
+    PollLimits { free_parts: 2, ..PollLimits::of_each_host(12, 4, 600) }
 }
 
 /// When polls of the tag have begun.

@@ -16,7 +16,7 @@ use std::{
 
 use tokio::time::Instant;
 
-/// A namespace may take one part of what is free, so that there is always room for another one.
+/// How many parts what is free has, unless something else is said.
 const FREE_PARTS: usize = 4;
 /// For how long a host may make up for polls that it was not asked for.
 const MAX_BURST: Duration = Duration::from_secs(1);
@@ -29,8 +29,12 @@ const SWEEP_INTERVAL: Duration = Duration::from_mins(1);
 pub struct PollLimits {
     /// Of all keys together.
     pub total: usize,
-    /// Of one host. A namespace gets at most half of them.
+    /// Of one host. A namespace gets at most half of them, and one less than it has in total if
+    /// that is more than one, so that no single host takes all that it has.
     pub per_host: usize,
+    /// A namespace may take one part of what is free, of this many, so that there is always room for
+    /// another one.
+    pub free_parts: usize,
     /// How many polls of a host begin in a minute. It is asked once for each host.
     pub per_minute: Arc<dyn Fn(&str) -> u32 + Send + Sync>,
 }
@@ -40,6 +44,7 @@ impl fmt::Debug for PollLimits {
         f.debug_struct("PollLimits")
             .field("total", &self.total)
             .field("per_host", &self.per_host)
+            .field("free_parts", &self.free_parts)
             .finish_non_exhaustive()
     }
 }
@@ -48,7 +53,8 @@ impl PollLimits {
     /// Returns limits with the same rate for each host.
     #[must_use]
     pub fn of_each_host(total: usize, per_host: usize, per_minute: u32) -> Self {
-        Self { total, per_host, per_minute: Arc::new(move |_| per_minute) }
+        let per_minute = Arc::new(move |_: &str| per_minute);
+        Self { total, per_host, free_parts: FREE_PARTS, per_minute }
     }
 
     fn per_namespace_of_host(&self) -> usize {
@@ -369,8 +375,13 @@ impl PollQueue {
     /// Whether a namespace may have another poll at a host.
     fn has_share(&self, queue: &HostQueue, namespace: &str) -> bool {
         let free = self.limits.total.saturating_sub(self.running);
-        count_of(&self.running_of, namespace) < (free / FREE_PARTS).max(free.min(1))
-            && count_of(&queue.running_of, namespace) < self.limits.per_namespace_of_host()
+        let share = (free / self.limits.free_parts.max(1)).max(free.min(1));
+        let running = count_of(&self.running_of, namespace);
+        let at_host = count_of(&queue.running_of, namespace);
+        // The last place is for a host that it has none of.
+        running < share
+            && at_host < self.limits.per_namespace_of_host()
+            && (at_host == 0 || running + 1 < share)
     }
 
     /// Starts the poll of a place that is due the longest.

@@ -186,3 +186,25 @@ async fn what_a_class_has_not_asked_for_is_not_made_up_for() {
     let first = polls.iter().filter(|number| **number < 1000).count();
     assert!((95..=105).contains(&first), "{first} of {}", polls.len());
 }
+
+/// How many polls of a namespace start that is alone, at hosts each with this many keys.
+fn polls_of_one_namespace(limits: PollLimits, keys_of_hosts: &[u64]) -> Vec<usize> {
+    let mut queue = PollQueue::new(limits);
+    for (host, keys) in (0_u64..).zip(keys_of_hosts) {
+        for key in 0..*keys {
+            add(&mut queue, host * 1000 + key, &host.to_string(), &["a"]);
+        }
+    }
+    let started = numbers(&mut queue);
+    let at_host = |host: u64| started.iter().filter(|number| **number / 1000 == host).count();
+    (0..).zip(keys_of_hosts).map(|(host, _)| at_host(host)).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_host_takes_all_that_a_namespace_has() {
+    let git = PollLimits { free_parts: 2, ..PollLimits::of_each_host(12, 4, u32::MAX) };
+    assert_eq!(polls_of_one_namespace(git.clone(), &[50, 1, 1]), [2, 1, 1]);
+    assert_eq!(polls_of_one_namespace(git, &[50, 50, 50, 50]).iter().sum::<usize>(), 4);
+    let few = PollLimits { free_parts: 2, ..PollLimits::of_each_host(4, 4, u32::MAX) };
+    assert_eq!(polls_of_one_namespace(few, &[50]), [1], "one of two is for another host");
+}

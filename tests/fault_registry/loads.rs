@@ -118,6 +118,7 @@ fn tag_poller(client: Client, config: &Config) -> Poller<ImageKey, UpstreamDiges
     let limits = PollLimits {
         total: 256,
         per_host: 4,
+        free_parts: 4,
         per_minute: Arc::new(move |registry| budgets.polls_per_minute(registry)),
     };
     let settings = PollSettings {
