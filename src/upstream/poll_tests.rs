@@ -184,7 +184,7 @@ async fn a_key_that_waits_for_one_namespace_does_not_delay_another_one() {
     tokio::time::sleep(Duration::from_secs(22)).await;
     assert!((590..599).all(|key| poller.latest(&key).is_some()), "they are shared by two");
     let state = poller.0.lock();
-    let owned = |entry: &PollEntry<u32, &str>| {
+    let owned = |entry: &PollEntry<u32, &'static str>| {
         let place = entry.queued.as_ref().map(|queued| &*queued.place.namespace);
         place.is_none_or(|place| entry.owners.keys().any(|owner| first_part(owner) == place))
     };
