@@ -29,6 +29,7 @@ use crate::{
         error_body::{describe_response, has_error_form, is_name_unknown},
         rate_limits::{StatedLimit, outage_pause, stated_limit},
         transport::{OutgoingRequest, ResponseBody, Transport},
+        turns::WaitingCall,
     },
 };
 
@@ -293,6 +294,7 @@ impl Http {
         deadline: &Deadline,
     ) -> Result<Option<OwnedSemaphorePermit>, RegistryError> {
         let began = Instant::now();
+        let _waiting = WaitingCall::begin();
         let slots = self.slots(host);
         let slot = timeout(deadline.limit, slots.acquire_owned())
             .await

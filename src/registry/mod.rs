@@ -33,6 +33,7 @@ mod reference;
 mod tag_memory;
 mod token;
 mod transport;
+pub mod turns;
 
 #[cfg(test)]
 mod client_tests;

@@ -11,11 +11,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::timeout;
+use crate::{api::condition::Reason, engine::Problem, registry::turns};
 
-use crate::{api::condition::Reason, engine::Problem};
-
-/// Upper bound on the time of one lookup, with all of its requests.
+/// Upper bound on the time of one lookup, with all of its requests. What they wait for their turn at
+/// a host does not count: a registry that many reconciles ask at once is not slow.
 const MAX_LOOKUP_TIME: Duration = Duration::from_secs(30);
 /// Number of lookups at a registry that may take too long before the others are put off.
 const MAX_SLOW_LOOKUPS: usize = 4;
@@ -34,7 +33,7 @@ impl Patience {
         if self.slow(registry) >= MAX_SLOW_LOOKUPS {
             return Err(too_slow(registry, "did not answer other lookups in time"));
         }
-        if let Ok(answer) = timeout(MAX_LOOKUP_TIME, lookup).await {
+        if let Some(answer) = turns::within(MAX_LOOKUP_TIME, lookup).await {
             return answer;
         }
         *self.lock().entry(registry.to_owned()).or_default() += 1;
