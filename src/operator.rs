@@ -47,7 +47,7 @@ use crate::{
     object_watch::DeniedWatches,
     registry::{self, Platform},
     rollout,
-    server::{self, Metrics, Readiness},
+    server::{self, Metrics, Readiness, metrics::PausedRegistry},
 };
 
 /// Name of the Lease, and of the reporter of Events.
@@ -281,6 +281,8 @@ async fn lead_until_stopped(
     metrics.count_unwatched_namespaces(move || served.served().unwatched().len());
     let others = Arc::clone(&context);
     readiness.note(move || others.installations.notes());
+    let registry = context.registry.clone();
+    metrics.list_paused_registries(move || paused_registries(&registry));
     let others = Arc::clone(&context);
     metrics.count_families_of_others(move || others.installations.families_of_others());
 
@@ -310,6 +312,19 @@ async fn lead_until_stopped(
     }
 }
 
+/// Returns the registries that are not called now, for the metrics.
+fn paused_registries(registry: &registry::Client) -> Vec<PausedRegistry> {
+    let paused = registry.paused_hosts().into_iter().map(|paused| PausedRegistry {
+        registry: paused.host,
+        cause: match paused.cause {
+            registry::PauseCause::Unresponsive => "Unresponsive",
+            registry::PauseCause::Limited => "Limited",
+        },
+        pause: paused.pause,
+    });
+    paused.collect()
+}
+
 /// Builds what all reconciles share, and the stream of changed workloads.
 fn build_context(
     settings: &Settings,
@@ -334,7 +349,9 @@ fn build_context(
     let tags =
         pollers::start_tag_poller(registry.clone(), &registries, metrics.clone(), clock.clone());
     let trust_file = authorities::write_trust_file(&registries.ca_bundle)?;
-    let revisions = pollers::start_revision_poller(client.clone(), clock.clone(), trust_file)?;
+    let addresses = registries.addresses(|name| std::env::var(name).ok())?;
+    let revisions =
+        pollers::start_revision_poller(client.clone(), clock.clone(), trust_file, addresses)?;
 
     let reporter = Reporter { controller: NAME.into(), instance: Some(settings.identity.clone()) };
     let context = Context {

@@ -198,6 +198,9 @@ reasons! {
     RegistryDenied: NeedsUser;
     /// A registry is unreachable, slow, or limits the rate of requests.
     RegistryUnavailable: NeedsUser + AwaitsRegistry + PolledRarely;
+    /// The controller does not connect to the address of a registry or a Git server, because the
+    /// operator's configuration does not allow it.
+    AddressNotAllowed: NeedsUser + PolledRarely;
     /// A registry returned a response that is not an image.
     InvalidRegistryResponse: NeedsUser;
     /// One of the operator's own tags points to an image that no build of ours is recorded to have

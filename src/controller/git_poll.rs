@@ -86,6 +86,7 @@ pub async fn read_folders(
         credential: credential.as_ref(),
         known: last.as_ref().map(|last| last.commit.as_str()),
         folders: &folders,
+        addresses: None,
     };
     let answer = resolver.read(&wanted).await.map_err(|error| problem(&error))?;
     Ok(Arc::new(match answer {
@@ -110,6 +111,7 @@ fn problem(error: &GitError) -> Problem {
         | GitError::Unavailable { .. }
         | GitError::Disk { .. } => Reason::SourceUnavailable,
         GitError::Credential { .. } => Reason::InvalidSecret,
+        GitError::Refused { .. } => Reason::AddressNotAllowed,
     };
     Problem { reason, message: error.to_string() }
 }

@@ -65,7 +65,10 @@ pub(super) fn start_tag_poller(
                 (Err(failure), _) if reason_of(failure) == Reason::ImageNotFound => {
                     PollResult::NotFound
                 }
-                (Err(failure), _) if reason_of(failure) == Reason::RegistryDenied => {
+                (Err(failure), _)
+                    if [Reason::RegistryDenied, Reason::AddressNotAllowed]
+                        .contains(&reason_of(failure)) =>
+                {
                     PollResult::Denied
                 }
                 (Err(_), _) => PollResult::Unavailable,
@@ -90,11 +93,12 @@ pub(super) fn start_revision_poller(
     client: Client,
     clock: Clock,
     trust_file: Option<PathBuf>,
+    addresses: registry::AddressPolicy,
 ) -> anyhow::Result<FolderPoller<ObjectRef<ImageFamily>>> {
     let program = std::env::current_exe()
         .context("find the path of this program, which queries Git servers in a child process")?;
     let resolver = git::subprocess::Resolver::new(program, GIT_TIMEOUT);
-    let resolver = Arc::new(resolver.with_ca_file(trust_file));
+    let resolver = Arc::new(resolver.with_ca_file(trust_file).with_addresses(addresses));
     let settings = PollSettings {
         timeout: GIT_POLL_TIMEOUT,
         limits: git_limits(),

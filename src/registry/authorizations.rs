@@ -19,6 +19,8 @@ use crate::registry::{
 
 /// Maximum number of cached authorizations.
 const MAX_CACHED_AUTHORIZATIONS: usize = 4096;
+/// Maximum length of all cached authorizations together, in bytes.
+const MAX_CACHED_BYTES: usize = 8 * 1024 * 1024;
 /// Maximum number of remembered preferences.
 const MAX_PREFERENCES: usize = 4096;
 /// Maximum number of remembered challenges.
@@ -71,13 +73,47 @@ pub(super) struct CachedAuthorization {
 /// Cache of authorizations that have been granted and have not expired.
 #[derive(Default)]
 pub(super) struct AuthorizationCache {
-    granted: Mutex<IndexMap<AuthorizationKey, CachedAuthorization>>,
+    granted: Mutex<GrantedAuthorizations>,
     /// The requests of authorizations in progress.
     requests: Mutex<HashMap<AuthorizationKey, Weak<tokio::sync::Mutex<()>>>>,
     /// The position of the credential that a registry has accepted last, where several match.
     preferences: Mutex<IndexMap<AuthorizationKey, usize>>,
     /// What the roots of registries require.
     challenges: Mutex<IndexMap<String, RootChallenge>>,
+}
+
+/// The authorizations, the oldest first, and how long they are together.
+#[derive(Default)]
+struct GrantedAuthorizations {
+    cached: IndexMap<AuthorizationKey, CachedAuthorization>,
+    bytes: usize,
+}
+
+impl GrantedAuthorizations {
+    fn remove(&mut self, key: &AuthorizationKey) {
+        if let Some(removed) = self.cached.shift_remove(key) {
+            self.bytes -= removed.value.len();
+        }
+    }
+
+    /// Drops those that have expired, and then the oldest, until there are not too many.
+    fn make_room(&mut self, now: Instant) {
+        if self.bytes <= MAX_CACHED_BYTES && self.cached.len() <= MAX_CACHED_AUTHORIZATIONS {
+            return;
+        }
+        self.cached.retain(|_, cached| now < cached.until);
+        self.bytes = self.cached.values().map(|cached| cached.value.len()).sum();
+        let mut dropped = 0;
+        for cached in self.cached.values() {
+            let left = self.cached.len() - dropped;
+            if self.bytes <= MAX_CACHED_BYTES && left <= MAX_CACHED_AUTHORIZATIONS {
+                break;
+            }
+            self.bytes -= cached.value.len();
+            dropped += 1;
+        }
+        self.cached.drain(..dropped);
+    }
 }
 
 struct RootChallenge {
@@ -88,10 +124,11 @@ struct RootChallenge {
 impl AuthorizationCache {
     pub(super) fn get(&self, key: &AuthorizationKey) -> Option<CachedAuthorization> {
         let granted = self.granted.lock().unwrap_or_else(PoisonError::into_inner);
-        granted.get(key).filter(|cached| Instant::now() < cached.until).cloned()
+        granted.cached.get(key).filter(|cached| Instant::now() < cached.until).cloned()
     }
 
-    /// Keeps an authorization until it expires. If there are too many, the oldest is dropped.
+    /// Keeps an authorization until it expires. If there are too many, those that have expired are
+    /// dropped, and then the oldest.
     pub(super) fn insert(&self, key: AuthorizationKey, authorization: &Authorization) {
         let lifetime = authorization.lifetime.min(MAX_AUTHORIZATION_LIFETIME);
         if lifetime.is_zero() {
@@ -99,21 +136,24 @@ impl AuthorizationCache {
         }
         let mut granted = self.granted.lock().unwrap_or_else(PoisonError::into_inner);
         let (value, is_insufficient) = (authorization.value.clone(), false);
-        let cached =
-            CachedAuthorization { value, is_insufficient, until: Instant::now() + lifetime };
-        insert_bounded(&mut granted, key, cached, MAX_CACHED_AUTHORIZATIONS);
+        let now = Instant::now();
+        granted.remove(&key);
+        granted.bytes += value.len();
+        let cached = CachedAuthorization { value, is_insufficient, until: now + lifetime };
+        granted.cached.insert(key, cached);
+        granted.make_room(now);
     }
 
     /// Notes that the registry has denied access right after this authorization was granted.
     pub(super) fn mark_insufficient(&self, key: &AuthorizationKey) {
         let mut granted = self.granted.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(cached) = granted.get_mut(key) {
+        if let Some(cached) = granted.cached.get_mut(key) {
             cached.is_insufficient = true;
         }
     }
 
     pub(super) fn remove(&self, key: &AuthorizationKey) {
-        self.granted.lock().unwrap_or_else(PoisonError::into_inner).shift_remove(key);
+        self.granted.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
     }
 
     /// Returns the lock under which this authorization is requested, so that calls that need it at
@@ -204,6 +244,38 @@ mod tests {
         assert!(cache.get(&key("a", Purpose::Pull)).is_none());
         cache.insert(key("a", Purpose::Pull), &authorization(Duration::ZERO));
         assert!(cache.get(&key("a", Purpose::Pull)).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn large_tokens_do_not_fill_the_memory() {
+        let cache = AuthorizationCache::default();
+        let token = |lifetime| Authorization {
+            value: HeaderValue::from_str(&"t".repeat(60_000)).expect("a value"),
+            lifetime,
+        };
+        let number_of_cached = |cache: &AuthorizationCache| {
+            let granted = cache.granted.lock().expect("lock");
+            let bytes: usize = granted.cached.values().map(|cached| cached.value.len()).sum();
+            assert_eq!(granted.bytes, bytes);
+            assert!(bytes <= MAX_CACHED_BYTES);
+            granted.cached.len()
+        };
+        cache.insert(key("small", Purpose::Pull), &authorization(Duration::from_mins(30)));
+        for number in 0..130 {
+            cache.insert(key(&number.to_string(), Purpose::Pull), &token(Duration::from_mins(1)));
+        }
+        tokio::time::advance(Duration::from_mins(2)).await;
+        for number in 200..220 {
+            cache.insert(key(&number.to_string(), Purpose::Pull), &token(Duration::from_mins(1)));
+        }
+        assert!(cache.get(&key("small", Purpose::Pull)).is_some(), "what has expired goes first");
+        for number in 300..1000 {
+            cache.insert(key(&number.to_string(), Purpose::Pull), &token(Duration::from_mins(1)));
+        }
+        assert_eq!(number_of_cached(&cache), MAX_CACHED_BYTES / 60_000);
+        assert!(cache.get(&key("999", Purpose::Pull)).is_some());
+        cache.remove(&key("999", Purpose::Pull));
+        assert_eq!(number_of_cached(&cache), MAX_CACHED_BYTES / 60_000 - 1);
     }
 
     #[tokio::test(start_paused = true)]

@@ -59,6 +59,16 @@ impl Circuits {
         Ok(())
     }
 
+    /// Returns the hosts that are left alone, and for how long.
+    pub(super) fn open(&self) -> Vec<(String, Duration)> {
+        let (now, hosts) = (Instant::now(), self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let left_alone = hosts.iter().filter(|(_, known)| known.failures >= MAX_FAILURES);
+        left_alone
+            .map(|(host, known)| (host.clone(), known.closed_until.duration_since(now)))
+            .filter(|(_, pause)| !pause.is_zero())
+            .collect()
+    }
+
     /// Notes that the host has responded.
     pub(super) fn note_response(&self, host: &str) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(host);

@@ -10,7 +10,7 @@ use url::Url;
 
 use crate::{
     api::{CredentialUse, Duration},
-    registry::{CaBundle, reference::DOCKER_HUB},
+    registry::{AddressPolicy, CaBundle, reference::DOCKER_HUB},
 };
 
 /// The host that serves Docker Hub's registry API; `docker.io` itself does not.
@@ -49,6 +49,14 @@ pub struct Config {
     /// `docker.io`, and 1200 at each other registry, by default. `*` stands for the registries that
     /// are not listed. What builds pull does not count.
     pub polls_per_minute: BTreeMap<String, u32>,
+    /// Hosts, IP addresses and networks that the controller connects to although it refuses them by
+    /// default: those of the node, the cluster and the cloud's metadata. `*.example.com` stands for
+    /// all hosts below `example.com`. The hosts of `plainHttp` and `mirrors`, and the proxy, are
+    /// allowed anyway. It applies to Git servers as well.
+    pub allowed_addresses: Vec<String>,
+    /// IP addresses and networks that the controller refuses to connect to in addition, such as the
+    /// networks of the cluster's services and pods.
+    pub denied_addresses: Vec<String>,
     /// Certificate authorities that are trusted in addition to those of the system. They come from
     /// a file of their own.
     #[serde(skip)]
@@ -71,6 +79,8 @@ impl Default for Config {
             timeout: Duration::from_secs(60),
             concurrent_requests_per_host: 8,
             polls_per_minute: BTreeMap::new(),
+            allowed_addresses: Vec::new(),
+            denied_addresses: Vec::new(),
             ca_bundle: CaBundle::default(),
         }
     }
@@ -89,6 +99,16 @@ pub enum ConfigError {
     /// An entry of `plainHttp` is not a host.
     #[error("registries.plainHttp: `{0}` is not a host: use host or host:port, without http://")]
     PlainHttp(String),
+    /// An entry of `allowedAddresses` or `deniedAddresses` cannot be used.
+    #[error("registries.{field}: `{entry}`: {problem}")]
+    Address {
+        /// The field.
+        field: &'static str,
+        /// The entry.
+        entry: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
     /// A limit is zero.
     #[error("registries.{0} must be greater than zero")]
     Zero(&'static str),
@@ -146,6 +166,7 @@ impl Config {
         {
             return Err(ConfigError::PlainHttp(host.clone()));
         }
+        self.addresses(|_| None)?;
         if self.polls_per_minute.values().any(|polls| *polls == 0) {
             return Err(ConfigError::Zero("pollsPerMinute"));
         }
@@ -174,6 +195,35 @@ impl Config {
         let registry = registry.to_ascii_lowercase();
         let url: Option<Url> = self.origin(&registry).base.parse().ok();
         url.map_or(registry, |url| authority(&url))
+    }
+
+    /// Returns which addresses the controller connects to, given a lookup of variables of the
+    /// environment.
+    pub fn addresses(
+        &self,
+        get: impl Fn(&str) -> Option<String>,
+    ) -> Result<AddressPolicy, ConfigError> {
+        let mut policy = AddressPolicy::restricted(get);
+        let error = |field, entry: &str, problem| {
+            let entry = entry.to_owned();
+            ConfigError::Address { field, entry, problem }
+        };
+        for entry in &self.denied_addresses {
+            let range = entry.parse();
+            policy.refuse(range.map_err(|problem| error("deniedAddresses", entry, problem))?);
+        }
+        for entry in &self.allowed_addresses {
+            let target = entry.parse();
+            policy.allow(target.map_err(|problem| error("allowedAddresses", entry, problem))?);
+        }
+        let plain = self.plain_http.iter().filter_map(|host| {
+            let url = Url::parse(&format!("http://{host}")).ok()?;
+            Some(url.host_str()?.to_owned())
+        });
+        let mirrors = self.mirrors.values().flatten();
+        let mirrors = mirrors.filter_map(|Mirror(url)| Some(url.host_str()?.to_owned()));
+        plain.chain(mirrors).for_each(|host| policy.allow_host(&host));
+        Ok(policy)
     }
 
     /// Returns how many polls of this registry begin in a minute, whatever name of it is given.
@@ -311,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn a_registry_has_a_budget_of_polls() {
+    fn a_registry_has_a_rate_of_polls() {
         let default = Config::default();
         let polls = |config: &Config| {
             ["docker.io", "r.example", "other.example"].map(|host| config.polls_per_minute(host))
@@ -348,6 +398,11 @@ mod tests {
         for (yaml, expected) in [
             ("{plainHttp: ['http://r.example']}", "registries.plainHttp: `http://r.example`"),
             ("{readTimeout: 0s}", "registries.readTimeout must be greater than zero"),
+            (
+                "{allowedAddresses: ['a:5000']}",
+                "registries.allowedAddresses: `a:5000`: it is not a",
+            ),
+            ("{deniedAddresses: [a]}", "registries.deniedAddresses: `a`: it is not an IP address"),
             ("{pollsPerMinute: {a: 0}}", "registries.pollsPerMinute must be greater than zero"),
         ] {
             let error = config(yaml).validate().expect_err(yaml).to_string();

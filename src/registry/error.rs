@@ -9,7 +9,7 @@ use http::StatusCode;
 
 use crate::{
     api::condition::{Problem, Reason},
-    registry::error_body::single_line,
+    registry::{RefusedAddress, error_body::single_line},
 };
 
 /// What a response with a manifest is called.
@@ -145,6 +145,17 @@ pub enum RegistryError {
         /// The pause that the host asked for, if it did. At most one hour.
         retry_after: Option<Duration>,
     },
+    /// The controller does not connect to the host, because its configuration does not allow the
+    /// address.
+    #[error("{image}: {host} is not called: {refused}")]
+    AddressRefused {
+        /// The requested image.
+        image: String,
+        /// The host that was to be called.
+        host: String,
+        /// Which address is refused, and what to do.
+        refused: RefusedAddress,
+    },
     /// The HTTP client could not be created.
     #[error(
         "could not create the registry client ({0}); check that the container image has CA \
@@ -187,6 +198,7 @@ impl RegistryError {
             Self::Denied { .. } | Self::Rejected { .. } => Reason::RegistryDenied,
             Self::NotFound { .. } | Self::NoRepository { .. } => Reason::ImageNotFound,
             Self::PushRejected { .. } => Reason::PushRefused,
+            Self::AddressRefused { .. } => Reason::AddressNotAllowed,
             Self::TooLarge { what, .. } if *what == MANIFEST => Reason::ManifestTooLarge,
             Self::TooLarge { .. } | Self::InvalidResponse { .. } => Reason::InvalidRegistryResponse,
             Self::Unavailable { .. } | Self::Limited { .. } | Self::Setup(_) => {
@@ -316,6 +328,15 @@ impl ErrorContext<'_> {
             host: self.host.into(),
             response: response.into(),
             denial,
+        }
+    }
+
+    /// The host must not be called.
+    pub(super) fn refused(self, refused: &RefusedAddress) -> RegistryError {
+        RegistryError::AddressRefused {
+            image: self.image.into(),
+            host: self.host.into(),
+            refused: refused.clone(),
         }
     }
 

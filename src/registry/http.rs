@@ -28,7 +28,7 @@ use crate::{
         error::ErrorContext,
         error_body::{describe_response, has_error_form, is_name_unknown},
         rate_limits::{StatedLimit, outage_pause, stated_limit},
-        transport::{OutgoingRequest, ResponseBody, Transport},
+        transport::{OutgoingRequest, ResponseBody, Transport, TransportError},
         turns::WaitingCall,
     },
 };
@@ -39,6 +39,8 @@ const MAX_REDIRECTS: usize = 5;
 const MAX_ERROR_BODY_BYTES: usize = 16 * 1024;
 /// Number of hosts whose limits are kept before the unused ones are dropped.
 const MAX_TRACKED_HOSTS: usize = 256;
+/// Stands between a token service and its registry in the key of a circuit.
+const TOKEN_SERVICE_OF: &str = " for ";
 /// The header that names the digest of a manifest.
 pub(super) const DIGEST_HEADER: &str = "docker-content-digest";
 /// The header by which a registry identifies itself.
@@ -107,7 +109,8 @@ impl HttpRequest<'_> {
         match &self.receivers {
             Receivers::Origin => origin,
             Receivers::TokenService { registry } => {
-                format!("{origin} for {}", registry.origin().ascii_serialization())
+                let registry = registry.origin().ascii_serialization();
+                format!("{origin}{TOKEN_SERVICE_OF}{registry}")
             }
         }
     }
@@ -134,6 +137,16 @@ impl Http {
             hosts: Mutex::default(),
             circuits: Circuits::default(),
         }
+    }
+
+    /// Returns the URLs of the hosts that do not respond, and how long they are left alone.
+    pub(super) fn unresponsive(&self) -> Vec<(String, Duration)> {
+        let open = self.circuits.open().into_iter();
+        open.map(|(circuit, pause)| {
+            let url = circuit.split(TOKEN_SERVICE_OF).next().unwrap_or_default();
+            (url.to_owned(), pause)
+        })
+        .collect()
     }
 
     /// Sends one request and reads the response, whatever its status.
@@ -218,7 +231,8 @@ impl Http {
                 }
                 Ok(response)
             }
-            Ok(Err(problem)) => {
+            Ok(Err(TransportError::Refused(refused))) => Err(context.refused(&refused)),
+            Ok(Err(TransportError::Failed(problem))) => {
                 // A write may also fail because this process may not write.
                 if is_read {
                     note_failure();

@@ -5,6 +5,7 @@
 //! not decide when a registry is polled (`crate::upstream`) or what a response means for a family
 //! (`crate::engine`), and it never copies layers.
 
+mod addresses;
 mod artifacts;
 mod authentication;
 mod authorizations;
@@ -27,6 +28,7 @@ mod image_config;
 mod manifest;
 mod operation;
 mod own_tags;
+mod pauses;
 mod platform;
 mod rate_limits;
 mod reference;
@@ -41,6 +43,7 @@ mod client_tests;
 pub(crate) mod fault_registry;
 
 pub use crate::registry::{
+    addresses::{AddressPolicy, PermittedAddresses, RefusedAddress},
     ca_bundle::{CaBundle, CaBundleError},
     client::{Client, MAX_MANIFEST_BYTES, ManifestHead},
     config::{Config, ConfigError, Mirror},
@@ -53,7 +56,10 @@ pub use crate::registry::{
         DOCKER_LIST, DOCKER_MANIFEST, Descriptor, ImageManifest, Index, IndexEntry, Manifest,
         ManifestKind, OCI_INDEX, OCI_MANIFEST, PlatformEntry, image_of,
     },
+    pauses::{PauseCause, PausedHost},
     platform::Platform,
     reference::{ParseReferenceError, Reference},
-    transport::{MayWrite, OutgoingRequest, ResponseBody, Transport, full_body, with_causes},
+    transport::{
+        MayWrite, OutgoingRequest, ResponseBody, Transport, TransportError, full_body, with_causes,
+    },
 };

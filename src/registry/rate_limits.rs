@@ -42,8 +42,6 @@ const OUTAGE_HEADERS: usize = 2;
 const LIMIT_WORDS: [&str; 2] = ["rate limit", "too many requests"];
 /// Codes in such a body. The name of a repository contains no capital letter.
 const LIMIT_CODES: [&str; 3] = ["TOOMANYREQUESTS", "RATELIMIT", "RateLimit"];
-/// What the pause says after a registry has said that no pull is left.
-const NOTHING_LEFT: &str = "no pull is left";
 
 /// What a registry counts separately.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -176,7 +174,25 @@ struct ActiveLimit {
     until: Instant,
     /// Number of limits in a row without a named pause.
     unnamed: u32,
-    response: String,
+    cause: LimitResponse,
+}
+
+/// What the registry said.
+#[derive(Clone, PartialEq, Eq)]
+enum LimitResponse {
+    /// This, in the form in which messages quote it.
+    Quoted(String),
+    /// That no pull is left.
+    NothingLeft,
+}
+
+impl LimitResponse {
+    fn quoted(&self) -> String {
+        match self {
+            Self::Quoted(response) => response.clone(),
+            Self::NothingLeft => "no pull is left".to_owned(),
+        }
+    }
 }
 
 /// A pause that has not passed yet.
@@ -202,22 +218,26 @@ impl RateLimits {
         limit: StatedLimit,
         response: &str,
     ) -> Duration {
+        let key = LimitKey { base: base.to_owned(), identity, class };
+        self.begin_with(&key, limit, &LimitResponse::Quoted(response.to_owned()))
+    }
+
+    fn begin_with(&self, key: &LimitKey, limit: StatedLimit, cause: &LimitResponse) -> Duration {
         let now = Instant::now();
         let mut limits = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = |class| LimitKey { base: base.to_owned(), identity, class };
-        let unnamed = limits.get(&key(class)).map_or(0, |known| known.unnamed);
+        let unnamed = limits.get(key).map_or(0, |known| known.unnamed);
         let (pause, unnamed) = if let Some(pause) = limit.pause {
             (pause, 0)
         } else {
             let doubled = DEFAULT_PAUSE.saturating_mul(1 << unnamed.min(10));
             (doubled.min(MAX_DEFAULT_PAUSE), unnamed.saturating_add(1))
         };
-        for class in class.limited_together() {
-            let key = key(*class);
+        for class in key.class.limited_together() {
+            let key = LimitKey { class: *class, ..key.clone() };
             let until = now + pause;
             let known = limits.get(&key).filter(|known| known.until > until);
             if known.is_none() && make_room(&mut limits, &key, now) {
-                limits.insert(key, ActiveLimit { until, unnamed, response: response.to_owned() });
+                limits.insert(key, ActiveLimit { until, unnamed, cause: cause.clone() });
             }
         }
         pause
@@ -234,7 +254,7 @@ impl RateLimits {
         let key = LimitKey { base: base.to_owned(), identity, class: LimitClass::Pull };
         if remaining.count > 0 {
             let mut limits = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            if limits.get(&key).is_some_and(|known| known.response == NOTHING_LEFT) {
+            if limits.get(&key).is_some_and(|known| known.cause == LimitResponse::NothingLeft) {
                 limits.remove(&key);
             }
             return;
@@ -243,7 +263,7 @@ impl RateLimits {
             window.clamp(Duration::from_secs(1), NOTHING_LEFT_PAUSE)
         });
         let limit = StatedLimit { pause: Some(pause) };
-        self.begin(base, identity, LimitClass::Pull, limit, NOTHING_LEFT);
+        self.begin_with(&key, limit, &LimitResponse::NothingLeft);
     }
 
     /// Notes that a request of this class was not limited.
@@ -253,6 +273,15 @@ impl RateLimits {
         if limits.get(&key).is_some_and(|known| known.until <= Instant::now()) {
             limits.remove(&key);
         }
+    }
+
+    /// Returns the hosts that are paused for any credential and class, and for how long.
+    pub(super) fn paused(&self) -> Vec<(String, Duration)> {
+        let (now, limits) = (Instant::now(), self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let remaining = limits
+            .iter()
+            .map(|(key, known)| (key.base.clone(), known.until.saturating_duration_since(now)));
+        remaining.filter(|(_, pause)| !pause.is_zero()).collect()
     }
 
     /// Returns how much of the pause remains, or `None` if there is none.
@@ -266,7 +295,7 @@ impl RateLimits {
         let limits = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let known = limits.get(&key)?;
         let pause = known.until.saturating_duration_since(Instant::now());
-        let response = known.response.clone();
+        let response = known.cause.quoted();
         Some(RemainingPause { pause, response }).filter(|remaining| !remaining.pause.is_zero())
     }
 }
@@ -314,6 +343,23 @@ mod tests {
         assert_eq!(limits.remaining(BASE, identity(), LimitClass::Poll), None);
         tokio::time::advance(Duration::from_mins(1)).await;
         assert_eq!(remaining(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_the_pause_for_want_of_pulls_ends_when_some_are_left() {
+        let remaining = |count| RemainingPulls { count, window: None };
+        let is_paused =
+            |limits: &RateLimits| limits.remaining(BASE, identity(), LimitClass::Pull).is_some();
+        let limits = RateLimits::default();
+        limits.note_remaining(BASE, identity(), remaining(0));
+        assert!(is_paused(&limits));
+        limits.note_remaining(BASE, identity(), remaining(5));
+        assert!(!is_paused(&limits));
+        // The words of a registry are not ours, whatever they are.
+        let limit = StatedLimit { pause: Some(Duration::from_hours(1)) };
+        limits.begin(BASE, identity(), LimitClass::Pull, limit, "no pull is left");
+        limits.note_remaining(BASE, identity(), remaining(5));
+        assert!(is_paused(&limits), "what was asked for goes on");
     }
 
     #[tokio::test(start_paused = true)]

@@ -16,7 +16,7 @@ use http::{HeaderMap, Method, Response};
 use reqwest::redirect::Policy;
 use url::Url;
 
-use crate::registry::{Config, RegistryError};
+use crate::registry::{AddressPolicy, Config, PermittedAddresses, RefusedAddress, RegistryError};
 
 /// A request as it is sent.
 #[derive(Clone, Debug)]
@@ -34,14 +34,35 @@ pub struct OutgoingRequest {
 /// The body of a response, in chunks as they arrive. An error describes why the body ended early.
 pub type ResponseBody = BoxStream<'static, Result<Bytes, String>>;
 
+/// Why there is no response.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TransportError {
+    /// The request was not sent, because the address of the host is refused.
+    Refused(RefusedAddress),
+    /// The connection failed or broke, for this reason.
+    Failed(String),
+}
+
+impl From<String> for TransportError {
+    fn from(problem: String) -> Self {
+        Self::Failed(problem)
+    }
+}
+
+impl From<RefusedAddress> for TransportError {
+    fn from(refused: RefusedAddress) -> Self {
+        Self::Refused(refused)
+    }
+}
+
 /// Carries one request to a host and its response back. It follows no redirects and keeps only
-/// connections between two requests. An error describes why there is no response.
+/// connections between two requests.
 pub trait Transport: Send + Sync + 'static {
     /// Sends one request.
     fn send(
         &self,
         request: OutgoingRequest,
-    ) -> BoxFuture<'static, Result<Response<ResponseBody>, String>>;
+    ) -> BoxFuture<'static, Result<Response<ResponseBody>, TransportError>>;
 }
 
 /// Words of the TLS library about a server's certificate, and what they mean for whoever runs the
@@ -60,21 +81,28 @@ const CERTIFICATE_PROBLEMS: [(&str, &str); 2] = [
 ];
 
 /// HTTP over TCP, with TLS where the URL says so.
-pub(super) struct HttpTransport(reqwest::Client);
+pub(super) struct HttpTransport {
+    client: reqwest::Client,
+    addresses: Arc<AddressPolicy>,
+}
 
 impl HttpTransport {
     pub(super) fn new(config: &Config) -> Result<Self, RegistryError> {
         let authorities = reqwest::Certificate::from_pem_bundle(config.ca_bundle.pem().as_bytes())
             .map_err(|error| RegistryError::Setup(explained(error)))?;
+        let addresses = config.addresses(|name| std::env::var(name).ok());
+        let addresses = addresses.map_err(|error| RegistryError::Setup(error.to_string()))?;
+        let addresses = Arc::new(addresses);
         let client = reqwest::Client::builder()
             .tls_certs_merge(authorities)
             .user_agent(concat!("groundswell/", env!("CARGO_PKG_VERSION")))
             .redirect(Policy::none())
+            .dns_resolver(PermittedAddresses(Arc::clone(&addresses)))
             .connect_timeout(config.connect_timeout.into())
             .read_timeout(config.read_timeout.into())
             .build()
             .map_err(|error| RegistryError::Setup(explained(error)))?;
-        Ok(Self(client))
+        Ok(Self { client, addresses })
     }
 }
 
@@ -82,11 +110,14 @@ impl Transport for HttpTransport {
     fn send(
         &self,
         request: OutgoingRequest,
-    ) -> BoxFuture<'static, Result<Response<ResponseBody>, String>> {
+    ) -> BoxFuture<'static, Result<Response<ResponseBody>, TransportError>> {
         let OutgoingRequest { method, url, headers, body } = request;
-        let sent = self.0.request(method, url).headers(headers).body(body).send();
+        if let Err(refused) = self.addresses.check_url(&url) {
+            return futures::future::ready(Err(refused.into())).boxed();
+        }
+        let sent = self.client.request(method, url).headers(headers).body(body).send();
         async move {
-            let mut response = sent.map_err(explained).await?;
+            let mut response = sent.map_err(transport_error).await?;
             let mut head = Response::new(());
             *head.status_mut() = response.status();
             *head.headers_mut() = std::mem::take(response.headers_mut());
@@ -109,12 +140,12 @@ impl Transport for GuardedTransport {
     fn send(
         &self,
         request: OutgoingRequest,
-    ) -> BoxFuture<'static, Result<Response<ResponseBody>, String>> {
+    ) -> BoxFuture<'static, Result<Response<ResponseBody>, TransportError>> {
         if request.method.is_safe() || (self.may_write)() {
             return self.inner.send(request);
         }
         let refused = "this replica is not the leader any more, so that it must not write";
-        futures::future::ready(Err(refused.to_owned())).boxed()
+        futures::future::ready(Err(refused.to_owned().into())).boxed()
     }
 }
 
@@ -136,6 +167,13 @@ pub fn with_causes(error: reqwest::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+fn transport_error(error: reqwest::Error) -> TransportError {
+    match RefusedAddress::of(&error) {
+        Some(refused) => refused.into(),
+        None => explained(error).into(),
+    }
 }
 
 /// Formats an error of a registry with its causes, and says what to do about its certificate.
@@ -192,7 +230,7 @@ mod tests {
         fn send(
             &self,
             _: OutgoingRequest,
-        ) -> BoxFuture<'static, Result<Response<ResponseBody>, String>> {
+        ) -> BoxFuture<'static, Result<Response<ResponseBody>, TransportError>> {
             futures::future::ready(Ok(Response::new(full_body(Bytes::new())))).boxed()
         }
     }

@@ -3,6 +3,7 @@
 //! [`poll`] polls arbitrary keys at intervals, as many at once as [`queue`] lets. [`tag`] resolves a
 //! tag in a registry. This module makes no decisions about families.
 
+mod pause;
 pub mod poll;
 mod queue;
 pub mod tag;

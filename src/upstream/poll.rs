@@ -25,17 +25,14 @@ use crate::{
     api::condition::{Problem, Reason, ReasonTrait},
     clock::Clock,
     registry::RegistryError,
-    upstream::queue::{DuePoll, PollClass, PollLimits, PollPlace, PollQueue, StartedPoll},
+    upstream::{
+        pause::{next_pause, wanted_pause},
+        queue::{DuePoll, PollClass, PollLimits, PollPlace, PollQueue, StartedPoll},
+    },
 };
 
-/// Upper bound on the pause after failures, as a multiple of the interval.
-const MAX_BACKOFF_FACTOR: u32 = 8;
 /// The least upper bound on the pause after polls that may have taken long.
 const MIN_SILENT_BACKOFF: Duration = Duration::from_mins(5);
-/// Upper bound on the pause after failures, unless the interval is longer.
-const MAX_BACKOFF: Duration = Duration::from_mins(30);
-/// The shortest pause before a poll is repeated, whatever a registry asks for.
-const MIN_WANTED_PAUSE: Duration = Duration::from_secs(5);
 /// Upper bound on the sleep while no poll is due.
 const MAX_IDLE_SLEEP: Duration = Duration::from_hours(1);
 /// How many intervals may pass between two successful polls without a break.
@@ -635,25 +632,6 @@ fn resumed_at<V>(
     let is_break = SignedDuration::try_from(allowed)
         .is_ok_and(|allowed| polled_at.duration_since(before.confirmed_at) > allowed);
     if is_break { Some(polled_at) } else { before.resumed_at }
-}
-
-/// Returns the pause until the next poll: 90 % to 110 % of the interval depending on `jitter`,
-/// doubled for each consecutive failure after the first. It grows up to [`MAX_BACKOFF_FACTOR`]
-/// times the interval, and in any case up to `longest`.
-fn next_pause(interval: Duration, failures: u32, longest: Duration, jitter: u64) -> Duration {
-    let jitter = u32::try_from(jitter % 201).unwrap_or(100);
-    let longest = interval.saturating_mul(MAX_BACKOFF_FACTOR).max(longest);
-    let longest = longest.min(MAX_BACKOFF.max(interval));
-    let doubled = interval.saturating_mul(1 << failures.saturating_sub(1).min(16));
-    doubled.min(longest) * (900 + jitter) / 1000
-}
-
-/// Returns the pause after which a poll is repeated whose registry asked for a pause. Many polls
-/// may have been asked for the same one, so up to as much is added depending on `jitter`.
-fn wanted_pause(wanted: Duration, jitter: u64) -> Duration {
-    let wanted = wanted.max(MIN_WANTED_PAUSE);
-    let jitter = u32::try_from(jitter % 1001).unwrap_or(1000);
-    wanted + wanted * jitter / 1000
 }
 
 #[cfg(test)]

@@ -191,8 +191,8 @@ async fn a_key_that_waits_for_one_namespace_does_not_delay_another_one() {
     assert!(state.entries.values().all(owned), "no key waits for a namespace without interest");
 }
 
-/// How often a tag is polled whose interval is a minute, within 6 hours, beside silent ones.
-struct PolledBeside {
+/// How often a tag is polled whose interval is a minute, within 6 hours, next to silent ones.
+struct PolledNextTo {
     /// Keys of another namespace that never answer, with an interval of 5 seconds.
     silent: usize,
     /// At how many hosts.
@@ -211,7 +211,7 @@ fn git_limits() -> PollLimits {
 }
 
 /// When polls of the tag have begun.
-async fn polls_beside(PolledBeside { silent, hosts, limits }: PolledBeside) -> Vec<Duration> {
+async fn polls_next_to(PolledNextTo { silent, hosts, limits }: PolledNextTo) -> Vec<Duration> {
     let polls: Arc<Mutex<Vec<Duration>>> = Arc::default();
     let polled = Arc::clone(&polls);
     let began = Instant::now();
@@ -240,7 +240,7 @@ async fn polls_beside(PolledBeside { silent, hosts, limits }: PolledBeside) -> V
     poller.set_interests(&"evil/hole", keys.collect());
     // The silent ones hold every place that they can get.
     tokio::time::sleep(Duration::from_secs(1)).await;
-    poller.set_interests(&"good/family", vec![interest("well/tag".into(), 60)]);
+    poller.set_interests(&"calm/family", vec![interest("well/tag".into(), 60)]);
     tokio::time::sleep(Duration::from_hours(6)).await;
     std::mem::take(&mut *polls.lock().expect("lock"))
 }
@@ -248,7 +248,7 @@ async fn polls_beside(PolledBeside { silent, hosts, limits }: PolledBeside) -> V
 #[tokio::test(start_paused = true)]
 async fn keys_that_never_answer_delay_no_poll_of_others() {
     let limits = tag_limits();
-    let alone = polls_beside(PolledBeside { silent: 0, hosts: 1, limits }).await;
+    let alone = polls_next_to(PolledNextTo { silent: 0, hosts: 1, limits }).await;
     assert!((355..=365).contains(&alone.len()), "{} polls in 6 hours", alone.len());
     for (silent, hosts, limits) in [
         (64, 1, tag_limits()),
@@ -258,7 +258,7 @@ async fn keys_that_never_answer_delay_no_poll_of_others() {
         (64, 1, git_limits()),
         (640, 64, git_limits()),
     ] {
-        let polls = polls_beside(PolledBeside { silent, hosts, limits }).await;
+        let polls = polls_next_to(PolledNextTo { silent, hosts, limits }).await;
         let first = polls.first().copied().unwrap_or(Duration::MAX);
         assert!(first < Duration::from_secs(2), "{silent} at {hosts}: the first after {first:?}");
         let pauses = polls.windows(2).map(|pair| pair[1].saturating_sub(pair[0]));

@@ -12,7 +12,7 @@ use groundswell::{
     controller::family::registry::pushed_image::{BaseComparison, Repository},
     registry::{
         Client, Config, Digest, Keychain, OutgoingRequest, Platform, Reference, ResponseBody,
-        Transport, full_body,
+        Transport, TransportError, full_body,
     },
     upstream::{
         ImageKey, Interest, PollLimits, PollPurpose, PollSettings, Poller, TagNeeds, UpstreamDigest,
@@ -66,7 +66,7 @@ impl Transport for LoadedServers {
     fn send(
         &self,
         request: OutgoingRequest,
-    ) -> BoxFuture<'static, Result<Response<ResponseBody>, String>> {
+    ) -> BoxFuture<'static, Result<Response<ResponseBody>, TransportError>> {
         self.requests.lock().expect("requests").push(format!("{} {}", request.method, request.url));
         let answer = (self.answer)(&request);
         async move {
@@ -74,7 +74,7 @@ impl Transport for LoadedServers {
             tokio::time::sleep(Duration::from_millis(10)).await;
             let Some(ServedAnswer { status, headers, body }) = answer else {
                 tokio::time::sleep(Duration::from_secs(15)).await;
-                return Err("operation timed out".to_owned());
+                return Err("operation timed out".to_owned().into());
             };
             let body = if request.method == Method::HEAD { String::new() } else { body };
             let mut response = Response::builder().status(status);
@@ -114,12 +114,12 @@ fn image(layers: &[&str]) -> [String; 2] {
 
 /// Starts a poller with the limits of the operator. Owners are named by their namespaces.
 fn tag_poller(client: Client, config: &Config) -> Poller<ImageKey, UpstreamDigest, &'static str> {
-    let budgets = config.clone();
+    let config = config.clone();
     let limits = PollLimits {
         total: 256,
         per_host: 4,
         free_parts: 4,
-        per_minute: Arc::new(move |registry| budgets.polls_per_minute(registry)),
+        per_minute: Arc::new(move |registry| config.polls_per_minute(registry)),
     };
     let settings = PollSettings {
         timeout: POLL_TIMEOUT,

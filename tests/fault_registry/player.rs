@@ -9,7 +9,9 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture};
-use groundswell::registry::{Digest, OutgoingRequest, ResponseBody, Transport, full_body};
+use groundswell::registry::{
+    Digest, OutgoingRequest, ResponseBody, Transport, TransportError, full_body,
+};
 use http::{HeaderName, HeaderValue, Method, Response, header};
 use indexmap::IndexMap;
 
@@ -153,14 +155,14 @@ impl Transport for FaultPlayer {
     fn send(
         &self,
         request: OutgoingRequest,
-    ) -> BoxFuture<'static, Result<Response<ResponseBody>, String>> {
+    ) -> BoxFuture<'static, Result<Response<ResponseBody>, TransportError>> {
         let answer = self.answer(&request);
         async move {
             match answer {
-                PlayedAnswer::Fails(error) => Err(error),
+                PlayedAnswer::Fails(error) => Err(error.into()),
                 PlayedAnswer::Silent => {
                     tokio::time::sleep(READ_TIMEOUT).await;
-                    Err("operation timed out".to_owned())
+                    Err("operation timed out".to_owned().into())
                 }
                 PlayedAnswer::Response { status, headers, body } => {
                     let body = if request.method == Method::HEAD { String::new() } else { body };

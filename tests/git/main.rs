@@ -295,7 +295,7 @@ fn credential(server: &Server, password: &str) -> GitCredential {
 const AUTHORIZATION: &str = "Basic bWU6aHVudGVyMg==";
 
 fn wanted<'a>(url: &'a str, revision: &'a str) -> WantedFolders<'a> {
-    WantedFolders { url, revision, credential: None, known: None, folders: &[] }
+    WantedFolders { url, revision, credential: None, known: None, folders: &[], addresses: None }
 }
 
 /// Returns the commit of a revision, as a poll without folders does.

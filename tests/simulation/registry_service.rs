@@ -9,7 +9,7 @@ use groundswell::{
     controller::folder_poller::{GitAnswer, GitPoll},
     engine::Problem,
     identity::FolderRevision,
-    registry::{Digest, OutgoingRequest, ResponseBody, Transport, full_body},
+    registry::{Digest, OutgoingRequest, ResponseBody, Transport, TransportError, full_body},
 };
 use http::{Method, Response, header};
 
@@ -33,7 +33,7 @@ impl Transport for RegistryTransport {
     fn send(
         &self,
         request: OutgoingRequest,
-    ) -> BoxFuture<'static, Result<Response<ResponseBody>, String>> {
+    ) -> BoxFuture<'static, Result<Response<ResponseBody>, TransportError>> {
         let (shared, process) = (self.shared.clone(), self.process);
         async move {
             let (there, back) = {
@@ -50,7 +50,7 @@ impl Transport for RegistryTransport {
                 return std::future::pending().await;
             };
             tokio::time::sleep(back).await;
-            answer.map(|answer| answer.map(full_body))
+            answer.map(|answer| answer.map(full_body)).map_err(TransportError::from)
         }
         .boxed()
     }

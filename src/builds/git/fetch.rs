@@ -21,6 +21,7 @@ use crate::{
         lfs::{self, LfsFile, LfsServer},
         parse,
         receive::ReceivedCommit,
+        route::Route,
         selection::Selection,
         submodules::{self, Gitmodules},
     },
@@ -301,6 +302,7 @@ impl FetchRun<'_> {
         let commit = ReceivedCommit {
             repository,
             url: &wanted.parsed,
+            route: &Route::direct(&wanted.parsed),
             label: &wanted.label,
             credential: wanted.credential.as_ref(),
             id: wanted.commit,

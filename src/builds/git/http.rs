@@ -1,7 +1,7 @@
 //! Requests to a Git server over HTTPS, with the project's own TLS. Nothing is known about the
 //! server: what it sends is bounded, and the credential goes to the source's own host only.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use reqwest::{
     Client, Method, Response, StatusCode,
@@ -16,7 +16,7 @@ use crate::{
         packet::{Packet, PacketBuffer},
         parse,
     },
-    registry::with_causes,
+    registry::{AddressPolicy, PermittedAddresses, RefusedAddress, with_causes},
 };
 
 /// Maximum number of redirects of one request.
@@ -39,14 +39,21 @@ pub(super) struct GitServer<'a> {
     /// The URL of the repository, which a redirect of the first request may have changed.
     repository: String,
     credential: Option<&'a GitCredential>,
+    addresses: Arc<AddressPolicy>,
 }
 
 impl<'a> GitServer<'a> {
-    pub fn new(url: &'a str, credential: Option<&'a GitCredential>) -> Result<Self, GitError> {
+    pub fn new(
+        url: &'a str,
+        credential: Option<&'a GitCredential>,
+        addresses: Option<&AddressPolicy>,
+    ) -> Result<Self, GitError> {
         let origin = parse(url)?;
+        let addresses = Arc::new(addresses.cloned().unwrap_or_default());
         let client = Client::builder()
             .user_agent(USER_AGENT)
             .redirect(Policy::none())
+            .dns_resolver(PermittedAddresses(Arc::clone(&addresses)))
             .connect_timeout(CONNECT_TIMEOUT)
             .read_timeout(READ_TIMEOUT)
             .build()
@@ -58,12 +65,16 @@ impl<'a> GitServer<'a> {
         repository.set_query(None);
         repository.set_fragment(None);
         let repository = repository.as_str().trim_end_matches('/').to_owned();
-        Ok(Self { client, url, origin, repository, credential })
+        Ok(Self { client, url, origin, repository, credential, addresses })
     }
 
     /// Returns an error of this repository.
     pub fn unavailable(&self, problem: impl Into<String>) -> GitError {
         GitError::Unavailable { url: self.url.to_owned(), problem: problem.into() }
+    }
+
+    fn refused(&self, refused: &RefusedAddress) -> GitError {
+        GitError::Refused { url: self.url.to_owned(), problem: refused.to_string() }
     }
 
     /// Asks what the server can do. A redirect of this request counts for those that follow.
@@ -100,6 +111,7 @@ impl<'a> GitServer<'a> {
 
     async fn send(&self, method: Method, url: &str, body: Vec<u8>) -> Result<Response, GitError> {
         let target = Url::parse(url).map_err(|error| self.unavailable(error.to_string()))?;
+        self.addresses.check_url(&target).map_err(|refused| self.refused(&refused))?;
         let is_own_host = self.origin.origin() == target.origin();
         let mut request = self.client.request(method.clone(), target);
         request = request.header("Git-Protocol", "version=2");
@@ -113,8 +125,10 @@ impl<'a> GitServer<'a> {
         if let Some(value) = authorization.and_then(GitCredential::to_basic) {
             request = request.header(AUTHORIZATION, value);
         }
-        let response =
-            request.send().await.map_err(|error| self.unavailable(with_causes(error)))?;
+        let response = request.send().await.map_err(|error| match RefusedAddress::of(&error) {
+            Some(refused) => self.refused(&refused),
+            None => self.unavailable(with_causes(error)),
+        })?;
         match (response.status(), self.credential) {
             (StatusCode::UNAUTHORIZED, None) => {
                 Err(self
@@ -193,4 +207,27 @@ pub(super) fn message_text(message: &[u8]) -> String {
     let text = String::from_utf8_lossy(message);
     let text = text.trim().chars().filter(|character| !character.is_control());
     text.take(MAX_MESSAGE).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::Config;
+
+    #[tokio::test]
+    async fn a_server_at_a_refused_address_is_not_called() {
+        let addresses = Config::default().addresses(|_| None).expect("a policy");
+        for (url, said) in [
+            ("https://169.254.169.254/a.git", "169.254.169.254 is a link-local address"),
+            ("https://localhost:1/a.git", "localhost has the address"),
+            ("https://git.tools.svc/a.git", "the name of a service of the cluster"),
+        ] {
+            let mut server = GitServer::new(url, None, Some(&addresses)).expect("a server");
+            let Err(error) = server.get_capabilities(1024).await.map(|_| ()) else {
+                panic!("{url} is called");
+            };
+            assert!(matches!(error, GitError::Refused { .. }), "{error}");
+            assert!(error.to_string().contains(said), "{error}");
+        }
+    }
 }

@@ -25,13 +25,14 @@ mod read_folders;
 mod receive;
 mod repository;
 mod revisions;
+mod route;
 pub mod selection;
 mod submodules;
 pub mod subprocess;
 
 use std::time::Duration;
 
-use git2::{CertificateCheckStatus, ProxyOptions, RemoteCallbacks};
+use git2::{CertificateCheckStatus, RemoteCallbacks};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
@@ -110,6 +111,14 @@ pub enum GitError {
         /// The cause.
         problem: String,
     },
+    /// The address of the server is not one that the operator's configuration allows.
+    #[error("Git source {url} is not read: {problem}")]
+    Refused {
+        /// The repository.
+        url: String,
+        /// Which address is refused, and what to do.
+        problem: String,
+    },
     /// The Secret cannot be used for this repository.
     #[error("Secret `{secret}` cannot be used for the Git source {url}: {problem}")]
     Credential {
@@ -151,13 +160,6 @@ pub enum GitError {
     },
 }
 
-/// Returns the options to use the proxy that the environment names. libgit2 uses none by default.
-fn proxy() -> ProxyOptions<'static> {
-    let mut options = ProxyOptions::new();
-    options.auto();
-    options
-}
-
 /// Returns the callbacks of one connection. The credential is sent only to the host, scheme and
 /// port that the source names: after a redirect, libgit2 asks for it again with the new address.
 fn callbacks<'a>(url: &'a Url, credential: Option<&'a GitCredential>) -> RemoteCallbacks<'a> {
@@ -183,7 +185,10 @@ fn callbacks<'a>(url: &'a Url, credential: Option<&'a GitCredential>) -> RemoteC
             Some(credential) => credential.to_git2(user, allowed),
         }
     });
-    callbacks.certificate_check(move |certificate, host| {
+    callbacks.certificate_check(move |certificate, _| {
+        // libgit2 may have been given the address of the host instead of its name.
+        let host = url.host_str().unwrap_or_default();
+        let host = host.trim_start_matches('[').trim_end_matches(']');
         match (certificate.as_hostkey(), credential) {
             (None, _) => Ok(CertificateCheckStatus::CertificatePassthrough),
             (Some(key), Some(credential)) => credential

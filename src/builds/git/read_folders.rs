@@ -6,17 +6,20 @@ use std::path::Path;
 use git2::{Direction, Remote};
 use serde::{Deserialize, Serialize};
 
-use crate::builds::git::{
-    GitCredential, GitError, callbacks,
-    folder::GitFolder,
-    git_error,
-    http::GitServer,
-    is_commit, parse,
-    partial::PartialClone,
-    proxy,
-    receive::ResolvedCommit,
-    repository::ShallowRepository,
-    revisions::{self, FolderResult},
+use crate::{
+    builds::git::{
+        GitCredential, GitError, callbacks,
+        folder::GitFolder,
+        git_error,
+        http::GitServer,
+        is_commit, parse,
+        partial::PartialClone,
+        receive::ResolvedCommit,
+        repository::ShallowRepository,
+        revisions::{self, FolderResult},
+        route::Route,
+    },
+    registry::AddressPolicy,
 };
 
 /// Returns the commit that a branch or a tag points to: the branch of that name, or else the tag of
@@ -26,6 +29,7 @@ use crate::builds::git::{
 /// Returns a [`GitError`] if the server cannot be read or has no such branch or tag.
 fn resolve(
     url: &str,
+    route: &Route,
     revision: &str,
     credential: Option<&GitCredential>,
 ) -> Result<ResolvedCommit, GitError> {
@@ -33,11 +37,11 @@ fn resolve(
         return Ok(ResolvedCommit { id: revision.to_owned(), reference: revision.to_owned() });
     }
     let parsed = parse(url)?;
-    let unavailable = |error: &git2::Error| git_error(url, credential, error);
-    let mut remote = Remote::create_detached(url).map_err(|error| unavailable(&error))?;
+    let unavailable = |error: &git2::Error| route.explain(url, git_error(url, credential, error));
+    let mut remote = Remote::create_detached(route.url()).map_err(|error| unavailable(&error))?;
     let callbacks = callbacks(&parsed, credential);
     let connection = remote
-        .connect_auth(Direction::Fetch, Some(callbacks), Some(proxy()))
+        .connect_auth(Direction::Fetch, Some(callbacks), Some(route.proxy()))
         .map_err(|error| unavailable(&error))?;
     let heads = connection.list().map_err(|error| unavailable(&error))?;
     let names = [
@@ -71,6 +75,8 @@ pub struct WantedFolders<'a> {
     pub known: Option<&'a str>,
     /// The folders.
     pub folders: &'a [GitFolder],
+    /// Which addresses may be connected to; any without it.
+    pub addresses: Option<&'a AddressPolicy>,
 }
 
 /// The answer to [`WantedFolders`].
@@ -94,17 +100,19 @@ pub enum FolderAnswer {
 /// Returns a [`GitError`] if the server cannot be read, or has no such branch, tag or commit. A
 /// folder that cannot be used is an error of its own.
 pub fn read_folders(wanted: &WantedFolders<'_>, scratch: &Path) -> Result<FolderAnswer, GitError> {
-    let WantedFolders { url, revision, credential, known, folders } = *wanted;
+    let WantedFolders { url, revision, credential, known, folders, addresses } = *wanted;
     // ssh has no client here but that of libgit2, which cannot fetch trees alone.
-    let is_http = parse(url)?.scheme() != "ssh";
+    let parsed = parse(url)?;
+    let is_http = parsed.scheme() != "ssh";
     if let Some(answer) = is_http.then(|| read_partial(wanted)).transpose()?.flatten() {
         return Ok(answer);
     }
-    let commit = resolve(url, revision, credential)?;
+    let route = Route::permitted(&parsed, addresses)?;
+    let commit = resolve(url, &route, revision, credential)?;
     if known == Some(&commit.id) {
         return Ok(FolderAnswer::Unmoved);
     }
-    let mut repository = ShallowRepository::fetch(url, &commit, credential, scratch)?;
+    let mut repository = ShallowRepository::fetch(url, &route, &commit, credential, scratch)?;
     let commit = commit.id;
     let folders = revisions::folder_revisions(&mut repository, url, &commit, folders)?;
     Ok(FolderAnswer::Read { commit, folders })
@@ -113,13 +121,13 @@ pub fn read_folders(wanted: &WantedFolders<'_>, scratch: &Path) -> Result<Folder
 /// Returns the revisions of folders from their trees alone, or `None` if the server cannot send
 /// them.
 fn read_partial(wanted: &WantedFolders<'_>) -> Result<Option<FolderAnswer>, GitError> {
-    let WantedFolders { url, revision, credential, known, folders } = *wanted;
+    let WantedFolders { url, revision, credential, known, folders, addresses } = *wanted;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| GitError::Unavailable {
         url: url.to_owned(),
         problem: format!("the process that reads from the server failed: {error}"),
     })?;
-    let server = GitServer::new(url, credential)?;
+    let server = GitServer::new(url, credential, addresses)?;
     let Some(mut clone) = PartialClone::connect(server, url, &runtime)? else { return Ok(None) };
     let commit = if is_commit(revision) { revision.to_owned() } else { clone.resolve(revision)? };
     if known == Some(&commit) {

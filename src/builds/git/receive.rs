@@ -5,7 +5,9 @@ use std::time::Instant;
 use git2::{AutotagOption, FetchOptions, Oid, Repository};
 use url::Url;
 
-use crate::builds::git::{FetchLimits, GitCredential, GitError, callbacks, git_error, proxy};
+use crate::builds::git::{
+    FetchLimits, GitCredential, GitError, callbacks, git_error, route::Route,
+};
 
 /// A commit, and the name under which a server has it.
 pub(super) struct ResolvedCommit {
@@ -17,6 +19,7 @@ pub(super) struct ResolvedCommit {
 pub(super) struct ReceivedCommit<'a> {
     pub repository: &'a Repository,
     pub url: &'a Url,
+    pub route: &'a Route,
     /// The repository in messages.
     pub label: &'a str,
     pub credential: Option<&'a GitCredential>,
@@ -39,7 +42,7 @@ impl ReceivedCommit<'_> {
         for (refspecs, depth) in [(&[one.as_str()][..], 1), (&all[..], 0)] {
             let mut remote = self
                 .repository
-                .remote_anonymous(self.url.as_str())
+                .remote_anonymous(self.route.url())
                 .map_err(|error| self.error(&error))?;
             let (mut received, mut timed_out) = (before, false);
             let mut callbacks = callbacks(self.url, self.credential);
@@ -53,7 +56,7 @@ impl ReceivedCommit<'_> {
                 .depth(depth)
                 .download_tags(AutotagOption::None)
                 .remote_callbacks(callbacks)
-                .proxy_options(proxy());
+                .proxy_options(self.route.proxy());
             let fetched = remote.fetch(refspecs, Some(&mut options), None);
             drop(options);
             before = received;
@@ -77,7 +80,7 @@ impl ReceivedCommit<'_> {
     }
 
     fn error(&self, error: &git2::Error) -> GitError {
-        git_error(self.label, self.credential, error)
+        self.route.explain(self.label, git_error(self.label, self.credential, error))
     }
 }
 

@@ -15,6 +15,7 @@ use crate::builds::git::{
     parse,
     receive::{ReceivedCommit, ResolvedCommit},
     revisions::MAX_FILE,
+    route::Route,
 };
 
 /// Maximum number of bytes received. The controller's disk has this for each of the servers that
@@ -35,6 +36,7 @@ impl<'a> ShallowRepository<'a> {
     /// Fetches one commit without its history.
     pub fn fetch(
         url: &'a str,
+        route: &Route,
         commit: &ResolvedCommit,
         credential: Option<&GitCredential>,
         scratch: &Path,
@@ -54,6 +56,7 @@ impl<'a> ShallowRepository<'a> {
         let commit = ReceivedCommit {
             repository: &repository,
             url: &parsed,
+            route,
             label: url,
             credential,
             id,

@@ -19,9 +19,12 @@ use tokio::{
     process::Command,
 };
 
-use crate::builds::git::{
-    FolderAnswer, GitCredential, GitError, GitFolder, WantedFolders, credential::ExposedCredential,
-    read_folders,
+use crate::{
+    builds::git::{
+        FolderAnswer, GitCredential, GitError, GitFolder, WantedFolders,
+        credential::ExposedCredential, read_folders,
+    },
+    registry::AddressPolicy,
 };
 
 /// The subcommand that the child runs; see [`answer`].
@@ -50,6 +53,8 @@ pub struct Resolver {
     timeout: Duration,
     /// A file with the certificates that the child trusts, instead of those of the system.
     ca_file: Option<PathBuf>,
+    /// The addresses that the child may connect to.
+    addresses: AddressPolicy,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -60,6 +65,7 @@ struct ReadRequest {
     credential: Option<ExposedCredential>,
     known: Option<String>,
     folders: Vec<GitFolder>,
+    addresses: AddressPolicy,
     /// A folder that does not exist, for what does not fit into memory. It is removed afterwards.
     scratch: PathBuf,
 }
@@ -88,8 +94,9 @@ impl Resolver {
     /// Returns a resolver that runs `program` (the operator's own binary) for at most `timeout` per
     /// request.
     #[must_use]
-    pub const fn new(program: PathBuf, timeout: Duration) -> Self {
-        Self { program, timeout, ca_file: None }
+    pub fn new(program: PathBuf, timeout: Duration) -> Self {
+        let addresses = AddressPolicy::unrestricted();
+        Self { program, timeout, ca_file: None, addresses }
     }
 
     /// Returns a resolver whose children trust the certificates in this file.
@@ -98,13 +105,19 @@ impl Resolver {
         Self { ca_file, ..self }
     }
 
+    /// Returns a resolver whose children connect to permitted addresses only.
+    #[must_use]
+    pub fn with_addresses(self, addresses: AddressPolicy) -> Self {
+        Self { addresses, ..self }
+    }
+
     /// Returns the revisions of folders, as [`read_folders`] does.
     ///
     /// # Errors
     /// Returns the errors of [`read_folders`], and [`GitError::Unavailable`] if the server does not
     /// answer in time or the process fails.
     pub async fn read(&self, query: &WantedFolders<'_>) -> Result<FolderAnswer, GitError> {
-        let WantedFolders { url, revision, credential, known, folders } = *query;
+        let WantedFolders { url, revision, credential, known, folders, addresses: _ } = *query;
         if crate::builds::git::is_commit(revision) && known == Some(revision) {
             return Ok(FolderAnswer::Unmoved);
         }
@@ -116,6 +129,7 @@ impl Resolver {
             credential: credential.map(GitCredential::expose),
             known: known.map(Into::into),
             folders: folders.to_vec(),
+            addresses: self.addresses.clone(),
             scratch: scratch.0.clone(),
         };
         match tokio::time::timeout(self.timeout, self.run_child(&request)).await {
@@ -170,7 +184,7 @@ impl Resolver {
 pub fn answer() -> std::io::Result<()> {
     let mut request = Vec::new();
     std::io::stdin().take(MAX_LENGTH).read_to_end(&mut request)?;
-    let ReadRequest { url, revision, credential, known, folders, scratch } =
+    let ReadRequest { url, revision, credential, known, folders, addresses, scratch } =
         serde_json::from_slice(&request)?;
     let credential = credential.map(GitCredential::from);
     let wanted = WantedFolders {
@@ -179,6 +193,7 @@ pub fn answer() -> std::io::Result<()> {
         credential: credential.as_ref(),
         known: known.as_deref(),
         folders: &folders,
+        addresses: Some(&addresses),
     };
     let answer = read_folders(&wanted, &scratch);
     serde_json::to_writer(std::io::stdout().lock(), &answer)?;

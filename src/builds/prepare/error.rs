@@ -113,7 +113,9 @@ impl From<GitError> for PrepareError {
         let reason = match error {
             GitError::NotFound { .. } => PrepareReason::SourceNotFound,
             GitError::TooLarge { .. } | GitError::Unsafe { .. } => PrepareReason::SourceUnusable,
-            GitError::Unavailable { .. } => PrepareReason::SourceUnavailable,
+            GitError::Unavailable { .. } | GitError::Refused { .. } => {
+                PrepareReason::SourceUnavailable
+            }
             GitError::Credential { .. } => PrepareReason::InvalidSecret,
             GitError::Disk { .. } => PrepareReason::InfrastructureFailed,
         };

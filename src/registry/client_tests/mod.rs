@@ -1,5 +1,6 @@
 //! The client against a registry that misbehaves in every known way.
 
+mod addresses;
 mod authorization;
 mod endpoints;
 mod failures;

@@ -1,8 +1,10 @@
 //! The metrics, each with its type, labels and help. Labels have a fixed set of values and never
-//! contain names of objects, so that the number of time series does not grow with the cluster. The
-//! objects and the Events say which family is concerned.
+//! contain names of objects, so that the number of time series does not grow with the cluster; only
+//! the few registries that are paused are named. The objects and the Events say which family is
+//! concerned.
 
 mod labels;
+mod paused;
 mod scrape;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -15,10 +17,12 @@ use prometheus_client::{
 
 use self::{
     labels::{BuildLabels, CheckLabels, ErrorLabels, KindLabels, PhaseLabels, PollLabels},
+    paused::PausedRegistries,
     scrape::{CountedAtScrape, Fleet},
 };
 pub use self::{
     labels::{BuildResult, CheckResult, PollResult},
+    paused::PausedRegistry,
     scrape::FamilyMetrics,
 };
 use crate::{
@@ -55,6 +59,7 @@ pub struct Metrics {
     leader: Gauge,
     unwatched: CountedAtScrape,
     others: CountedAtScrape,
+    paused: PausedRegistries,
 }
 
 impl Metrics {
@@ -86,6 +91,7 @@ impl Metrics {
                 "families_of_other_installations",
                 "Number of families that another installation serves",
             ),
+            paused: PausedRegistries::default(),
         };
         metrics.registry = Arc::new(metrics.register());
         metrics
@@ -96,6 +102,7 @@ impl Metrics {
         all.register_collector(Box::new(self.fleet.clone()));
         all.register_collector(Box::new(self.unwatched.clone()));
         all.register_collector(Box::new(self.others.clone()));
+        all.register_collector(Box::new(self.paused.clone()));
         let build = vec![("version", build_info::VERSION), ("commit", build_info::COMMIT)];
         all.register("build", "Version and commit of the controller", Info::new(build));
         all.register(
@@ -158,6 +165,14 @@ impl Metrics {
     /// Counts the families that another installation serves at each request of the metrics.
     pub fn count_families_of_others(&self, count: impl Fn() -> usize + Send + Sync + 'static) {
         self.others.set(count);
+    }
+
+    /// Lists the registries that are not called for a while at each request of the metrics.
+    pub fn list_paused_registries(
+        &self,
+        list: impl Fn() -> Vec<PausedRegistry> + Send + Sync + 'static,
+    ) {
+        self.paused.set(list);
     }
 
     /// Counts a cascade that started.

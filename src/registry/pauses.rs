@@ -1,0 +1,46 @@
+//! The hosts that are not called for a while, for whoever watches the controller.
+
+use std::{collections::HashMap, time::Duration};
+
+use url::Url;
+
+use crate::registry::{Client, config::authority};
+
+/// Why a host is not called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PauseCause {
+    /// It has not responded to several requests.
+    Unresponsive,
+    /// It limits the rate of requests, or has asked for a pause.
+    Limited,
+}
+
+/// A host that is not called for a while.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PausedHost {
+    /// The host, with its port if it has one.
+    pub host: String,
+    /// Why it is not called.
+    pub cause: PauseCause,
+    /// How much of the longest pause remains. Other credentials or kinds of requests may have none.
+    pub pause: Duration,
+}
+
+impl Client {
+    /// Returns the hosts that are not called now, each once for each cause.
+    #[must_use]
+    pub fn paused_hosts(&self) -> Vec<PausedHost> {
+        let mut longest: HashMap<(String, PauseCause), Duration> = HashMap::new();
+        let unresponsive = self.0.http.unresponsive().into_iter();
+        let unresponsive = unresponsive.map(|(url, pause)| (url, PauseCause::Unresponsive, pause));
+        let limited = self.0.limits.paused().into_iter();
+        let limited = limited.map(|(url, pause)| (url, PauseCause::Limited, pause));
+        for (url, cause, pause) in unresponsive.chain(limited) {
+            let host = Url::parse(&url).map_or(url, |url| authority(&url));
+            let known = longest.entry((host, cause)).or_default();
+            *known = pause.max(*known);
+        }
+        let paused = longest.into_iter();
+        paused.map(|((host, cause), pause)| PausedHost { host, cause, pause }).collect()
+    }
+}
