@@ -412,9 +412,8 @@ impl PollQueue {
     fn sweep(&mut self, now: Instant) {
         if self.swept_at.is_none_or(|at| now.duration_since(at) > SWEEP_INTERVAL) {
             self.swept_at = Some(now);
-            self.hosts.retain(|_, host| {
-                host.is_waiting() || host.running > 0 || host.next_at > now
-            });
+            self.hosts
+                .retain(|_, host| host.is_waiting() || host.running > 0 || host.next_at > now);
         }
     }
 }

@@ -15,8 +15,8 @@ use groundswell::{
         Transport, TransportError, full_body,
     },
     upstream::{
-        ImageKey, Interest, PollLimits, PollPurpose, PollSettings, Poller, TagNeeds, UpstreamDigest,
-        poll_tag,
+        ImageKey, Interest, PollLimits, PollPurpose, PollSettings, Poller, TagNeeds,
+        UpstreamDigest, poll_tag,
     },
 };
 use http::{Method, Response};
