@@ -71,9 +71,9 @@ pub struct Image {
     #[serde(default, skip_serializing_if = "Source::is_empty")]
     pub source: Source,
 
-    /// Build arguments. They become part of the image's history: do not use them for secrets. A name
-    /// has letters, digits and `_`, and is not the `arg` of an entry of `from`. With a `matrix`, the
-    /// values are templates. At most 128 entries.
+    /// Build arguments. They become part of the image's history: do not use them for secrets. A
+    /// name has letters, digits and `_`, and is not the `arg` of an entry of `from`. With a
+    /// `matrix`, the values are templates. At most 128 entries.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(
         extend("maxProperties" = 128,

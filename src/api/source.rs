@@ -212,8 +212,8 @@ pub struct GitSource {
 
     /// Secret in the family's namespace: `username` and `password` for https, `identity` (a private
     /// key) and `known_hosts` for ssh. The Secret is sent only to the hosts, or the
-    /// paths of hosts, listed in its annotation `groundswell.dev/hosts`. Defaults to that of `spec.sourceDefaults.git`, if the
-    /// URL is the one that is set there.
+    /// paths of hosts, listed in its annotation `groundswell.dev/hosts`. Defaults to that of
+    /// `spec.sourceDefaults.git`, if the URL is the one that is set there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<LocalName>,
 }

@@ -84,7 +84,7 @@ fn text_of(parts: &[&str]) -> String {
     serde_json::Value::from(parts).to_string()
 }
 
-/// Lets only sealed Jobs through, and logs each other one once.
+/// Tells sealed Jobs from others, and logs each of the others once.
 #[derive(Clone, Debug)]
 pub struct SealFilter {
     keys: RecordKeys,
@@ -98,11 +98,11 @@ impl SealFilter {
         Self { keys, logged: Arc::default() }
     }
 
-    /// Returns the Job if it is sealed.
+    /// Whether a Job is sealed.
     #[must_use]
-    pub fn sealed(&self, job: Job) -> Option<Job> {
-        if is_sealed(&job, &self.keys) {
-            return Some(job);
+    pub fn is_ours(&self, job: &Job) -> bool {
+        if is_sealed(job, &self.keys) {
+            return true;
         }
         let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
         if logged.len() >= MAX_LOGGED {
@@ -116,7 +116,7 @@ impl SealFilter {
                  ignored"
             );
         }
-        None
+        false
     }
 }
 
@@ -199,9 +199,9 @@ mod tests {
     fn a_job_without_a_seal_is_left_out() {
         let keys = keys(&[("2026", &key())]);
         let filter = SealFilter::new(keys.clone());
-        assert_eq!(filter.sealed(job()), None);
+        assert!(!filter.is_ours(&job()));
         let mut sealed = job();
         seal(&mut sealed, &keys);
-        assert_eq!(filter.sealed(sealed.clone()), Some(sealed));
+        assert!(filter.is_ours(&sealed));
     }
 }

@@ -572,7 +572,8 @@ mod tests {
         add_family(&stores, "app", 1);
         let family = stores.families.get(&Key::new("team", "app")).expect("a family");
         let message = format!(
-            "spec.images[base].tags: {BASE}:latest is already claimed by {ELSEWHERE}, which is older; x"
+            "spec.images[base].tags: {BASE}:latest is already claimed by {ELSEWHERE}, which is \
+             older; x"
         );
         let stalled = |message: &str| {
             let mut family = ImageFamily::clone(&family);

@@ -28,7 +28,7 @@ use crate::{
         job_seals::SealFilter,
         object_cache::{CacheEvent, Key},
         stores::{family_of, outlines},
-        watch::{WatchOptions, guarded, outline, plain, watch},
+        watch::{WatchOptions, guarded, outline, plain, watch, watch_ours},
     },
     object_watch::DeniedWatches,
 };
@@ -71,8 +71,8 @@ pub fn families(
     let cascades = watch(scopes.apis(client), &all, &stores.cascades, guarded::<Cascade>);
     let requests = watch(scopes.apis(client), &all, &stores.requests, guarded::<FamilyRequest>);
     let seals = SealFilter::new(context.records.keys.clone());
-    let sealed = move |job: Job| seals.sealed(job);
-    let jobs = watch(scopes.apis(client), &ours, &stores.jobs, sealed);
+    let is_sealed = move |job: &Job| seals.is_ours(job);
+    let jobs = watch_ours(scopes.apis(client), &ours, &stores.jobs, is_sealed);
     let pods = watch(scopes.apis(client), &ours, &stores.pods, plain::<Pod>);
     let strategies: Vec<(String, Api<DeserializeGuard<BuildStrategy>>)> =
         vec![(String::new(), Api::all(client.clone()))];

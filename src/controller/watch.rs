@@ -91,7 +91,37 @@ pub fn watch<W, K>(
     apis: Vec<(String, Api<W>)>,
     options: &WatchOptions,
     cache: &Arc<ObjectCache<K>>,
-    read: impl Fn(W) -> Option<K> + Clone + Send + 'static,
+    read: fn(W) -> Option<K>,
+) -> BoxStream<'static, CacheEvent<K>>
+where
+    W: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+    W::DynamicType: Default,
+    K: Resource + Send + Sync + 'static,
+{
+    watch_read(apis, options, cache, move |event| unwrap(event, read))
+}
+
+/// Watches one kind in all scopes like [`watch`], but stores only the objects that are ours. One
+/// that ceases to be ours counts as deleted.
+pub fn watch_ours<K>(
+    apis: Vec<(String, Api<K>)>,
+    options: &WatchOptions,
+    cache: &Arc<ObjectCache<K>>,
+    is_ours: impl Fn(&K) -> bool + Clone + Send + 'static,
+) -> BoxStream<'static, CacheEvent<K>>
+where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    K::DynamicType: Default,
+{
+    watch_read(apis, options, cache, move |event| of_ours(event, &is_ours))
+}
+
+/// Watches one kind in all scopes. `read` returns what the store gets of an event.
+fn watch_read<W, K>(
+    apis: Vec<(String, Api<W>)>,
+    options: &WatchOptions,
+    cache: &Arc<ObjectCache<K>>,
+    read: impl Fn(watcher::Event<W>) -> Option<watcher::Event<K>> + Clone + Send + 'static,
 ) -> BoxStream<'static, CacheEvent<K>>
 where
     W: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
@@ -103,7 +133,7 @@ where
         let kind = W::kind(&W::DynamicType::default()).into_owned();
         let watched = WatchedKind { kind, namespace: scope.clone() };
         watch_events(api, options.selected.clone(), watched, options.denied.clone())
-            .filter_map(move |event| std::future::ready(unwrap(event, &read)))
+            .filter_map(move |event| std::future::ready(read(event)))
             .flat_map(move |event| stream::iter(cache.observe(&scope, event)))
             .boxed()
     });
@@ -169,10 +199,17 @@ fn ours(all: Option<BTreeMap<String, String>>) -> Option<BTreeMap<String, String
     (!all.is_empty()).then_some(all)
 }
 
-fn unwrap<W, K>(
-    event: watcher::Event<W>,
-    read: impl Fn(W) -> Option<K>,
-) -> Option<watcher::Event<K>> {
+/// Returns an event of an object that is ours. One that is not is not listed, and a change of it
+/// removes what is stored of it: whoever changes one of our objects must not leave it in the store.
+fn of_ours<K>(event: watcher::Event<K>, is_ours: impl Fn(&K) -> bool) -> Option<watcher::Event<K>> {
+    match event {
+        watcher::Event::InitApply(object) if !is_ours(&object) => None,
+        watcher::Event::Apply(object) if !is_ours(&object) => Some(watcher::Event::Delete(object)),
+        event => Some(event),
+    }
+}
+
+fn unwrap<W, K>(event: watcher::Event<W>, read: fn(W) -> Option<K>) -> Option<watcher::Event<K>> {
     Some(match event {
         watcher::Event::Init => watcher::Event::Init,
         watcher::Event::InitDone => watcher::Event::InitDone,
@@ -188,6 +225,17 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn what_ceases_to_be_ours_is_removed() {
+        use watcher::Event::{Apply, Delete, InitApply};
+        let read = |event| of_ours(event, |object: &&str| *object == "ours");
+        assert!(matches!(read(Apply("ours")), Some(Apply("ours"))));
+        assert!(matches!(read(Apply("changed")), Some(Delete("changed"))));
+        assert!(matches!(read(InitApply("ours")), Some(InitApply("ours"))));
+        assert!(read(InitApply("changed")).is_none());
+        assert!(matches!(read(Delete("changed")), Some(Delete("changed"))));
+    }
 
     #[test]
     fn an_outline_has_identity_version_and_our_own_annotations_only() {

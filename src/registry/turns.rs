@@ -126,7 +126,7 @@ mod tests {
         fn send(
             &self,
             _request: OutgoingRequest,
-        ) -> BoxFuture<'static, Result<Response<ResponseBody>, String>> {
+        ) -> BoxFuture<'static, Result<Response<ResponseBody>, TransportError>> {
             let time = Duration::from_secs(self.0);
             async move {
                 sleep(time).await;

@@ -50,7 +50,8 @@ checks:
   podLabels: {example.com/team: platform}
   podSecurityContext: {runAsNonRoot: true}
   containerSecurityContext: {readOnlyRootFilesystem: true}
-repositories: [{repositories: ['registry.example.com/platform/*'], namespaces: [platform, 'team-*']}]
+repositories:
+- {repositories: ['registry.example.com/platform/*'], namespaces: [platform, 'team-*']}
 buildNetworkPolicy: {namespaces: [team-a]}
 defaultPlatform: linux/arm64
 log: {format: text, filter: 'groundswell=debug,info'}

@@ -100,7 +100,9 @@ fn the_hook_has_the_network_of_the_controller() {
         assert!(variable(&pod, wanted).is_some(), "{wanted}");
     }
     let rendered = documents(&render(EVERYTHING, &[]).expect("rendered"));
-    let policy = &of_kind(&rendered, "NetworkPolicy")[0]["spec"]["podSelector"];
+    let policies = of_kind(&rendered, "NetworkPolicy");
+    let of_controller = policies.iter().find(|policy| policy["metadata"]["name"] == "rebuilds");
+    let policy = &of_controller.expect("a policy")["spec"]["podSelector"];
     let deployment = &of_kind(&rendered, "Deployment")[0]["spec"]["template"];
     for labels in [&pod["metadata"]["labels"], &deployment["metadata"]["labels"]] {
         for (key, value) in policy["matchLabels"].as_object().expect("labels") {

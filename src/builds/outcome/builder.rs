@@ -176,7 +176,7 @@ mod tests {
         };
         let denied = |context: &str| {
             format!(
-                "error: failed to solve: {context}source \"docker-image://docker.io/library/evil:1\" \
+                "error: failed to solve: {context}source \"docker-image://docker.io/evil/x:1\" \
                  denied by policy: source denied by policy"
             )
         };
@@ -193,7 +193,8 @@ mod tests {
             (String::new(), Build, Reason::BuildFailed),
             (denied("failed to resolve source metadata for docker.io/library/evil:1: could not \
               resolve image due to policy: "), FailureClass::Input, Reason::DockerfileMismatch),
-            (denied("failed to load LLB: error evaluating the source policy: "), FailureClass::Input, Reason::DockerfileMismatch),
+            (denied("failed to load LLB: error evaluating the source policy: "),
+                FailureClass::Input, Reason::DockerfileMismatch),
             (format!("{}\nerror: failed to solve: process \"x\" did not complete successfully: \
               exit code: 2", denied("")), Build, Reason::BuildFailed),
             (pushed("401 Unauthorized"), Infrastructure, Reason::RegistryDenied),
