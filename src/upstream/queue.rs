@@ -10,6 +10,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
+    ops::Bound,
     sync::Arc,
     time::Duration,
 };
@@ -110,9 +111,11 @@ pub(super) struct StartedPoll {
 pub(super) struct PollQueue {
     limits: PollLimits,
     hosts: HashMap<Arc<str>, HostQueue>,
-    /// The hosts for which polls wait, each after its last start. Those that have started none for
-    /// the longest time come first.
-    waiting: BTreeSet<(u64, Arc<str>)>,
+    /// The hosts for which polls of several namespaces wait.
+    shared: BTreeSet<HostTurn>,
+    /// The hosts for which polls of one namespace wait, by that namespace. So its hosts, however
+    /// many, cost nothing while it has its share.
+    sole: HashMap<Arc<str>, BTreeSet<HostTurn>>,
     running: usize,
     /// How many polls run of each namespace, at all hosts together.
     running_of: HashMap<Arc<str>, usize>,
@@ -120,6 +123,18 @@ pub(super) struct PollQueue {
     started: u64,
     /// When idle hosts were dropped.
     swept_at: Option<Instant>,
+}
+
+/// The number of the last poll that has started at a host, and the host: the one that has started
+/// none for the longest time comes first.
+type HostTurn = (u64, Arc<str>);
+
+/// Where a host is listed for which polls wait.
+#[derive(Clone, Debug)]
+struct HostListing {
+    /// The namespace of all of these polls, if it is one.
+    sole: Option<Arc<str>>,
+    turn: HostTurn,
 }
 
 #[derive(Debug)]
@@ -133,6 +148,7 @@ struct HostQueue {
     /// Number of the last poll that has started.
     last_started: u64,
     lanes: BTreeMap<PollClass, Lane>,
+    listed: Option<HostListing>,
 }
 
 /// The polls of one class that wait at a host, and whose turn it is.
@@ -182,6 +198,7 @@ impl HostQueue {
             next_at: now,
             last_started,
             lanes: PollClass::ALL.map(|class| (class, Lane::default())).into(),
+            listed: None,
         }
     }
 
@@ -196,6 +213,14 @@ impl HostQueue {
 
     fn is_waiting(&self) -> bool {
         self.lanes.values().any(|lane| !lane.turns.is_empty())
+    }
+
+    /// Returns where this host is to be listed.
+    fn listing(&self, host: &Arc<str>) -> Option<HostListing> {
+        let mut waiting = self.lanes.values().flat_map(|lane| lane.namespaces.keys());
+        let first = waiting.next()?;
+        let sole = waiting.all(|namespace| namespace == first).then(|| Arc::clone(first));
+        Some(HostListing { sole, turn: (self.last_started, Arc::clone(host)) })
     }
 
     /// Charges a class with a poll. What others have spent less was not asked for, or cannot start:
@@ -258,7 +283,8 @@ impl PollQueue {
         Self {
             limits,
             hosts: HashMap::new(),
-            waiting: BTreeSet::new(),
+            shared: BTreeSet::new(),
+            sole: HashMap::new(),
             running: 0,
             running_of: HashMap::new(),
             started: 0,
@@ -289,7 +315,7 @@ impl PollQueue {
             HostQueue::new(pause, now, started)
         });
         queue.lanes.entry(class).or_default().add(&namespace, poll, started);
-        self.waiting.insert((queue.last_started, Arc::clone(&host)));
+        self.list(&host);
         PollPlace { host, namespace, class }
     }
 
@@ -299,9 +325,34 @@ impl PollQueue {
             if let Some(lane) = queue.lanes.get_mut(&place.class) {
                 lane.change(&place.namespace, |waiting| waiting.polls.remove(&poll));
             }
-            if !queue.is_waiting() {
-                self.waiting.remove(&(queue.last_started, Arc::clone(&place.host)));
+        }
+        self.list(&place.host);
+    }
+
+    /// Lists a host again after a change of what waits for it.
+    fn list(&mut self, host: &Arc<str>) {
+        let Some(queue) = self.hosts.get_mut(host) else { return };
+        let listing = queue.listing(host);
+        if let Some(HostListing { sole, turn }) =
+            std::mem::replace(&mut queue.listed, listing.clone())
+        {
+            match &sole {
+                None => {
+                    self.shared.remove(&turn);
+                }
+                Some(namespace) => {
+                    let hosts = self.sole.get_mut(namespace);
+                    if hosts.is_some_and(|hosts| hosts.remove(&turn) && hosts.is_empty()) {
+                        self.sole.remove(namespace);
+                    }
+                }
             }
+        }
+        if let Some(HostListing { sole, turn }) = listing {
+            match sole {
+                None => self.shared.insert(turn),
+                Some(namespace) => self.sole.entry(namespace).or_default().insert(turn),
+            };
         }
     }
 
@@ -330,27 +381,48 @@ impl PollQueue {
     /// start.
     pub(super) fn start(&mut self, now: Instant) -> (Vec<StartedPoll>, Option<Instant>) {
         self.sweep(now);
-        let (mut started, mut next): (Vec<StartedPoll>, Option<Instant>) = (Vec::new(), None);
-        let mut note = |at: Instant| next = Some(next.map_or(at, |next| next.min(at)));
-        let mut ready = Vec::new();
-        for (_, host) in &self.waiting {
-            match self.room(host, now) {
-                Room::Now(_) => ready.push(Arc::clone(host)),
-                Room::At(at) => note(at),
-                Room::None => {}
-            }
-        }
-        // What starts at one host makes no room at another one.
-        for host in ready {
-            loop {
-                match self.room(&host, now) {
-                    Room::Now(place) => started.extend(self.start_first(place, now)),
-                    Room::At(at) => break note(at),
-                    Room::None => break,
-                }
-            }
+        let mut started = Vec::new();
+        let mut next = self.start_listed(None, now, &mut started);
+        // Among these are the hosts for which polls of one namespace are left.
+        let alone: Vec<_> = self.sole.keys().filter(|name| self.may_run(name)).cloned().collect();
+        for namespace in alone {
+            let at = self.start_listed(Some(&namespace), now, &mut started);
+            next = next.into_iter().chain(at).min();
         }
         (started, next)
+    }
+
+    /// Starts polls at the hosts that are listed for several namespaces, or for this one. Returns
+    /// when the rate of a host lets the next one start.
+    fn start_listed(
+        &mut self,
+        sole: Option<&Arc<str>>,
+        now: Instant,
+        started: &mut Vec<StartedPoll>,
+    ) -> Option<Instant> {
+        let (mut next, mut after): (Option<Instant>, Option<HostTurn>) = (None, None);
+        while self.running < self.limits.total && sole.is_none_or(|name| self.may_run(name)) {
+            let Some(turn) = self.next_host(sole, after.as_ref()) else { break };
+            match self.room(&turn.1, now) {
+                // The host comes again, after the others.
+                Room::Now(place) => started.extend(self.start_first(place, now)),
+                Room::At(at) => {
+                    next = Some(next.map_or(at, |next| next.min(at)));
+                    after = Some(turn);
+                }
+                Room::None => after = Some(turn),
+            }
+        }
+        next
+    }
+
+    fn next_host(&self, sole: Option<&Arc<str>>, after: Option<&HostTurn>) -> Option<HostTurn> {
+        let hosts = match sole {
+            None => &self.shared,
+            Some(namespace) => self.sole.get(namespace)?,
+        };
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        hosts.range((from, Bound::Unbounded)).next().cloned()
     }
 
     /// Returns which poll may start at a host, or when one may.
@@ -372,11 +444,20 @@ impl PollQueue {
         }
     }
 
+    /// Returns how many polls of a namespace may run.
+    fn share(&self) -> usize {
+        let free = self.limits.total.saturating_sub(self.running);
+        (free / self.limits.free_parts.max(1)).max(free.min(1))
+    }
+
+    /// Whether a namespace may have another poll at some host.
+    fn may_run(&self, namespace: &str) -> bool {
+        count_of(&self.running_of, namespace) < self.share()
+    }
+
     /// Whether a namespace may have another poll at a host.
     fn has_share(&self, queue: &HostQueue, namespace: &str) -> bool {
-        let free = self.limits.total.saturating_sub(self.running);
-        let share = (free / self.limits.free_parts.max(1)).max(free.min(1));
-        let running = count_of(&self.running_of, namespace);
+        let (share, running) = (self.share(), count_of(&self.running_of, namespace));
         let at_host = count_of(&queue.running_of, namespace);
         // The last place is for a host that it has none of.
         running < share
@@ -395,16 +476,13 @@ impl PollQueue {
         let (_, number) = first.flatten()?;
         queue.charge(place.class);
         self.started = started;
-        self.waiting.remove(&(queue.last_started, Arc::clone(&place.host)));
         queue.last_started = started;
-        if queue.is_waiting() {
-            self.waiting.insert((started, Arc::clone(&place.host)));
-        }
         queue.note_start(now);
         queue.running += 1;
         *queue.running_of.entry(Arc::clone(&place.namespace)).or_default() += 1;
         self.running += 1;
         *self.running_of.entry(Arc::clone(&place.namespace)).or_default() += 1;
+        self.list(&place.host);
         Some(StartedPoll { number, place })
     }
 
