@@ -115,7 +115,7 @@ mod tests {
         clock::Clock,
         registry::{
             Client, Config, Keychain, OutgoingRequest, Reference, ResponseBody, Transport,
-            full_body,
+            TransportError, full_body,
         },
     };
 
