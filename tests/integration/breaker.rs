@@ -29,7 +29,7 @@ async fn a_repaired_base_ends_the_pause_of_an_open_breaker() {
     let upstream = format!("docker.io/library/{}", place.namespace);
     let mut spec = family::spec(&repository, &upstream, STRATEGY);
     spec["images"] = json!(IMAGES.map(|name| family::image(name, "alpine")));
-    // Only a person or the cure can end the pause while the test runs.
+    // Only a user or the cure can end the pause while the test runs.
     let breaker = json!({ "consecutiveFailures": 3, "probeAfter": "1h" });
     spec["policy"] = json!({
         "settle": "0s", "parallelism": 2, "retries": { "build": 0 }, "breaker": breaker,

@@ -73,12 +73,13 @@ enum ChangeWait {
 }
 
 impl ChangeWait {
-    const fn of_candidate(touched: &[usize], superseded: &[usize], waits: bool) -> Self {
-        match (waits, touched, superseded) {
-            (false, ..) => Self::None,
-            (true, [], _) => Self::ForPlace,
-            (true, _, []) => Self::ForCascade,
-            (true, ..) => Self::Supersedes,
+    /// Returns what a candidate waits for that waits, given the running cascades that it touches
+    /// and those of them that it supersedes.
+    const fn of_waiting(touched: &[usize], superseded: &[usize]) -> Self {
+        match (touched, superseded) {
+            ([], _) => Self::ForPlace,
+            (_, []) => Self::ForCascade,
+            _ => Self::Supersedes,
         }
     }
 }
@@ -123,7 +124,11 @@ impl Changes {
             let children = context.input.lineage().upstream_children(upstream).iter().copied();
             let waits = !touched.is_empty() || busy.keeps_waiting(children);
             let superseded = superseded_by(context, &touched);
-            let wait = ChangeWait::of_candidate(&touched, superseded, waits);
+            let wait = if waits {
+                ChangeWait::of_waiting(&touched, superseded)
+            } else {
+                ChangeWait::None
+            };
             let candidate = status.candidate.iter();
             let digests = candidate.flat_map(|candidate| candidate.content().built());
             self.candidates.extend(digests.map(|digest| Change { text: digest.to_owned(), wait }));

@@ -103,7 +103,7 @@ fn what_waits_for_a_superseding_cascade_delays_the_end_of_no_other_one() {
             ended = ending.iter().map(|ending| ending.name.to_string()).collect();
         }
     }
-    assert_eq!(ended, [second.clone()], "settled");
+    assert_eq!(ended, std::slice::from_ref(&second), "settled");
     model.upstream_digests[0] = "sha256:up-again".into();
     let CascadeDecision::Start { supersedes, .. } = model.reconcile().cascade else {
         panic!("{:?}", names(&model))

@@ -13,8 +13,8 @@ use std::{
 
 use crate::{api::condition::Reason, engine::Problem, registry::turns};
 
-/// Upper bound on the time of one lookup, with all of its requests. What they wait for their turn at
-/// a host does not count: a registry that many reconciles ask at once is not slow.
+/// Upper bound on the time of one lookup, with all of its requests. What they wait for their turn
+/// at a host does not count: a registry that many reconciles ask at once is not slow.
 const MAX_LOOKUP_TIME: Duration = Duration::from_secs(30);
 /// Number of lookups at a registry that may take too long before the others are put off.
 const MAX_SLOW_LOOKUPS: usize = 4;
