@@ -124,11 +124,8 @@ impl Changes {
             let children = context.input.lineage().upstream_children(upstream).iter().copied();
             let waits = !touched.is_empty() || busy.keeps_waiting(children);
             let superseded = superseded_by(context, &touched);
-            let wait = if waits {
-                ChangeWait::of_waiting(&touched, superseded)
-            } else {
-                ChangeWait::None
-            };
+            let wait =
+                if waits { ChangeWait::of_waiting(&touched, superseded) } else { ChangeWait::None };
             let candidate = status.candidate.iter();
             let digests = candidate.flat_map(|candidate| candidate.content().built());
             self.candidates.extend(digests.map(|digest| Change { text: digest.to_owned(), wait }));
