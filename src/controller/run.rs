@@ -39,8 +39,6 @@ use crate::{
 const MAX_CONCURRENT_FAMILIES: u16 = 40;
 /// The number of images whose rollouts are reconciled concurrently. They call no registry.
 const MAX_CONCURRENT_IMAGES: u16 = 16;
-/// The pause until a reconcile is retried whose namespace has its share of those that run.
-const SHARE_RETRY_PAUSE: std::time::Duration = std::time::Duration::from_millis(200);
 /// The pause until a reconcile that came before the stores were filled is retried.
 const STORES_RETRY_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 /// The pause until a reconcile in a namespace that cannot be watched is retried.
@@ -67,7 +65,8 @@ pub async fn run(
         move |family: Arc<ImageFamily>, context| {
             let key = Key::of(&*family);
             let Some(place) = shares.take(&key.namespace) else {
-                return future::ready(Ok(Action::requeue(SHARE_RETRY_PAUSE))).boxed();
+                let pause = shares.retry_pause(&key.namespace);
+                return future::ready(Ok(Action::requeue(pause))).boxed();
             };
             let reconcile = run_reconcile("ImageFamily", key, context, move |context| {
                 family::reconcile(family, context)

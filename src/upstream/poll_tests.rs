@@ -61,7 +61,7 @@ fn a_break_between_two_successful_polls_is_noted() {
         let resumed = resumed_at(&polled(last, earlier), at(now), allowed);
         assert_eq!(resumed, expected, "{last} {now}");
     }
-    let waited = allowed_break(interval, Duration::from_mins(60));
+    let waited = allowed_break(interval, Duration::from_hours(1));
     assert_eq!(resumed_at(&polled(1000, None), at(5560), waited), None, "it waited for its turn");
     assert_eq!(resumed_at(&polled(1000, None), at(5561), waited), Some(at(5561)));
 }

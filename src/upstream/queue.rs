@@ -321,10 +321,9 @@ impl PollQueue {
 
     /// Removes a poll that has not started.
     pub(super) fn remove(&mut self, place: &PollPlace, poll: DuePoll) {
-        if let Some(queue) = self.hosts.get_mut(&place.host) {
-            if let Some(lane) = queue.lanes.get_mut(&place.class) {
-                lane.change(&place.namespace, |waiting| waiting.polls.remove(&poll));
-            }
+        let host = self.hosts.get_mut(&place.host);
+        if let Some(lane) = host.and_then(|host| host.lanes.get_mut(&place.class)) {
+            lane.change(&place.namespace, |waiting| waiting.polls.remove(&poll));
         }
         self.list(&place.host);
     }
