@@ -134,7 +134,8 @@ impl Reconcile<'_> {
         let WantedLookup { image, fingerprint, .. } = wanted;
         let repository = self.snapshot.repository(image);
         let registry = repository.split('/').next().unwrap_or_default();
-        let (result, note) = match patience.ask(registry, self.ask_registry(&wanted)).await {
+        let asked = Box::pin(patience.ask(registry, self.ask_registry(&wanted))).await;
+        let (result, note) = match asked {
             Ok(LookupAnswer::Found(result, note)) => (result, note),
             Ok(LookupAnswer::Rejected(problem)) => {
                 (LookupResult::Rejected(problem, retry_at), None)
