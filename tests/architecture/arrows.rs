@@ -70,7 +70,7 @@ const MODULES: [(&str, &[&str]); 23] = [
 ];
 
 /// The files that belong to no module: they put the modules together.
-const ROOTS: [&str; 3] = ["lib", "main", "bin"];
+const ROOTS: [&str; 4] = ["lib", "main", "bin", "fuzz"];
 
 /// The rules inside of one module.
 struct Inner {

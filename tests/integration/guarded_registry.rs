@@ -121,7 +121,8 @@ async fn forward(shared: &Shared, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
     let mut headers = parts.headers;
-    for dropped in [header::AUTHORIZATION, header::HOST, header::CONTENT_LENGTH] {
+    // The name of the host stays: the registry tells clients to send uploads there.
+    for dropped in [header::AUTHORIZATION, header::CONTENT_LENGTH] {
         headers.remove(dropped);
     }
     let body = to_bytes(body, MAX_BODY).await.expect("a body");
