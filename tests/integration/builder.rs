@@ -77,9 +77,7 @@ impl Builder {
                     let image = label(&job, labels::IMAGE);
                     let play = of_images.lock().unwrap().get(&image).cloned().unwrap_or_default();
                     let pod = pod_of(&place, &job).await;
-                    if let Some(pod) =
-                        pod.filter(|_| !play.is_held && !done.contains(&job.name_any()))
-                    {
+                    if let Some(pod) = pod.filter(|_| !play.is_held && !done.contains(&job.uid())) {
                         let ended = if play.is_failing {
                             failed()
                         } else {
@@ -87,7 +85,8 @@ impl Builder {
                             succeeded(if play.is_silent { "" } else { digest.as_str() })
                         };
                         end(&place, &pod, &ended).await;
-                        done.insert(job.name_any());
+                        // A Job that was deleted and is needed again has the same name.
+                        done.insert(job.uid());
                     }
                 }
                 tokio::time::sleep(PAUSE).await;
