@@ -133,7 +133,7 @@ mod tests {
             *changed.pointer_mut(pointer).expect(pointer) = value.into();
             assert_eq!(verify(changed.to_string().as_bytes(), &keys), None, "{pointer}");
         }
-        let padded = [envelope.as_slice(), &[b' '; MAX_ENVELOPE_BYTES]].concat();
+        let padded = [envelope.clone(), vec![b' '; MAX_ENVELOPE_BYTES]].concat();
         assert_eq!(verify(&padded, &keys), None, "too large");
         assert!(verify(&envelope, &keys).is_some());
     }

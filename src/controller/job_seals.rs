@@ -147,8 +147,7 @@ mod tests {
         assert!(!is_sealed(&sealed, &keys));
         seal(&mut sealed, &keys);
         assert!(is_sealed(&sealed, &keys));
-        type Change = fn(&mut Job);
-        let changes: [Change; 8] = [
+        let changes: [fn(&mut Job); 8] = [
             |job| job.metadata.name = Some("other".into()),
             |job| job.metadata.namespace = Some("other".into()),
             |job| job.metadata.owner_references = None,

@@ -29,19 +29,15 @@ pub(super) async fn resolve(
             None
         }
     };
-    match pinned(configured, statuses.unwrap_or_default()) {
-        Some(pinned) => {
-            info!(image = pinned, "builds and checks run the image of this pod");
-            pinned
-        }
-        None => {
-            warn!(
-                image = configured,
-                "builds and checks run the operator's image by its tag: set image.digest to pin it"
-            );
-            configured.to_owned()
-        }
+    if let Some(pinned) = pinned(configured, statuses.unwrap_or_default()) {
+        info!(image = pinned, "builds and checks run the image of this pod");
+        return pinned;
     }
+    warn!(
+        image = configured,
+        "builds and checks run the operator's image by its tag: set image.digest to pin it"
+    );
+    configured.to_owned()
 }
 
 /// Returns the image by the digest that the controller's container runs. A runtime may name an

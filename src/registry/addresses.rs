@@ -351,8 +351,12 @@ mod tests {
             "https_proxy" => Some("http://127.0.0.5:3128".to_owned()),
             _ => None,
         });
-        allowed.iter().for_each(|text| policy.allow(text.parse().expect(text)));
-        refused.iter().for_each(|text| policy.refuse(text.parse().expect(text)));
+        for text in allowed {
+            policy.allow(text.parse().expect(text));
+        }
+        for text in refused {
+            policy.refuse(text.parse().expect(text));
+        }
         policy
     }
 

@@ -71,7 +71,9 @@ async fn polls_of_a_host_begin_at_its_rate() {
         let mut started = 0;
         while second.elapsed() < Duration::from_secs(1) {
             let (polls, next) = queue.start(Instant::now());
-            polls.iter().for_each(|poll| queue.finish(&poll.place));
+            for poll in &polls {
+                queue.finish(&poll.place);
+            }
             started += polls.len();
             tokio::time::sleep_until(next.expect("more are waiting")).await;
         }

@@ -38,7 +38,9 @@ async fn a_repaired_base_ends_the_pause_of_an_open_breaker() {
     place.wait_family("app", "Ready", 60).await;
     let digests = place.digests("app").await;
 
-    IMAGES.iter().for_each(|image| scene.builder.fail(image));
+    for image in IMAGES {
+        scene.builder.fail(image);
+    }
     scene.move_upstream("broken").await;
     wait_for("the breaker to open", 60, async || {
         let reasons = reasons(&scene).await;
@@ -47,7 +49,9 @@ async fn a_repaired_base_ends_the_pause_of_an_open_breaker() {
     })
     .await;
 
-    IMAGES.iter().for_each(|image| scene.builder.repair(image));
+    for image in IMAGES {
+        scene.builder.repair(image);
+    }
     scene.move_upstream("repaired").await;
     place.wait_rebuilt("app", &digests, 60).await;
     let upstream = &place.family("app").await.status.expect("a status").upstreams[0];

@@ -28,19 +28,29 @@ pub const STRATEGY: &str = "played";
 /// Pause between two lists of the Jobs.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// How a build ends.
+#[derive(Clone, Copy, Debug, Default)]
+enum Ending {
+    /// It pushes, and reports the digest.
+    #[default]
+    Reports,
+    /// It pushes, and reports nothing.
+    IsSilent,
+    /// It fails, and pushes nothing.
+    Fails,
+}
+
 /// How the builds of one image are played.
 #[derive(Clone, Debug, Default)]
 struct Play {
     /// They do not end.
     is_held: bool,
-    /// They fail, and push nothing.
-    is_failing: bool,
+    /// How they end.
+    ending: Ending,
     /// Their own layer is the same, whatever their inputs.
     is_same: bool,
     /// They push images for an architecture that no build is for.
     is_foreign: bool,
-    /// They do not report what they have pushed.
-    is_silent: bool,
     /// Labels in the configuration of the built images.
     labels: BTreeMap<String, String>,
 }
@@ -78,11 +88,9 @@ impl Builder {
                     let play = of_images.lock().unwrap().get(&image).cloned().unwrap_or_default();
                     let pod = pod_of(&place, &job).await;
                     if let Some(pod) = pod.filter(|_| !play.is_held && !done.contains(&job.uid())) {
-                        let ended = if play.is_failing {
-                            failed()
-                        } else {
-                            let digest = push(&pod, &play, &images).await;
-                            succeeded(if play.is_silent { "" } else { digest.as_str() })
+                        let ended = match play.ending {
+                            Ending::Fails => failed(),
+                            ending => succeeded(ending, &push(&pod, &play, &images).await),
                         };
                         end(&place, &pod, &ended).await;
                         // A Job that was deleted and is needed again has the same name.
@@ -107,7 +115,7 @@ impl Builder {
 
     /// Makes the builds of an image report nothing of what they push.
     pub fn silence(&self, image: &str) {
-        self.play(image, |play| play.is_silent = true);
+        self.play(image, |play| play.ending = Ending::IsSilent);
     }
 
     /// Keeps the builds of an image running.
@@ -122,12 +130,12 @@ impl Builder {
 
     /// Makes the builds of an image fail.
     pub fn fail(&self, image: &str) {
-        self.play(image, |play| play.is_failing = true);
+        self.play(image, |play| play.ending = Ending::Fails);
     }
 
     /// Lets the builds of an image succeed again.
     pub fn repair(&self, image: &str) {
-        self.play(image, |play| play.is_failing = false);
+        self.play(image, |play| play.ending = Ending::Reports);
     }
 
     /// Gives these labels, and no others, to what the builds of an image push.
@@ -175,8 +183,9 @@ fn failed() -> Value {
     }] })
 }
 
-/// The status of a pod whose builder has succeeded with this termination message.
-fn succeeded(report: &str) -> Value {
+/// The status of a pod whose builder has pushed this digest.
+fn succeeded(ending: Ending, digest: &str) -> Value {
+    let report = if matches!(ending, Ending::Reports) { digest } else { "" };
     let ended = json!({ "exitCode": 0, "reason": "Completed", "message": report });
     json!({ "phase": "Succeeded", "containerStatuses": [{
         "name": "build", "image": "i", "imageID": "", "ready": false, "restartCount": 0,

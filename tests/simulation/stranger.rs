@@ -21,10 +21,11 @@ pub fn plant(cluster: &mut Cluster, work: &Work) {
 
 /// Points the tag of what a build has pushed to something else, before the controller can read it.
 pub fn rob(cluster: &mut Cluster, job: &str, work: &Work) {
-    if acts(cluster, work, "robs") && replace(cluster, work) {
-        if let Some(work) = cluster.work.get_mut(job) {
-            work.lose_push();
-        }
+    if acts(cluster, work, "robs")
+        && replace(cluster, work)
+        && let Some(work) = cluster.work.get_mut(job)
+    {
+        work.lose_push();
     }
 }
 

@@ -398,9 +398,8 @@ impl SymbolicLink {
         for component in self.target.components() {
             match component {
                 Component::Prefix(_) | Component::RootDir => return true,
-                Component::CurDir => {}
                 Component::ParentDir if is_behind_link || !at.pop() => return true,
-                Component::ParentDir => {}
+                Component::CurDir | Component::ParentDir => {}
                 Component::Normal(name) => {
                     at.push(name);
                     is_behind_link |= links.contains(at.as_path());

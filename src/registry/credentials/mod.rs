@@ -10,11 +10,7 @@ mod identity;
 mod redaction;
 mod scope;
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    sync::{Arc, OnceLock},
-};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use secrecy::{ExposeSecret, SecretString};
 
@@ -46,8 +42,8 @@ struct KeychainContent {
     entries: Vec<KeychainEntry>,
     /// The entries that cannot be used.
     ignored: Vec<SecretError>,
-    /// Finds the credentials in texts, once it was needed.
-    redaction: OnceLock<Redaction>,
+    /// Finds the credentials in texts.
+    redaction: Redaction,
 }
 
 /// The credential that is sent to a registry.
@@ -195,7 +191,8 @@ impl Keychain {
         entries.sort_by_key(|entry: &KeychainEntry| {
             (entry.scope.rank(), entry.uses.contains(&CredentialUse::Push))
         });
-        Ok(Self(Arc::new(KeychainContent { entries, ignored, redaction: OnceLock::new() })))
+        let redaction = Redaction::of(&entries);
+        Ok(Self(Arc::new(KeychainContent { entries, ignored, redaction })))
     }
 
     /// Returns the entries that cannot be used, each with what is wrong with it. They do not affect

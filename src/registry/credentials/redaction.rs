@@ -14,6 +14,7 @@ const REDACTED: &str = "[redacted]";
 const MIN_REDACTED: usize = 6;
 
 /// Finds the credentials of a keychain in texts.
+#[derive(Default)]
 pub(super) struct Redaction(Option<AhoCorasick>);
 
 impl Redaction {
@@ -40,8 +41,7 @@ impl Keychain {
     /// Whoever wants to print a secret can change it first: this is for accidents.
     #[must_use]
     pub fn redact<'t>(&self, text: &'t str) -> Cow<'t, str> {
-        let redaction = self.0.redaction.get_or_init(|| Redaction::of(&self.0.entries));
-        match &redaction.0 {
+        match &self.0.redaction.0 {
             Some(searcher) if searcher.is_match(text) => {
                 let with = vec![REDACTED; searcher.patterns_len()];
                 searcher.replace_all(text, &with).into()

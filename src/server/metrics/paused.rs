@@ -34,10 +34,13 @@ struct PausedLabels {
     cause: &'static str,
 }
 
+/// Lists the registries that are paused now.
+type ListPaused = Box<dyn Fn() -> Vec<PausedRegistry> + Send + Sync>;
+
 /// The pauses of registries. Only those that are paused now have a time series.
 #[derive(Clone, Default)]
 pub(super) struct PausedRegistries {
-    list: Arc<OnceLock<Box<dyn Fn() -> Vec<PausedRegistry> + Send + Sync>>>,
+    list: Arc<OnceLock<ListPaused>>,
 }
 
 impl PausedRegistries {

@@ -48,7 +48,7 @@ impl Observer<'_> {
         }
         let unnamed: Vec<ImageIndex> = self.images_without_platform().collect();
         // A build that was started meanwhile says nothing about the images that were denied.
-        if self.cache.default_platform.as_ref().is_some_and(|cached| cached.is_provisional()) {
+        if self.cache.default_platform.as_ref().is_some_and(DefaultPlatform::is_provisional) {
             return self.searched_platform(blueprint, &unnamed, keychain).await;
         }
         let built = unnamed.iter().find_map(|index| {
@@ -204,9 +204,8 @@ impl PlatformSearch<'_> {
             }
         }
         match (unanswered, denied) {
-            (Some(problem), _) => Err(problem),
             (None, Some(_)) if is_known_absent => Ok(FoundPlatform::NoneReadable),
-            (None, Some(problem)) => Err(problem),
+            (Some(problem), _) | (None, Some(problem)) => Err(problem),
             (None, None) => Ok(FoundPlatform::None),
         }
     }
