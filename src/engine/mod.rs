@@ -24,8 +24,8 @@
 //! - [`image`]: the state of each image, with a module per step
 //! - [`cascade`]: when a cascade starts, which of its builds start, and what it records
 //! - [`end_of_life`]: upstreams whose distribution has no support any more
-//! - [`tags`]: tag templates; [`tag_cache`]: what they give for the last build; `label_tags`: those that depend on labels of the built image;
-//!   [`tag_moves`]: which tags to set
+//! - [`tags`]: tag templates; [`tag_cache`]: what they give for the last build; `label_tags`: those
+//!   that depend on labels of the built image; [`tag_moves`]: which tags to set
 //!
 //! Shared by them:
 //!

@@ -81,8 +81,9 @@ impl Drop for WaitingCall {
     }
 }
 
-/// Returns the result of calls, or `None` if they take longer than `limit`. The time in which one of
-/// them waits for its turn at a host does not count; each such wait is limited by the call itself.
+/// Returns the result of calls, or `None` if they take longer than `limit`. The time in which one
+/// of them waits for its turn at a host does not count; each such wait is limited by the call
+/// itself.
 pub async fn within<F: Future>(limit: Duration, calls: F) -> Option<F::Output> {
     let waits = Arc::new(Waits::default());
     let mut calls = pin!(WAITS.scope(Arc::clone(&waits), calls));

@@ -1,7 +1,7 @@
 //! Polling of what others change: tags of images and revisions of sources.
 //!
-//! [`poll`] polls arbitrary keys at intervals, as many at once as [`queue`] lets. [`tag`] resolves a
-//! tag in a registry. This module makes no decisions about families.
+//! [`poll`] polls arbitrary keys at intervals, as many at once as [`queue`] lets. [`tag`] resolves
+//! a tag in a registry. This module makes no decisions about families.
 
 mod pause;
 pub mod poll;

@@ -442,9 +442,9 @@ impl<K: Clone + Eq + Hash, V, O: Clone + Eq + Hash> PollerState<K, V, O> {
         }
     }
 
-    /// Lets a poll that waits, and whose owners have changed, wait where it may start earlier: not in
-    /// the queue of a namespace that wants it no more, nor behind the other polls of one. Returns
-    /// whether its place has changed.
+    /// Lets a poll that waits, and whose owners have changed, wait where it may start earlier: not
+    /// in the queue of a namespace that wants it no more, nor behind the other polls of one.
+    /// Returns whether its place has changed.
     fn queue_again(&mut self, settings: &PollSettings<K, O>, key: &K, now: Instant) -> bool {
         let Some(entry) = self.entries.get_mut(key) else { return false };
         let Some(QueuedPoll { place, since }) = &entry.queued else { return false };
@@ -494,7 +494,8 @@ impl<K: Clone + Eq + Hash, V, O: Clone + Eq + Hash> PollerState<K, V, O> {
     }
 }
 
-/// A poll that runs. Its end gives its place to the next one, and it is repeated, even if it panics.
+/// A poll that runs. Its end gives its place to the next one, and it is repeated, even if it
+/// panics.
 struct RunningPoll<K: Clone + Eq + Hash, V, O: Clone + Eq + Hash> {
     shared: Arc<Shared<K, V, O>>,
     number: u64,

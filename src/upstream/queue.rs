@@ -1,8 +1,8 @@
 //! Which of the polls that are due run now. Pure: the time is an argument.
 //!
 //! A host has few polls at once and a rate, so that whoever follows tags of a host that never
-//! responds waits for that host only. A namespace has a share of each host and of the whole, so that
-//! no namespace, however many keys it polls, makes the others wait. Namespaces take turns.
+//! responds waits for that host only. A namespace has a share of each host and of the whole, so
+//! that no namespace, however many keys it polls, makes the others wait. Namespaces take turns.
 //!
 //! Whoever waits for the first value of a key does not wait for the repeats of others, and what is
 //! followed does not wait for audits; but each [`PollClass`] has a part of the rate of a host.
@@ -33,8 +33,8 @@ pub struct PollLimits {
     /// Of one host. A namespace gets at most half of them, and one less than it has in total if
     /// that is more than one, so that no single host takes all that it has.
     pub per_host: usize,
-    /// A namespace may take one part of what is free, of this many, so that there is always room for
-    /// another one.
+    /// A namespace may take one part of what is free, of this many, so that there is always room
+    /// for another one.
     pub free_parts: usize,
     /// How many polls of a host begin in a minute. It is asked once for each host.
     pub per_minute: Arc<dyn Fn(&str) -> u32 + Send + Sync>,

@@ -22,12 +22,13 @@ const FILES: [(&str, &str); 8] = [
     ),
     (
         "an argument that only BuildKit sets",
-        "ARG X=${TARGETSTAGE:+evil.example.com/x:1}\nARG BASE=${X:-registry.example.com/team/base:1}\n\
-         FROM ${BASE}\n",
+        "ARG X=${TARGETSTAGE:+evil.example.com/x:1}\n\
+         ARG BASE=${X:-registry.example.com/team/base:1}\nFROM ${BASE}\n",
     ),
     (
         "a digit after `$`",
-        "ARG X=$1y\nARG Y=${X:+evil.example.com/x:1}\nFROM ${Y:-registry.example.com/team/base:1}\n",
+        "ARG X=$1y\nARG Y=${X:+evil.example.com/x:1}\n\
+         FROM ${Y:-registry.example.com/team/base:1}\n",
     ),
     (
         "two carriage returns after the escape",

@@ -1,6 +1,6 @@
-//! A registry in front of the cluster's, which records what it receives. With an account it forwards
-//! what carries the account's credential, and for one repository it repeats the credential in its
-//! errors, as badly made registries do.
+//! A registry in front of the cluster's, which records what it receives. With an account it
+//! forwards what carries the account's credential, and for one repository it repeats the credential
+//! in its errors, as badly made registries do.
 
 use std::sync::{Arc, Mutex};
 

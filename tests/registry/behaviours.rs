@@ -28,6 +28,7 @@ impl Place {
         let has_users = !matches!(setup.users, Users::Anonymous);
         let server = RegistryServer::with_setup(setup).await;
         let mut config = Config::default();
+        config.allowed_addresses.push("127.0.0.1".into());
         match &certificate {
             Some(certificate) => {
                 config.ca_bundle = CaBundle::parse(&certificate.pem).expect("a bundle");
