@@ -50,8 +50,9 @@ simulate-estate: ## Simulate a day of 1,000 images, drawn from SEED, and print h
 	cargo test --locked --profile cluster --test simulation -- --nocapture --ignored every_patch_of_a_day
 
 .PHONY: fuzz
-fuzz: ## Read random Dockerfiles as BuildKit reads them: SEEDS of each kind (20000), from FROM on (needs Go)
+fuzz: ## Read random Dockerfiles as BuildKit reads them, SEEDS of each kind (20000), from FROM on (needs Go); then dev/fuzz
 	SEEDS=$(or $(SEEDS),20000) cargo test --locked --features needs-go --test dockerfile -- --nocapture
+	dev/fuzz
 
 .PHONY: mutants
 mutants: ## Break the engine on purpose, in many ways, and check that the simulation notices each

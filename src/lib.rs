@@ -17,6 +17,8 @@ pub mod clock;
 pub mod controller;
 pub mod engine;
 pub mod fence;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod identity;
 pub mod lease;
 pub mod lineage;

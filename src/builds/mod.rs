@@ -10,6 +10,8 @@
 pub mod checks;
 pub mod config_map;
 pub mod dockerfile;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 pub mod git;
 pub mod job;
 pub mod outcome;

@@ -44,6 +44,8 @@ pub mod decision;
 pub mod end_of_life;
 pub mod expansion;
 pub mod fingerprint;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 pub mod image;
 pub mod imports;
 pub mod input;

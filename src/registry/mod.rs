@@ -41,6 +41,8 @@ pub mod turns;
 mod client_tests;
 #[cfg(test)]
 pub(crate) mod fault_registry;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 
 pub use crate::registry::{
     addresses::{AddressPolicy, PermittedAddresses, RefusedAddress},

@@ -15,6 +15,8 @@ mod credential;
 mod docker_ignore;
 mod fetch;
 mod folder;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod http;
 mod lfs;
 mod object;

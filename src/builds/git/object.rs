@@ -92,7 +92,7 @@ pub(super) struct ParsedCommit {
 }
 
 /// Parses a tree; `None` if it is malformed.
-fn parse_tree(mut bytes: &[u8]) -> Option<Vec<TreeEntry>> {
+pub(super) fn parse_tree(mut bytes: &[u8]) -> Option<Vec<TreeEntry>> {
     let mut entries = Vec::new();
     while !bytes.is_empty() {
         let end = bytes.iter().position(|byte| *byte == 0)?;
@@ -109,7 +109,7 @@ fn parse_tree(mut bytes: &[u8]) -> Option<Vec<TreeEntry>> {
 }
 
 /// Parses the head of a commit; `None` if it is malformed.
-fn parse_commit(bytes: &[u8]) -> Option<ParsedCommit> {
+pub(super) fn parse_commit(bytes: &[u8]) -> Option<ParsedCommit> {
     let mut lines = bytes.split(|byte| *byte == b'\n');
     let mut id_after = |name: &[u8]| {
         let line = lines.next()?;
