@@ -64,8 +64,24 @@ struct Change {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ChangeWait {
     None,
-    /// It waits for a running cascade.
+    /// It ends the running cascades that it touches once it has settled.
+    Supersedes,
+    /// It touches no running cascade, and waits for a place, or for a candidate that goes first.
+    ForPlace,
+    /// It touches a running cascade that it does not end.
     ForCascade,
+}
+
+impl ChangeWait {
+    /// Returns what a candidate waits for that waits, given the running cascades that it touches
+    /// and those of them that it supersedes.
+    const fn of_waiting(touched: &[usize], superseded: &[usize]) -> Self {
+        match (touched, superseded) {
+            ([], _) => Self::ForPlace,
+            (_, []) => Self::ForCascade,
+            _ => Self::Supersedes,
+        }
+    }
 }
 
 impl From<bool> for ChangeWait {
@@ -107,13 +123,15 @@ impl Changes {
         for Candidate { upstream, status, touched } in candidates {
             let children = context.input.lineage().upstream_children(upstream).iter().copied();
             let waits = !touched.is_empty() || busy.keeps_waiting(children);
-            let wait = ChangeWait::from(waits);
+            let superseded = superseded_by(context, &touched);
+            let wait =
+                if waits { ChangeWait::of_waiting(&touched, superseded) } else { ChangeWait::None };
             let candidate = status.candidate.iter();
             let digests = candidate.flat_map(|candidate| candidate.content().built());
             self.candidates.extend(digests.map(|digest| Change { text: digest.to_owned(), wait }));
             if waits {
                 self.await_any(&touched, busy);
-                self.superseded.extend(superseded_by(context, &touched));
+                self.superseded.extend(superseded);
                 self.waiting.push((upstream, touched));
             } else {
                 self.upstreams.push(upstream);
@@ -233,7 +251,7 @@ impl Changes {
     #[must_use]
     pub fn any_waits(&self) -> bool {
         let mut changes = self.candidates.iter().chain(&self.wanted);
-        changes.any(|change| change.wait == ChangeWait::ForCascade)
+        changes.any(|change| change.wait != ChangeWait::None)
     }
 
     /// Whether all changes wait until running cascades have built what they have in common with
@@ -244,27 +262,28 @@ impl Changes {
     }
 
     /// Returns a hash of what may start now, or else of what waits. A new value restarts the quiet
-    /// time. If candidates end running cascades once they have settled, it is that of all
-    /// candidates: nothing else delays that.
+    /// time. If candidates end running cascades once they have settled, it is that of all candidates
+    /// except those that wait for other cascades: nothing else delays that.
     #[must_use]
     pub fn hash(&self) -> String {
         if !self.superseded.is_empty() {
             return self.hash_of_candidates();
         }
-        let wait = ChangeWait::from(self.none_may_start());
-        hash(&self.candidates, &self.wanted, |change| change.wait == wait)
+        let waits = self.none_may_start();
+        let is_part = |change: &Change| (change.wait != ChangeWait::None) == waits;
+        hash(&self.candidates, &self.wanted, is_part)
     }
 
     /// Returns a hash of what waits for running cascades.
     #[must_use]
     pub fn hash_of_waiting(&self) -> String {
-        hash(&self.candidates, &self.wanted, |change| change.wait == ChangeWait::ForCascade)
+        hash(&self.candidates, &self.wanted, |change| change.wait != ChangeWait::None)
     }
 
     /// Returns the hash that was recorded if exactly these candidates superseded a cascade.
     #[must_use]
     pub fn hash_of_candidates(&self) -> String {
-        hash(&self.candidates, &[], |_| true)
+        hash(&self.candidates, &[], |change| change.wait != ChangeWait::ForCascade)
     }
 }
 

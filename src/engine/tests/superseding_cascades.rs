@@ -83,3 +83,32 @@ fn a_candidate_that_may_start_settles_with_one_that_ends_a_cascade() {
     assert!(cascade.supersedes.is_some());
     assert_eq!(cascade.planned.concat().len(), 4, "one cascade for both: {:?}", cascade.planned);
 }
+
+#[test]
+fn what_waits_for_a_superseding_cascade_delays_the_end_of_no_other_one() {
+    let mut model = superseding_cascade();
+    move_second(&mut model);
+    let second = names(&model)[1].clone();
+    model.upstream_digests[1] = "sha256:up2-2".into();
+    model.reconcile();
+    let mut round = 3;
+    let mut ended = Vec::new();
+    while ended.is_empty() {
+        // It moves on in each reconcile, also in the one between the two cascades.
+        model.upstream_digests[0] = format!("sha256:up-{round}");
+        round += 1;
+        assert!(round <= 6, "the first upstream delays the second");
+        model.now += SignedDuration::from_secs(10);
+        if let CascadeDecision::Finish { ending } = model.reconcile().cascade {
+            ended = ending.iter().map(|ending| ending.name.to_string()).collect();
+        }
+    }
+    assert_eq!(ended, std::slice::from_ref(&second), "settled");
+    model.upstream_digests[0] = "sha256:up-again".into();
+    let CascadeDecision::Start { supersedes, .. } = model.reconcile().cascade else {
+        panic!("{:?}", names(&model))
+    };
+    assert_eq!(supersedes.map(String::from), Some(second), "it is replaced at once");
+    model.settle();
+    assert_eq!(model.states(), [CURRENT; 4]);
+}
