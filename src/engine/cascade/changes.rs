@@ -262,8 +262,8 @@ impl Changes {
     }
 
     /// Returns a hash of what may start now, or else of what waits. A new value restarts the quiet
-    /// time. If candidates end running cascades once they have settled, it is that of all candidates
-    /// except those that wait for other cascades: nothing else delays that.
+    /// time. If candidates end running cascades once they have settled, it is that of all
+    /// candidates except those that wait for other cascades: nothing else delays that.
     #[must_use]
     pub fn hash(&self) -> String {
         if !self.superseded.is_empty() {
