@@ -21,7 +21,7 @@ pub struct FailureRecord {
     pub build: i32,
     /// Number of failures of the infrastructure around the build.
     pub infrastructure: i32,
-    /// Name of the cascade in which the image last failed. The next cascade tries again.
+    /// Name of the cascade in which the image last failed, or of the next one, which tries again.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub cascade: String,
     /// What the failed build was started for. The breaker groups failures by this key.
@@ -43,7 +43,8 @@ pub struct FailureRecord {
     pub job_version: Option<String>,
     /// The last failure.
     pub last: BuildFailure,
-    /// Time at which the last failure was observed. The pause before the next attempt starts here.
+    /// Time at which the last failure was observed, or cleared by a cascade. The pause before the
+    /// next attempt starts here.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub at: Option<Timestamp>,

@@ -120,16 +120,23 @@ pub fn reset_by_version(record: FailureRecord, observed: &ObservedImage<'_>) -> 
 }
 
 /// Returns the record in a cascade: a build that was given up in an earlier cascade is retried in
-/// this one.
+/// this one. The record names this cascade from then on: if it ends before it has tried the image,
+/// the image does not go back to the earlier one, which may still run.
 #[must_use]
 pub fn reset_by_cascade(
     record: FailureRecord,
     cascade: Option<&CascadeName>,
     retries: &Retries,
+    now: Timestamp,
 ) -> FailureRecord {
-    let another = cascade.is_some_and(|cascade| *cascade != record.cascade);
+    let Some(cascade) = cascade.filter(|cascade| **cascade != record.cascade) else {
+        return record;
+    };
     let given_up = retry_decision(Some(&record), retries, Timestamp::MIN) == RetryDecision::GiveUp;
-    if another && given_up && !is_cancelled(&record) { reset_counts(record) } else { record }
+    if !given_up || is_cancelled(&record) {
+        return record;
+    }
+    FailureRecord { cascade: cascade.into(), at: Some(now), ..reset_counts(record) }
 }
 
 /// Returns the failure of a build that succeeded although the registry does not have its push.

@@ -231,7 +231,8 @@ impl ImageEval<'_> {
         // A cascade that has a result has tried the image: a later one has failed since.
         let untried = running.filter(|cascade| !has_result(cascade.status, &self.image.name));
         let untried = untried.map(|cascade| cascade.name);
-        Some(failure::reset_by_cascade(record, untried, &self.context.input.spec.policy.retries))
+        let EvalContext { input, now, .. } = *self.context;
+        Some(failure::reset_by_cascade(record, untried, &input.spec.policy.retries, now))
     }
 }
 

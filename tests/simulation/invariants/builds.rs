@@ -10,7 +10,7 @@ use groundswell::{
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
-use super::{Violations, attempts, breaker, limits, reconcile_view, requests, short};
+use super::{Violations, attempts, breaker, calm, limits, reconcile_view, requests, short};
 use crate::{
     builder,
     cluster::Cluster,
@@ -363,23 +363,27 @@ fn build_key(job: &Value) -> BuildKey {
     }
 }
 
-/// Handles the expiry of a finished Job. The success is not recorded if no completed reconcile of
+/// Handles the expiry of a finished Job. Its success is not recorded if no completed reconcile of
 /// the family started after it could be observed, unless the inputs are still the same. Then the
-/// cascade builds the image as if for the first time.
+/// cascade builds the image as if for the first time. A start that was observed by none counts for
+/// no rate limit either.
 pub fn expires(cluster: &mut Cluster, job: &Value) {
-    let key = build_key(job);
-    let Some(&succeeded) = cluster.invariants.built.get(&key) else { return };
     let stalls = [Kind::Job, Kind::Pod].iter().filter_map(|kind| cluster.faults.stalled.get(kind));
-    let observable_at =
-        stalls.copied().chain([succeeded]).max().unwrap_or_default() + MAX_WATCH_LAG;
+    let stalled = stalls.copied().max().unwrap_or_default();
     let family = Key::new(&key_of(job).namespace, label(job, labels::FAMILY));
-    if cluster
-        .invariants
-        .reconciles
-        .get(&family)
-        .is_none_or(|last| last.last_completed < Some(observable_at))
-    {
+    let last = cluster.invariants.reconciles.get(&family).and_then(|last| last.last_completed);
+    let is_unseen = |at: Duration| last < Some(stalled.max(at) + MAX_WATCH_LAG);
+    let key = build_key(job);
+    if cluster.invariants.built.get(&key).is_some_and(|succeeded| is_unseen(*succeeded)) {
         cluster.invariants.built.remove(&key);
+    }
+    let starts = cluster.invariants.starts.get(owner(job)).into_iter().flatten();
+    let started = starts.filter(|start| start.job == uid(job)).map(BuildStart::at).last();
+    let started = started.map(|at| cluster.time.since_start(at));
+    let is_forgotten =
+        started.is_some_and(|at| !calm::is_calm_since(cluster, at) && is_unseen(at));
+    if is_forgotten && let Some(starts) = cluster.invariants.starts.get_mut(owner(job)) {
+        starts.retain(|start| start.job != uid(job));
     }
 }
 

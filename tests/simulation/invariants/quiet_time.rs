@@ -29,6 +29,8 @@ pub struct PendingChanges {
     since: Duration,
     /// When the changes became others.
     last_change: Duration,
+    /// Whether a cascade runs.
+    cascades: bool,
     /// When a cascade was running last.
     cascaded_at: Duration,
     /// Whether all of them wait for running cascades.
@@ -74,9 +76,10 @@ pub fn written(cluster: &mut Cluster, family: &Value) {
         pending.last_change = now;
     }
     pending.waits = waits;
-    if runs_cascade(status) {
+    if pending.cascades || runs_cascade(status) {
         pending.cascaded_at = now;
     }
+    pending.cascades = runs_cascade(status);
 }
 
 /// Counts why a cascade starts now.
@@ -124,6 +127,8 @@ pub fn inspect(cluster: &Cluster) -> Violations {
         } else if spec.policy.supersede == Supersede::Cancel
             && candidates(status).next().is_some()
             && supersedes_nothing(cluster, family)
+            // What touches no running cascade starts next to them, in a window.
+            && (pending.waits || open)
             && late(ends)
         {
             found.push((

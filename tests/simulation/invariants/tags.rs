@@ -235,23 +235,29 @@ fn unfinished(cluster: &Cluster, key: &Key, spec: &ImageFamilySpec, image: &str)
     let family = cluster.objects.get(Kind::Family, key)?;
     let cascades =
         cluster.objects.all(Kind::Cascade).filter(|(_, cascade)| owner(cascade) == uid(family));
-    let running = cascades.filter(|(_, cascade)| {
-        matches!(cascade["status"]["phase"].as_str(), None | Some("Running"))
-    });
-    // An image belongs to the newest cascade that planned or built it. Names sort by time.
+    let runs =
+        |cascade: &Value| matches!(cascade["status"]["phase"].as_str(), None | Some("Running"));
+    // An image belongs to the newest cascade that planned or built it, unless one that has ended
+    // has built it since. Names sort by time.
     let is_planned = |cascade: &Value| {
         let levels = cascade["spec"]["levels"].as_array().into_iter().flatten();
         levels.filter_map(Value::as_array).flatten().any(|planned| planned == image)
     };
+    // Jobs expire.
     let is_built = |cascade: &str| {
-        let mut works = cluster.work.values();
-        works.any(|work| {
-            work.label(labels::CASCADE) == cascade && work.label(labels::IMAGE) == image
+        let mut attempts = cluster.invariants.attempts.iter();
+        attempts.any(|attempt| {
+            attempt.family == uid(family) && attempt.image == image && attempt.cascade == cascade
         })
     };
-    let of_image =
-        running.filter(|(name, cascade)| is_planned(cascade) || is_built(name.name.as_str()));
-    let own = of_image.map(|(cascade, _)| cascade.name.as_str()).max()?;
+    let of_image = cascades.filter(|(name, cascade)| {
+        is_built(name.name.as_str()) || runs(cascade) && is_planned(cascade)
+    });
+    let (own, cascade) = of_image.max_by_key(|(cascade, _)| cascade.name.as_str())?;
+    if !runs(cascade) {
+        return None;
+    }
+    let own = own.name.as_str();
     let mut last: BTreeMap<&str, &crate::job_controller::Work> = BTreeMap::new();
     let mut builds: Vec<_> = cluster
         .work
