@@ -94,7 +94,7 @@ pub struct RememberedUpstream {
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ManagedImageStatus {
-    /// Generation of the family that this status refers to.
+    /// Generation of this object that the status refers to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 

@@ -170,6 +170,16 @@ impl BuildQuota {
         self.admit(&mut families, now);
     }
 
+    /// Forgets a family that is not reconciled any more, with its running builds: nobody learns
+    /// when these end.
+    pub fn abandon(&self, family: &Key, now: Timestamp) {
+        let mut families = self.lock();
+        families.admitted.remove(family);
+        if families.by_family.remove(family).is_some() {
+            self.admit(&mut families, now);
+        }
+    }
+
     /// Waits for the next family whose queued builds may start, and returns it.
     pub async fn next_admitted(&self) -> Key {
         loop {

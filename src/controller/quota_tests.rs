@@ -86,6 +86,17 @@ fn a_queued_family_is_admitted_when_a_build_ends_before_one_that_runs_more() {
 }
 
 #[test]
+fn a_family_whose_namespace_is_not_watched_any_more_keeps_no_place() {
+    let (mut a, mut b) =
+        (FakeFamily::new("one", "a", &[""; 9]), FakeFamily::new("two", "b", &[""; 9]));
+    let mut fixture = QuotaFixture::new(cluster(4), &[&a, &b]);
+    assert_eq!((fixture.reconcile(&mut a, 0), fixture.reconcile(&mut b, 1)), (4, 0));
+    fixture.quota.abandon(&a.key, second(2));
+    assert_eq!(fixture.admitted(), std::slice::from_ref(&b.key));
+    assert_eq!(fixture.reconcile(&mut b, 3), 4);
+}
+
+#[test]
 fn a_failed_reconcile_keeps_its_reservation_for_a_while_and_queues_nothing() {
     let (a, mut b) = (FakeFamily::new("one", "a", &[""; 9]), FakeFamily::new("one", "b", &[""; 9]));
     let mut fixture = QuotaFixture::new(cluster(4), &[&a, &b]);

@@ -39,6 +39,8 @@ use crate::{
 const MAX_CONCURRENT_FAMILIES: u16 = 40;
 /// The number of images whose rollouts are reconciled concurrently. They call no registry.
 const MAX_CONCURRENT_IMAGES: u16 = 16;
+/// The kind of families, as metrics and logs name it.
+const FAMILY_KIND: &str = "ImageFamily";
 /// The pause until a reconcile that came before the stores were filled is retried.
 const STORES_RETRY_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 /// The pause until a reconcile in a namespace that cannot be watched is retried.
@@ -68,12 +70,12 @@ pub async fn run(
                 let pause = shares.retry_pause(&key.namespace);
                 return future::ready(Ok(Action::requeue(pause))).boxed();
             };
-            let reconcile = run_reconcile("ImageFamily", key, context, move |context| {
+            let reconcile = run_reconcile(FAMILY_KIND, key, context, move |context| {
                 family::reconcile(family, context)
             });
             reconcile.inspect(move |_| drop(place)).boxed()
         },
-        |family, _, context| retry_after("ImageFamily", Key::of(&*family), &context),
+        |family, _, context| retry_after(FAMILY_KIND, Key::of(&*family), &context),
         Arc::clone(&context),
         family_store,
         family_queue,
@@ -147,7 +149,12 @@ where
         match context.served().state_of(&key.namespace) {
             StoresState::Filled => {}
             StoresState::Filling => return Ok(Action::requeue(STORES_RETRY_PAUSE)),
-            StoresState::Unwatched => return Ok(Action::requeue(UNWATCHED_RETRY_PAUSE)),
+            StoresState::Unwatched => {
+                if kind == FAMILY_KIND {
+                    context.quota.abandon(&key, context.clock.now());
+                }
+                return Ok(Action::requeue(UNWATCHED_RETRY_PAUSE));
+            }
         }
         let start = Instant::now();
         let task = reconcile(Arc::clone(&context)).instrument(Span::current());
@@ -215,7 +222,7 @@ impl Context {
         self.tags.remove(&owner);
         self.revisions.remove(&owner);
         self.dependents.forget(&key);
-        self.failures.forget("ImageFamily", &key);
+        self.failures.forget(FAMILY_KIND, &key);
         self.quota.forget(&key, &self.stores, self.clock.now());
         self.metrics.builds_waiting(self.quota.queued_builds());
         self.installations.forget(&key);

@@ -45,8 +45,7 @@ struct ImportedFamily {
     family: Arc<ImageFamily>,
     /// The index of each image in the spec, by name.
     images: HashMap<String, usize>,
-    /// Whether the family starts no build, whatever moves: it is suspended, its window is closed or
-    /// its breaker is open.
+    /// Whether the family starts no build, whatever moves: it is suspended, or its window is closed.
     is_paused: bool,
     /// Whether not even running builds change its records: the family is not evaluated, or is being
     /// deleted.
@@ -54,6 +53,8 @@ struct ImportedFamily {
     /// Whether the current spec was found invalid, so that records of an older spec are not
     /// followed by newer ones.
     is_spec_rejected: bool,
+    /// Whether the records of its images are older than its spec.
+    is_unrecorded: bool,
 }
 
 /// What the record of an image says about its state.
@@ -153,10 +154,7 @@ impl<'a, R: Records> ImportStates<'a, R> {
         let Some(status) = record.as_ref().and_then(|record| record.status.as_ref()) else {
             return if family.is_idle() { settled } else { in_progress };
         };
-        if status.observed_generation < family.family.metadata.generation
-            && !family.is_unevaluated
-            && !family.is_spec_rejected
-        {
+        if family.is_unrecorded && !family.is_unevaluated && !family.is_spec_rejected {
             // The record describes an older spec.
             return in_progress;
         }
@@ -284,7 +282,6 @@ impl ImportedFamily {
         let status = family.status.as_ref();
         let window_closed =
             status.and_then(|status| status.window.as_ref()).is_some_and(|window| !window.open);
-        let breaker_open = status.is_some_and(|status| status.breaker.is_some());
         let conditions = status.map_or(&[][..], |status| &status.conditions);
         let stalled = conditions.iter().find(|condition| {
             condition.type_ == STALLED
@@ -295,8 +292,12 @@ impl ImportedFamily {
             .and_then(|condition| Reason::parse(&condition.reason))
             .is_some_and(|reason| reason.has(ReasonTrait::StopsEvaluation))
             || family.metadata.deletion_timestamp.is_some();
-        let is_paused = family.spec.suspend || window_closed || breaker_open;
-        Self { is_paused, is_unevaluated, is_spec_rejected: stalled.is_some(), images, family }
+        let is_spec_rejected = stalled.is_some();
+        let is_paused = family.spec.suspend || window_closed;
+        // The status of the family is written after the records of its images.
+        let is_unrecorded =
+            status.and_then(|status| status.observed_generation) < family.metadata.generation;
+        Self { is_paused, is_unevaluated, is_spec_rejected, is_unrecorded, images, family }
     }
 
     /// Returns whether the family starts no build, whatever moves.

@@ -288,10 +288,10 @@ fn a_record_of_an_older_spec_is_about_to_be_written_again() {
     recorded.set("n/b.mid", ImageState::Waiting, Reason::ImportRefused, WaitProgress::AtRest);
     recorded.family_of("n/b.mid").metadata.generation = Some(2);
     assert_eq!(recorded.state("n/b.mid"), ImportState::InProgress);
-    recorded.record("n/b.mid").observed_generation = Some(2);
+    recorded.family_status("n/b.mid").observed_generation = Some(2);
     assert_eq!(recorded.state("n/b.mid"), ImportState::Settled);
     // Unless the spec is invalid, so that no record is written.
-    recorded.record("n/b.mid").observed_generation = Some(1);
+    recorded.family_status("n/b.mid").observed_generation = Some(1);
     for (generation, expected) in [(2, ImportState::Settled), (1, ImportState::InProgress)] {
         let status = recorded.family_status("n/b.mid");
         status.conditions.clear();
@@ -327,14 +327,25 @@ fn an_image_that_waits_for_a_stuck_parent_is_settled() {
 }
 
 #[test]
+fn an_open_breaker_settles_what_it_holds_back_and_nothing_else() {
+    let mut recorded = tower();
+    recorded.family_status("n/b.mid").breaker = Some(BreakerStatus::default());
+    recorded.set("n/b.mid", ImageState::Building, Reason::Building, WaitProgress::InProgress);
+    let (waiting, reason) = (ImageState::Waiting, Reason::WaitingForParent);
+    recorded.set("n/b.top", waiting, reason, WaitProgress::InProgress);
+    assert_eq!(recorded.state("n/b.top"), ImportState::InProgress, "another cause failed");
+    recorded.set("n/b.mid", ImageState::Queued, Reason::BreakerOpen, WaitProgress::InProgress);
+    assert_eq!(recorded.state("n/b.top"), ImportState::Settled);
+}
+
+#[test]
 fn images_of_a_paused_family_are_settled() {
-    let pauses: [fn(&mut RecordedFamilies); 5] = [
+    let pauses: [fn(&mut RecordedFamilies); 4] = [
         |recorded| recorded.family_of("n/b.mid").spec.suspend = true,
         |recorded| {
             recorded.family_status("n/b.mid").window =
                 Some(WindowStatus { open: false, until: None });
         },
-        |recorded| recorded.family_status("n/b.mid").breaker = Some(BreakerStatus::default()),
         |recorded| recorded.family_of("n/b.mid").metadata.deletion_timestamp = Some(Time(now())),
         |recorded| {
             let status = recorded.family_status("n/b.mid");

@@ -1,14 +1,16 @@
 //! Which tags to set, and to what.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 
 use crate::{
-    api::{ImageState, TagRecord, condition::Reason},
+    api::{ImageState, condition::Reason},
     engine::{
         decision::{Effect, ImageDecision, TagMove},
         input::{DecideInput, ObservedImage, ObservedTag, VerifiedBuild},
         label_tags::LabelTagProblems,
-        tags::{self, Tag},
+        tags::{BuildTags, Tag},
     },
     identity::ImageDigest,
     lineage::ImageIndex,
@@ -42,14 +44,12 @@ impl TagPromotion<'_> {
             else {
                 continue;
             };
-            if is_forbidden(self.input, index)
-                || self.unmarked.contains(&index)
-                || at_rest(self.input, index, observed, decision)
-            {
+            if is_forbidden(self.input, index) || self.unmarked.contains(&index) {
                 continue;
             }
+            let Some(build) = build_tags(self.input, index, verified) else { continue };
             let mut moves: Vec<(&ImageDigest, Vec<TagMove>)> = Vec::new();
-            for (tag, digest) in self.wanted(index, decision, verified) {
+            for (tag, digest) in self.wanted(index, decision, verified, &build.tags) {
                 let Some(moved) = needed_move(observed, tag, digest, now, wake_at) else {
                     continue;
                 };
@@ -67,31 +67,25 @@ impl TagPromotion<'_> {
         }
     }
 
-    /// Returns the tags of an image with the digests that they should point to.
+    /// Returns these tags of an image with the digests that they should point to.
     fn wanted<'d>(
         &self,
         index: ImageIndex,
         decision: &'d ImageDecision,
         verified: &'d VerifiedBuild,
-    ) -> Vec<(Tag, &'d ImageDigest)> {
-        let (Some(image), Some(known)) = (
-            self.input.spec.images.get(index.position()),
-            self.input.blueprint.images.get(index.position()),
-        ) else {
-            return Vec::new();
-        };
-        let build = known.tags.of_build(self.input.spec, image, verified);
+        tags: &'d [Tag],
+    ) -> impl Iterator<Item = (&'d Tag, &'d ImageDigest)> {
         let current = decision.state == ImageState::Current;
         let record = self.input.images.get(index.position()).and_then(|observed| observed.record);
         let earlier = record.and_then(|record| record.adopted.as_ref());
         // No build of ours has made an adopted digest. No tag names it as one, and no tag is moved
         // to it: its tags pointed to it when it was adopted, and whoever has moved them since goes
         // first.
-        let is_adopted = |digest: &ImageDigest| {
+        let is_adopted = move |digest: &ImageDigest| {
             verified.adopted.is_some() && verified.digest == *digest
                 || earlier.is_some_and(|adopted| *digest == adopted.digest)
         };
-        let target = |tag: &Tag| {
+        let target = move |tag: &'d Tag| {
             let digest = if tag.immutable {
                 current.then_some(&verified.digest)
             } else {
@@ -100,10 +94,21 @@ impl TagPromotion<'_> {
             let digest = digest.filter(|digest| !is_adopted(digest))?;
             // The labels of the verified build are not those of an earlier one.
             let is_labelled = tag.names_label && *digest != verified.digest;
-            (!is_labelled && !self.unset.withholds(index, &tag.name)).then(|| (tag.clone(), digest))
+            (!is_labelled && !self.unset.withholds(index, &tag.name)).then_some((tag, digest))
         };
-        build.tags.iter().filter_map(target).collect()
+        tags.iter().filter_map(target)
     }
+}
+
+/// Returns the tags of an image for its verified build.
+fn build_tags(
+    input: &DecideInput<'_>,
+    index: ImageIndex,
+    verified: &VerifiedBuild,
+) -> Option<Arc<BuildTags>> {
+    let image = input.spec.images.get(index.position())?;
+    let known = input.blueprint.images.get(index.position())?;
+    Some(known.tags.of_build(input.spec, image, verified))
 }
 
 /// A floating tag that does not point to the digest that its image was adopted with.
@@ -124,7 +129,6 @@ pub fn stray_tag(
     observed: &ObservedImage<'_>,
     verified: &VerifiedBuild,
 ) -> Option<StrayTag> {
-    let image = input.spec.images.get(index.position())?;
     let recorded = observed.record.map_or(&[][..], |record| &record.tags);
     let points_to = |name: &str| match observed.tags.get(name) {
         Some(ObservedTag::At(digest)) => Some(digest.clone()),
@@ -133,17 +137,10 @@ pub fn stray_tag(
             record.map(|record| ImageDigest::from(&record.digest))
         }
     };
-    // Without a change of the templates, no template is rendered.
-    let is_of_spec = input.generation.is_some()
-        && observed.record.is_some_and(|record| record.observed_generation == input.generation);
-    let at_rest = |record: &TagRecord| points_to(&record.tag).as_ref() == Some(&verified.digest);
-    if is_of_spec && !recorded.is_empty() && recorded.iter().all(at_rest) {
-        return None;
-    }
-    let tags =
-        tags::render(input.spec, image, verified.build, &verified.fingerprint).unwrap_or_default();
-    let floating = tags.into_iter().filter(|tag| !tag.immutable);
-    let mut read = floating.map(|tag| StrayTag { digest: points_to(&tag.name), name: tag.name });
+    let build = build_tags(input, index, verified)?;
+    let floating = build.tags.iter().filter(|tag| !tag.immutable && !tag.names_label);
+    let mut read =
+        floating.map(|tag| StrayTag { name: tag.name.clone(), digest: points_to(&tag.name) });
     read.find(|tag| tag.digest.as_ref() != Some(&verified.digest))
 }
 
@@ -157,39 +154,10 @@ fn is_forbidden(input: &DecideInput<'_>, index: ImageIndex) -> bool {
     })
 }
 
-/// Whether all tags of an image are known to point to the right digests. No template is rendered
-/// for this: in most reconciles nothing else is done for most images.
-fn at_rest(
-    input: &DecideInput<'_>,
-    index: ImageIndex,
-    observed: &ObservedImage<'_>,
-    decision: &ImageDecision,
-) -> bool {
-    let (Some(record), Some(image), Some(verified)) =
-        (observed.record, input.spec.images.get(index.position()), &decision.verified)
-    else {
-        return false;
-    };
-    let target = |tag: &TagRecord| {
-        if tag.immutable { Some(&verified.digest) } else { decision.promoted_digest() }
-    };
-    input.generation.is_some()
-        && record.observed_generation == input.generation
-        && record.build == Some(verified.build)
-        && record.fingerprint.as_deref() == Some(verified.fingerprint.as_str())
-        && record.tags.len() == image.tags.len()
-        && record.tags.iter().all(|tag| target(tag).is_some_and(|digest| *digest == tag.digest))
-        && observed.tags.iter().all(|(name, observed)| {
-            let record = record.tags.iter().find(|record| record.tag == *name);
-            let ObservedTag::At(digest) = observed else { return false };
-            record.is_none_or(|record| *digest == record.digest)
-        })
-}
-
 /// Returns the move that a tag needs, if any. A tag that could not be set is retried later.
 fn needed_move(
     observed: &ObservedImage<'_>,
-    tag: Tag,
+    tag: &Tag,
     digest: &ImageDigest,
     now: Timestamp,
     wake_at: &mut Option<Timestamp>,
@@ -218,5 +186,5 @@ fn needed_move(
         _ if recorded => return None,
         _ => None,
     };
-    Some(TagMove { tag: tag.name, immutable: tag.immutable, moved_to })
+    Some(TagMove { tag: tag.name.clone(), immutable: tag.immutable, moved_to })
 }

@@ -91,10 +91,7 @@ impl Client {
         keychain: &Keychain,
     ) -> Result<Option<Digest>, RegistryError> {
         let call = RegistryCall::new(self, tag, keychain);
-        let origin = self.0.config.origin(tag.registry());
-        let operation = Operation::manifest(Method::GET, tag);
-        let read = |context: ErrorContext<'_>, response| read_manifest(context, tag, response);
-        match call.ask_registry(&origin, &operation, &read).await {
+        match self.read_at_registry(&call, tag, &Operation::manifest(Method::GET, tag)).await {
             Ok(manifest) => Ok(Some(manifest.digest)),
             Err(RegistryError::NotFound { .. }) => Ok(None),
             // Something else is there, which need not be readable.
@@ -114,10 +111,7 @@ impl Client {
         keychain: &Keychain,
     ) -> Result<Option<Manifest>, RegistryError> {
         let call = RegistryCall::new(self, tag, keychain);
-        let origin = self.0.config.origin(tag.registry());
-        let operation = Operation::manifest(Method::GET, tag);
-        let read = |context: ErrorContext<'_>, response| read_manifest(context, tag, response);
-        match call.ask_registry(&origin, &operation, &read).await {
+        match self.read_at_registry(&call, tag, &Operation::manifest(Method::GET, tag)).await {
             Ok(manifest) => {
                 self.remember(&call, &manifest);
                 Ok(Some(manifest))
@@ -131,6 +125,18 @@ impl Client {
         }
     }
 
+    /// Reads a manifest at the registry itself.
+    async fn read_at_registry(
+        &self,
+        call: &RegistryCall<'_>,
+        tag: &Reference,
+        operation: &Operation,
+    ) -> Result<Manifest, RegistryError> {
+        let origin = self.0.config.origin(tag.registry());
+        let read = |context: ErrorContext<'_>, response| read_manifest(context, tag, response);
+        call.ask_registry(&origin, operation, &read).await
+    }
+
     /// Returns that a tag does not exist if its repository can be pushed to, or else why access was
     /// denied.
     async fn prove_absent<T>(
@@ -142,10 +148,8 @@ impl Client {
         let identity = |usage| keychain.identity([tag.registry()], tag.path(), usage);
         if identity(CredentialUse::Pull) != identity(CredentialUse::Push) {
             // The right of one credential says nothing about why the other one was denied.
-            let origin = self.0.config.origin(tag.registry());
             let call = RegistryCall::new(self, tag, keychain);
-            let read = |context: ErrorContext<'_>, response| read_manifest(context, tag, response);
-            match call.ask_registry(&origin, &Operation::pushed_manifest(tag), &read).await {
+            match self.read_at_registry(&call, tag, &Operation::pushed_manifest(tag)).await {
                 Ok(_) => return Err(denial),
                 Err(RegistryError::NotFound { .. }) => return Ok(None),
                 Err(error) if is_denial(&error) => {}

@@ -192,8 +192,10 @@ fn superseded_cascades(
     changes: &Changes,
     step: &mut CascadeStep,
 ) -> Vec<EndedCascade> {
-    let CascadeContext { input, now, .. } = *context;
-    if changes.superseded.is_empty() || input.spec.suspend {
+    let CascadeContext { input, window, now, .. } = *context;
+    // No other one could start now.
+    let is_gated = input.spec.suspend || matches!(window, WindowState::Closed { .. });
+    if changes.superseded.is_empty() || is_gated {
         return Vec::new();
     }
     let until = gates::quiet_time(context, changes).until;

@@ -2,6 +2,8 @@
 //! nodes of a platform, and the builder of a strategy. Whether an outage lasts is decided from what
 //! images in the same environment have become.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 
 use crate::{
@@ -17,7 +19,7 @@ const DEFAULT_REGISTRY: &str = "docker.io";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SharedEnvironment<'a> {
     strategy: &'a StrategyRef,
-    platform: Option<&'a str>,
+    platform: Option<Arc<str>>,
     /// The registries of the image and of its parents, sorted.
     registries: Vec<&'a str>,
 }
@@ -94,12 +96,13 @@ pub fn environment<'a>(input: &DecideInput<'a>, image: ImageIndex) -> SharedEnvi
     registries.sort_unstable();
     registries.dedup();
     let strategy = spec.images.get(image.position()).and_then(|image| image.strategy.as_ref());
-    let record = input.images.get(image.position()).and_then(|image| image.record);
-    SharedEnvironment {
-        strategy: strategy.unwrap_or(&spec.strategy),
-        platform: record.and_then(|record| record.platform.as_deref()),
-        registries,
-    }
+    let observed = input.images.get(image.position());
+    // Nothing is recorded before the first build.
+    let platform = observed.and_then(|observed| {
+        let recorded = || observed.record?.platform.as_deref().map(Arc::from);
+        observed.platform.clone().or_else(recorded)
+    });
+    SharedEnvironment { strategy: strategy.unwrap_or(&spec.strategy), platform, registries }
 }
 
 /// Returns the registry of a repository.

@@ -89,7 +89,9 @@ impl ImageEval<'_> {
             return Ok(self.decide_verified(plan, verified, blank()));
         }
         if self.is_held() {
-            return Ok(self.decide_held());
+            return Ok(self
+                .decide_held_unknown(plan, parents)
+                .unwrap_or_else(|| self.decide_held()));
         }
         let resolved = self.resolve_inputs(parents)?;
         if resolved.source_is_remembered {

@@ -6,7 +6,13 @@ use crate::{
     api::{ImageState, ManualHold, condition::Reason},
     engine::{
         decision::ImageDecision,
-        image::{evaluate::blank, evaluation::ImageEval},
+        fingerprint::fingerprint,
+        image::{
+            evaluate::blank,
+            evaluation::{ImageEval, Plan},
+            inputs::ResolvedParents,
+        },
+        input::LookupResult,
     },
 };
 
@@ -34,6 +40,40 @@ impl ImageEval<'_> {
             failure: self.cancellation_while_waiting(),
             releases_children: is_built,
             ..blank()
+        }
+    }
+
+    /// Returns the decision for a held image of which no build is known, if the registry has one of
+    /// its inputs or is to be asked for it: the record of what it is held at may be lost. It is not
+    /// built.
+    pub(in crate::engine) fn decide_held_unknown(
+        &self,
+        plan: &mut Plan,
+        parents: &ResolvedParents<'_>,
+    ) -> Option<ImageDecision> {
+        if self.observed.verified.is_some() {
+            return None;
+        }
+        let resolved = self.resolve_inputs(parents).ok()?;
+        if resolved.source_is_remembered {
+            return None;
+        }
+        match self.lookup(&fingerprint(&resolved.inputs)) {
+            None | Some(LookupResult::Present { .. }) => {
+                Some(self.decide_stale(plan, resolved, parents))
+            }
+            Some(LookupResult::Failed(_, ask_at)) => {
+                if *ask_at <= self.context.now {
+                    return Some(self.decide_stale(plan, resolved, parents));
+                }
+                plan.wake(*ask_at);
+                None
+            }
+            Some(
+                LookupResult::Absent { .. }
+                | LookupResult::Existing(_)
+                | LookupResult::Rejected(..),
+            ) => None,
         }
     }
 

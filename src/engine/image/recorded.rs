@@ -141,8 +141,9 @@ impl ImageEval<'_> {
         let is_recorded = self
             .failure_record()
             .is_some_and(|record| failure::is_cancelled_in(record, cascade.name));
-        self.cancel_is_requested()
-            || is_recorded && self.overrides().is_none_or(|overrides| overrides.retry.is_none())
+        let is_lifted =
+            |overrides: &ImageOverrides| overrides.retry.is_some() || overrides.nonce.is_some();
+        self.cancel_is_requested() || is_recorded && !self.overrides().is_some_and(is_lifted)
     }
 
     /// Returns the failures at a fingerprint, after requests and the cascade are applied. A request
@@ -218,9 +219,13 @@ impl ImageEval<'_> {
         let running = self.cascade();
         let cascade = running.map(|cascade| cascade.name);
         let retry = self.overrides().and_then(|overrides| overrides.retry.as_deref());
-        // The image was taken out of a cascade that has ended since, or a user retries it.
+        // The image was taken out of a cascade that has ended since, or a user retries or forces
+        // it.
+        let is_forced = self.overrides().is_some_and(|overrides| overrides.nonce.is_some());
         if record.fingerprint.is_none()
-            && (retry.is_some() || cascade.is_none_or(|cascade| *cascade != record.cascade))
+            && (retry.is_some()
+                || is_forced
+                || cascade.is_none_or(|cascade| *cascade != record.cascade))
         {
             return None;
         }

@@ -36,8 +36,6 @@ pub use registry::{
 pub struct DecideInput<'a> {
     /// The family's name.
     pub family: &'a str,
-    /// The generation of the spec.
-    pub generation: Option<i64>,
     /// The spec.
     pub spec: &'a ImageFamilySpec,
     /// What follows from the spec alone.

@@ -4,8 +4,8 @@ use jiff::SignedDuration;
 
 use crate::{
     api::{
-        Approval, Duration, Edge, FailureClass, ImageFamilyStatus, Upstream, condition::Reason,
-        labels::is_annotated_request,
+        Approval, Duration, Edge, FailureClass, ImageFamilyStatus, ImageHold, ImageState, Upstream,
+        condition::Reason, labels::is_annotated_request,
     },
     engine::{
         tests::{CURRENT, model::FamilyModel},
@@ -96,6 +96,30 @@ fn the_newest_of_several_forced_rebuilds_survives() {
     model.ask(r#"{"id":"three","action":"Force","image":"base"}"#);
     model.settle();
     assert_eq!((model.builds(), builds(&model)[0].number), (vec![4], 4));
+}
+
+#[test]
+fn a_held_image_that_loses_its_record_keeps_its_build_and_its_children() {
+    let mut model = FamilyModel::new(&["up", "up2"], &[("base", "up"), ("app", "base up2*")]);
+    model.settle();
+    let before = builds(&model)[0].clone();
+    model.spec.images[0].hold = Some(ImageHold::default());
+    model.settle();
+    model.records[0] = None;
+    model.asked.clear();
+    model.upstream_digests[1] = "sha256:up2-1".into();
+    model.settle();
+    assert_eq!((model.states(), model.builds()), (vec![CURRENT; 2], vec![1, 2]));
+    assert_eq!(builds(&model)[0], before);
+}
+
+#[test]
+fn a_held_image_that_was_never_built_stays_held() {
+    let mut model = FamilyModel::new(&["up"], &[("base", "up"), ("app", "base")]);
+    model.spec.images[0].hold = Some(ImageHold::default());
+    model.settle();
+    assert_eq!(model.record("base").state, ImageState::Held);
+    assert_eq!(model.builds(), [0, 0]);
 }
 
 #[test]

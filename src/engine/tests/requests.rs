@@ -153,6 +153,19 @@ fn an_image_that_waits_for_its_parent_is_taken_out_of_the_cascade() {
 }
 
 #[test]
+fn a_forced_image_is_built_that_was_cancelled_while_it_waited() {
+    let mut model = chain();
+    model.upstream_digests[0] = "sha256:up-1".into();
+    model.begin();
+    model.ask(r#"{"id":"1","action":"Cancel","image":"app"}"#);
+    model.reconcile();
+    assert_eq!(model.record("app").reason, Reason::Cancelled);
+    model.ask(r#"{"id":"2","action":"Force","image":"app"}"#);
+    model.settle();
+    assert_eq!((model.states(), model.builds()), (vec![CURRENT; 3], vec![2, 2, 2]));
+}
+
+#[test]
 fn a_cancellation_that_was_recorded_before_is_kept() {
     let mut model = chain();
     model.upstream_digests[0] = "sha256:up-1".into();

@@ -5,7 +5,7 @@ use jiff::SignedDuration;
 
 use super::parallel_cascades::{move_second, names, two_trees};
 use crate::{
-    api::Supersede,
+    api::{Duration, FailureClass, ImageState, Supersede, Window},
     engine::{
         CascadeDecision,
         tests::{CURRENT, model::FamilyModel},
@@ -111,4 +111,61 @@ fn what_waits_for_a_superseding_cascade_delays_the_end_of_no_other_one() {
     assert_eq!(supersedes.map(String::from), Some(second), "it is replaced at once");
     model.settle();
     assert_eq!(model.states(), [CURRENT; 4]);
+}
+
+#[test]
+fn no_cascade_ends_for_one_that_may_not_start() {
+    let mut model = two_trees();
+    model.spec.policy.supersede = Supersede::Cancel;
+    // The model's time begins on a Friday at 08:00 UTC.
+    model.spec.policy.windows = vec![Window {
+        schedule: "0 22 * * *".into(),
+        duration: Duration::from_secs(3600),
+        time_zone: "UTC".into(),
+    }];
+    model.upstream_digests[0] = "sha256:up-2".into();
+    let running = names(&model);
+    for _ in 0..3 {
+        model.begin();
+    }
+    assert_eq!(names(&model), running, "its builds are worth more than none");
+    model.spec.policy.windows.clear();
+    model.begin();
+    assert!(model.running.iter().any(|cascade| cascade.supersedes.is_some()));
+    model.settle();
+    assert_eq!(model.states(), [CURRENT; 4]);
+}
+
+#[test]
+fn what_a_superseded_cascade_was_to_retry_does_not_go_back_to_an_older_one() {
+    let mut model =
+        FamilyModel::new(&["up", "up2"], &[("slow", "up"), ("broken", "up"), ("quick", "up2")]);
+    model.spec.policy.supersede = Supersede::Cancel;
+    model.spec.policy.retries.build = 0;
+    model.settle();
+    model.failing.insert(1, FailureClass::Build);
+    model.upstream_digests[0] = "sha256:up-1".into();
+    model.begin();
+    model.finish_only("broken");
+    for _ in 0..3 {
+        model.reconcile();
+    }
+    assert_eq!(model.record("broken").state, ImageState::Failed);
+    model.failing.clear();
+    // The slow build takes the only place.
+    model.spec.policy.parallelism = 1;
+    move_second(&mut model);
+    let [first, second] = &names(&model)[..] else { panic!("{:?}", names(&model)) };
+    assert_eq!(model.record("broken").state, ImageState::Queued, "the second cascade retries it");
+    model.upstream_digests[1] = "sha256:up2-2".into();
+    model.begin();
+    let third = names(&model).pop().expect("a cascade");
+    assert!(third > *second && model.running.iter().any(|cascade| cascade.name == **first));
+    model.spec.policy.parallelism = 3;
+    model.reconcile();
+    let builds = model.jobs.iter().filter(|(image, _)| *image == 1);
+    let cascade = builds.last().map(|(_, build)| build.identity.cascade.as_str());
+    assert_eq!(cascade, Some(&*third));
+    model.settle();
+    assert_eq!(model.states(), [CURRENT; 3]);
 }

@@ -10,7 +10,7 @@ use groundswell::{
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
-use super::{Violations, attempts, breaker, calm, limits, reconcile_view, requests, short};
+use super::{Violations, attempts, breaker, limits, reconcile_view, requests, short};
 use crate::{
     builder,
     cluster::Cluster,
@@ -372,17 +372,18 @@ pub fn expires(cluster: &mut Cluster, job: &Value) {
     let stalled = stalls.copied().max().unwrap_or_default();
     let family = Key::new(&key_of(job).namespace, label(job, labels::FAMILY));
     let last = cluster.invariants.reconciles.get(&family).and_then(|last| last.last_completed);
-    let is_unseen = |at: Duration| last < Some(stalled.max(at) + MAX_WATCH_LAG);
+    let is_unseen = |at: Duration, lag: Duration| last < Some(stalled.max(at) + lag);
     let key = build_key(job);
-    if cluster.invariants.built.get(&key).is_some_and(|succeeded| is_unseen(*succeeded)) {
+    let succeeded = cluster.invariants.built.get(&key);
+    if succeeded.is_some_and(|succeeded| is_unseen(*succeeded, MAX_WATCH_LAG)) {
         cluster.invariants.built.remove(&key);
     }
     let starts = cluster.invariants.starts.get(owner(job)).into_iter().flatten();
     let started = starts.filter(|start| start.job == uid(job)).map(BuildStart::at).last();
     let started = started.map(|at| cluster.time.since_start(at));
-    let is_forgotten =
-        started.is_some_and(|at| !calm::is_calm_since(cluster, at) && is_unseen(at));
-    if is_forgotten && let Some(starts) = cluster.invariants.starts.get_mut(owner(job)) {
+    if started.is_some_and(|at| is_unseen(at, Duration::ZERO))
+        && let Some(starts) = cluster.invariants.starts.get_mut(owner(job))
+    {
         starts.retain(|start| start.job != uid(job));
     }
 }

@@ -127,8 +127,7 @@ pub fn inspect(cluster: &Cluster) -> Violations {
         } else if spec.policy.supersede == Supersede::Cancel
             && candidates(status).next().is_some()
             && supersedes_nothing(cluster, family)
-            // What touches no running cascade starts next to them, in a window.
-            && (pending.waits || open)
+            && open
             && late(ends)
         {
             found.push((

@@ -314,7 +314,6 @@ impl Snapshot {
         let images = ImageIndex::enumerate(&self.family.spec.images);
         DecideInput {
             family: &self.key.name,
-            generation: self.family.metadata.generation,
             spec: &self.family.spec,
             blueprint: &self.blueprint,
             status: &self.status,

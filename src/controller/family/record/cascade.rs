@@ -170,7 +170,7 @@ impl Reconcile<'_> {
         self.publish_about_family(&notice).await;
     }
 
-    /// Deletes the oldest records of ended cascades beyond the limit of the spec.
+    /// Deletes the records of the cascades that ended first, beyond the limit of the spec.
     async fn delete_old_cascades(&self) -> Result<(), ReconcileError> {
         let mut ended = self.context.stores.cascades.group(&self.snapshot.key);
         ended.retain(|cascade| {
@@ -180,7 +180,10 @@ impl Reconcile<'_> {
                 && is_controlled_by(&**cascade, &self.snapshot.family)
         });
         // The sort is stable, and the store sorts by name: names decide within one second.
-        ended.sort_by_key(|cascade| cascade.creation_timestamp());
+        ended.sort_by_key(|cascade| {
+            let finished_at = cascade.status.as_ref().and_then(|status| status.finished_at);
+            (finished_at, cascade.creation_timestamp())
+        });
         let limit = self.snapshot.family.spec.history.cascades;
         let surplus = ended.len().saturating_sub(usize::try_from(limit).unwrap_or(1).max(1));
         let api: Api<Cascade> = self.api();

@@ -53,6 +53,8 @@ struct ImageChange<'a> {
     index: ImageIndex,
     image: &'a Image,
     decided: &'a ImageDecision,
+    /// The generation of the record's spec.
+    generation: Option<i64>,
     /// The status of the record before this reconcile.
     old: &'a ManagedImageStatus,
 }
@@ -119,12 +121,13 @@ impl Reconcile<'_> {
             repository: self.snapshot.repository(index),
             level: i32::try_from(level).unwrap_or(i32::MAX),
         };
-        if known.is_none_or(|known| known.spec != spec) {
-            self.apply_image(&name, &spec).await?;
-        }
+        let generation = match known.filter(|known| known.spec == spec) {
+            Some(known) => known.metadata.generation,
+            None => self.apply_image(&name, &spec).await?,
+        };
         let none = ManagedImageStatus::default();
         let old = known.and_then(|known| known.status.as_ref()).unwrap_or(&none);
-        let change = ImageChange { index, image, decided, old };
+        let change = ImageChange { index, image, decided, generation, old };
         let new = self.image_status(change);
         // The image reconciler records rollouts under another field owner. They are not part of the
         // comparison.
@@ -143,8 +146,12 @@ impl Reconcile<'_> {
         Ok(if is_polled { RecordedTags::AsBefore } else { RecordedTags::Others })
     }
 
-    /// Creates the object of an image's record, or updates its spec.
-    async fn apply_image(&self, name: &str, spec: &ManagedImageSpec) -> Result<(), ReconcileError> {
+    /// Creates the object of an image's record, or updates its spec. Returns its generation.
+    async fn apply_image(
+        &self,
+        name: &str,
+        spec: &ManagedImageSpec,
+    ) -> Result<Option<i64>, ReconcileError> {
         let owner = self.snapshot.family.controller_owner_ref(&());
         let body = json!({
             "apiVersion": ManagedImage::api_version(&()),
@@ -165,8 +172,9 @@ impl Reconcile<'_> {
             (PatchParams::apply(labels::FIELD_OWNER).force(), Patch::Apply(body));
         let apply = api.patch(name, &parameters, &body);
         let written = call(|| format!("apply ManagedImage {name}"), apply).await?;
+        let generation = written.metadata.generation;
         self.context.stores.images.record_write(written);
-        Ok(())
+        Ok(generation)
     }
 
     /// Writes a status, without the fields that the image reconciler owns.
@@ -199,8 +207,7 @@ impl Reconcile<'_> {
 
     /// Returns the status of an image's record.
     fn image_status(&self, change: ImageChange<'_>) -> ManagedImageStatus {
-        let ImageChange { decided, old, .. } = change;
-        let observed_generation = self.snapshot.family.metadata.generation;
+        let ImageChange { decided, generation: observed_generation, old, .. } = change;
         let verified = decided.verified.as_deref();
         let (reason, message) =
             (decided.reason, shorten(&decided.message.to_string(), MAX_IMAGE_MESSAGE));
@@ -256,7 +263,7 @@ impl Reconcile<'_> {
 
     /// Returns the tags of an image as they were last set, or else as they were recorded before.
     fn tags_to_record(&self, change: ImageChange<'_>) -> Vec<TagRecord> {
-        let ImageChange { index, image, decided, old } = change;
+        let ImageChange { index, image, decided, old, .. } = change;
         let known = self.snapshot.blueprint.images.get(index.position());
         let (Some(known), Some(verified)) = (known, &decided.verified) else {
             return old.tags.clone();

@@ -18,14 +18,14 @@ pub(super) struct StaleFailure {
     pub(super) at: Option<Timestamp>,
 }
 
-/// Returns since when the family does not match its inputs: the time of the oldest candidate of an
-/// upstream, the oldest pending change, the oldest running cascade, or the oldest failure.
+/// Returns since when the family does not match its inputs: since the first move of an upstream
+/// away from its adopted digest, the oldest pending change, the oldest running cascade, or the
+/// oldest failure.
 pub(super) fn stale_since(
     status: &ImageFamilyStatus,
     failed: &[StaleFailure],
 ) -> Option<Timestamp> {
-    let candidates =
-        status.upstreams.iter().filter_map(|upstream| upstream.candidate.as_ref()?.first_observed);
+    let candidates = status.upstreams.iter().filter_map(|upstream| upstream.outdated_since);
     let pending = status.pending.iter().filter_map(|pending| pending.since);
     let running = status.cascades.iter().filter_map(|cascade| cascade.started_at);
     let failures = failed.iter().filter_map(|failed| failed.at);
@@ -63,7 +63,7 @@ pub(super) fn overdue_since(
     let refused = status.upstreams.iter().filter_map(|upstream| {
         upstream.reason.as_ref()?;
         let is_intended = upstream.known_reason().is_some_and(may_be_intended);
-        (!is_intended).then_some(upstream.candidate.as_ref()?.first_observed?)
+        upstream.outdated_since.filter(|_| !is_intended)
     });
     let failures = failed
         .iter()
@@ -89,10 +89,12 @@ mod tests {
 
     fn candidate(reason: Option<Reason>) -> ImageFamilyStatus {
         let upstream = UpstreamStatus {
+            // It has moved again since.
             candidate: Some(CandidateDigest {
-                first_observed: at(100),
+                first_observed: at(140),
                 ..CandidateDigest::default()
             }),
+            outdated_since: at(100),
             reason: reason.map(Into::into),
             ..UpstreamStatus::default()
         };

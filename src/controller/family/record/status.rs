@@ -105,8 +105,13 @@ impl Reconcile<'_> {
     /// Returns the status of the family, with its old conditions.
     fn family_status(&self, old: &ImageFamilyStatus) -> ImageFamilyStatus {
         let decision = &self.decision;
+        // The records of the images follow in the next reconcile.
+        let are_images_recorded = !matches!(decision.cascade, CascadeDecision::Start { .. });
+        let generation = self.snapshot.family.metadata.generation;
         ImageFamilyStatus {
-            observed_generation: self.snapshot.family.metadata.generation,
+            observed_generation: generation
+                .filter(|_| are_images_recorded)
+                .or(old.observed_generation),
             conditions: old.conditions.clone(),
             platform: self.default_platform_to_record(old),
             upstreams: decision.upstreams.clone(),

@@ -12,7 +12,6 @@ impl FamilyModel {
     pub(in crate::engine) fn input<'a>(&'a self, blueprint: &'a Blueprint) -> DecideInput<'a> {
         DecideInput {
             family: "family",
-            generation: None,
             spec: &self.spec,
             blueprint,
             status: &self.status,
@@ -85,7 +84,7 @@ impl FamilyModel {
         }
     }
 
-    fn platform(&self, image: usize) -> Option<&'static str> {
+    pub(super) fn platform(&self, image: usize) -> Option<&'static str> {
         self.platforms.get(&image).copied().unwrap_or(Some("linux/amd64"))
     }
 

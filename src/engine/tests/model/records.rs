@@ -125,6 +125,7 @@ impl FamilyModel {
             digest: verified.as_ref().map(|verified| verified.digest.to_string()),
             fingerprint: verified.as_ref().map(|verified| verified.fingerprint.to_string()),
             build: verified.as_ref().map(|verified| verified.build),
+            platform: self.platform(index).filter(|_| verified.is_some()).map(Into::into),
             last_build: old.last_build.max(image.running.as_ref().map(|running| running.build)),
             last_build_fingerprint: match &image.running {
                 Some(running) if Some(running.build) > old.last_build => {
