@@ -456,7 +456,8 @@ mod tests {
 
     #[test]
     fn a_build_outdates_the_answer_that_a_fingerprint_is_absent() {
-        let absent = |after| LookupResult::Absent { last_build: None, after };
+        let asked_at = Timestamp::UNIX_EPOCH;
+        let absent = |after| LookupResult::Absent { last_build: None, after, asked_at };
         let after_builds = |result: LookupResult, built: &[(&str, Option<i32>)]| {
             let mut lookups = Lookups::default();
             lookups.record("app", Lookup { fingerprint: "f".into(), result });
