@@ -94,12 +94,22 @@ enum Transfer {
 fn registry_reason(line: &str, transfer: Transfer) -> Reason {
     let pushes = transfer == Transfer::Push;
     let contains = |patterns: &[&str]| patterns.iter().any(|pattern| line.contains(pattern));
+    // The code of the error, with or without a status: some registries limit the rate with a 403.
+    if contains(&[": toomanyrequests: "]) {
+        return Reason::RegistryUnavailable;
+    }
+    if contains(&[": x509: "]) {
+        return Reason::RegistryUntrusted;
+    }
     match status(line) {
         Some(401 | 403) => return Reason::RegistryDenied,
         Some(408 | 425 | 429 | 500..) => return Reason::RegistryUnavailable,
         Some(_) if pushes => return Reason::PushRefused,
         Some(404) => return Reason::ImageNotFound,
         Some(_) | None => {}
+    }
+    if pushes && contains(&["quota", "configured upper limit"]) {
+        return Reason::PushRefused;
     }
     if contains(&[
         "unauthorized",
@@ -121,7 +131,7 @@ fn registry_reason(line: &str, transfer: Transfer) -> Reason {
     ]) {
         return if pushes { Reason::PushRefused } else { Reason::ImageNotFound };
     }
-    if pushes && contains(&["tag invalid", "immutable", "quota"]) {
+    if pushes && contains(&["tag invalid", "immutable"]) {
         return Reason::PushRefused;
     }
     Reason::RegistryUnavailable
@@ -219,6 +229,31 @@ mod tests {
             ("Error: pushing image \"x\" to \"docker://reg/a\": writing manifest: tag invalid: the \
               repository is immutable".into(), Infrastructure, Reason::PushRefused),
             (missing, Infrastructure, Reason::ImageNotFound),
+            ("error: failed to solve: reg/limited: failed to resolve source metadata for \
+              reg/limited:1: toomanyrequests: You have reached your pull rate limit."
+                .into(), Infrastructure, Reason::RegistryUnavailable),
+            ("error: failed to solve: failed to copy: httpReadSeeker: failed open: unexpected \
+              status code https://reg/v2/a/manifests/sha256:de: 429 Too Many Requests - Server \
+              message: toomanyrequests: You have reached your pull rate limit."
+                .into(), Infrastructure, Reason::RegistryUnavailable),
+            ("error: failed to solve: failed to push reg/a:b: unexpected status from PUT request \
+              to https://reg/v2/a/manifests/b: 403 Forbidden: toomanyrequests: slow down"
+                .into(), Infrastructure, Reason::RegistryUnavailable),
+            ("error: failed to solve: failed to push reg/toomanyrequests:b: denied: \
+              permission_denied: write_package".into(), Infrastructure, Reason::RegistryDenied),
+            ("error: failed to solve: failed to push reg/a:b: denied: Your authorization token has \
+              expired. Reauthenticate and try again.".into(), Infrastructure,
+                  Reason::RegistryDenied),
+            ("error: failed to solve: failed to push reg/a:b: name unknown: The repository with \
+              name 'a' does not exist in the registry with id '1'".into(), Infrastructure,
+                  Reason::PushRefused),
+            ("error: failed to solve: failed to push reg/a:b: denied: adding 100 MiB of storage \
+              resource, which when updated to current usage of 1 GiB will exceed the configured \
+              upper limit".into(), Infrastructure, Reason::PushRefused),
+            ("error: failed to solve: failed to push reg/a:b: failed to do request: Head \
+              \"https://reg/v2/a/blobs/sha256:aa\": tls: failed to verify certificate: x509: \
+              certificate signed by unknown authority".into(), Infrastructure,
+                  Reason::RegistryUntrusted),
             ("error: failed to solve: reg/a: failed to resolve source metadata: unexpected status \
               from HEAD request to http://reg/v2/a: 404 Not Found".into(), Infrastructure,
                   Reason::ImageNotFound),
