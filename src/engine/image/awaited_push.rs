@@ -1,5 +1,5 @@
-//! A build that has succeeded, and whose push its registry does not show: it is looked for again for
-//! a while, because a registry may show a push late, and then counts as failed.
+//! A build that has succeeded, and whose push its registry does not show: a registry may show it
+//! late, so that it is looked for again for a while. Then the build counts as failed.
 //!
 //! What is waited for follows from the end of the build and the time of the last lookup alone, so
 //! that neither a crash nor a lost answer changes when the wait ends.
