@@ -148,6 +148,7 @@ static STATUS: LazyLock<Option<Regex>> =
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::condition::ReasonTrait;
 
     #[test]
     fn the_last_error_line_counts() {
@@ -229,31 +230,6 @@ mod tests {
             ("Error: pushing image \"x\" to \"docker://reg/a\": writing manifest: tag invalid: the \
               repository is immutable".into(), Infrastructure, Reason::PushRefused),
             (missing, Infrastructure, Reason::ImageNotFound),
-            ("error: failed to solve: reg/limited: failed to resolve source metadata for \
-              reg/limited:1: toomanyrequests: You have reached your pull rate limit."
-                .into(), Infrastructure, Reason::RegistryUnavailable),
-            ("error: failed to solve: failed to copy: httpReadSeeker: failed open: unexpected \
-              status code https://reg/v2/a/manifests/sha256:de: 429 Too Many Requests - Server \
-              message: toomanyrequests: You have reached your pull rate limit."
-                .into(), Infrastructure, Reason::RegistryUnavailable),
-            ("error: failed to solve: failed to push reg/a:b: unexpected status from PUT request \
-              to https://reg/v2/a/manifests/b: 403 Forbidden: toomanyrequests: slow down"
-                .into(), Infrastructure, Reason::RegistryUnavailable),
-            ("error: failed to solve: failed to push reg/toomanyrequests:b: denied: \
-              permission_denied: write_package".into(), Infrastructure, Reason::RegistryDenied),
-            ("error: failed to solve: failed to push reg/a:b: denied: Your authorization token has \
-              expired. Reauthenticate and try again.".into(), Infrastructure,
-                  Reason::RegistryDenied),
-            ("error: failed to solve: failed to push reg/a:b: name unknown: The repository with \
-              name 'a' does not exist in the registry with id '1'".into(), Infrastructure,
-                  Reason::PushRefused),
-            ("error: failed to solve: failed to push reg/a:b: denied: adding 100 MiB of storage \
-              resource, which when updated to current usage of 1 GiB will exceed the configured \
-              upper limit".into(), Infrastructure, Reason::PushRefused),
-            ("error: failed to solve: failed to push reg/a:b: failed to do request: Head \
-              \"https://reg/v2/a/blobs/sha256:aa\": tls: failed to verify certificate: x509: \
-              certificate signed by unknown authority".into(), Infrastructure,
-                  Reason::RegistryUntrusted),
             ("error: failed to solve: reg/a: failed to resolve source metadata: unexpected status \
               from HEAD request to http://reg/v2/a: 404 Not Found".into(), Infrastructure,
                   Reason::ImageNotFound),
@@ -266,6 +242,59 @@ mod tests {
               from server: EOF".into(), Infrastructure, Reason::BuilderUnavailable),
         ] {
             assert_eq!(classify(&log), (class, reason), "{log}");
+        }
+    }
+
+    /// As public reports quote what registries say.
+    #[test]
+    fn what_waiting_ends_and_what_a_user_has_to_correct_have_different_reasons() {
+        let pushed = |why: &str| format!("failed to push reg/a:b: {why}");
+        let pulled = |why: &str| format!("reg/a:1: failed to resolve source metadata: {why}");
+        for (error, reason) in [
+            (
+                pulled("toomanyrequests: You have reached your pull rate limit."),
+                Reason::RegistryUnavailable,
+            ),
+            (
+                "failed to copy: httpReadSeeker: failed open: unexpected status code \
+                 https://reg/v2/a/manifests/sha256:de: 429 Too Many Requests - Server message: \
+                 toomanyrequests: You have reached your pull rate limit."
+                    .into(),
+                Reason::RegistryUnavailable,
+            ),
+            (
+                pushed("unexpected status: 403 Forbidden: toomanyrequests: slow down"),
+                Reason::RegistryUnavailable,
+            ),
+            (
+                "failed to push reg/toomanyrequests:b: denied: permission_denied: write_package"
+                    .into(),
+                Reason::RegistryDenied,
+            ),
+            (
+                pushed("denied: Your authorization token has expired. Reauthenticate."),
+                Reason::RegistryDenied,
+            ),
+            (
+                pushed("name unknown: The repository with name 'a' does not exist"),
+                Reason::PushRefused,
+            ),
+            (
+                pushed("denied: current usage of 1 GiB will exceed the configured upper limit"),
+                Reason::PushRefused,
+            ),
+            (
+                pushed(
+                    "failed to do request: Head \"https://reg/v2/\": tls: failed to verify \
+                     certificate: x509: certificate signed by unknown authority",
+                ),
+                Reason::RegistryUntrusted,
+            ),
+        ] {
+            let log = format!("error: failed to solve: {error}");
+            assert_eq!(classify(&log), (FailureClass::Infrastructure, reason), "{log}");
+            let waits = reason == Reason::RegistryUnavailable;
+            assert_eq!(reason.has(ReasonTrait::AwaitsCorrection), !waits, "{reason}");
         }
     }
 }

@@ -63,9 +63,11 @@ pub(in crate::builds) fn merge(
     let mut secrets = Vec::new();
     for (index, credential) in credentials.iter().enumerate() {
         let folder = mounted.join(index.to_string());
-        match SecretForm::find(|form| read(&folder.join(mounted_name(form)))) {
-            Some((form, value)) => secrets.push((credential, form, value)),
-            None => tracing::warn!("{}; it is not used", not_mounted(credential)),
+        let found = SecretForm::find(|form| read(&folder.join(mounted_name(form))));
+        if let Some((form, value)) = found {
+            secrets.push((credential, form, value));
+        } else {
+            tracing::warn!("{}; it is not used", not_mounted(credential));
         }
     }
     if let (true, Some(first)) = (secrets.is_empty(), credentials.first()) {

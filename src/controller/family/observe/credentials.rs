@@ -156,7 +156,7 @@ mod tests {
     /// there are credentials for, if any can be used, and the problems.
     fn load(secrets: &[(&str, Option<(&str, &str)>)]) -> (Option<usize>, Vec<String>) {
         let credentials: Vec<RegistryCredential> =
-            secrets.iter().map(|(name, _)| RegistryCredential::unrestricted(*name)).collect();
+            secrets.iter().map(|(name, _)| RegistryCredential::unrestricted(name)).collect();
         let (mut payloads, mut problems) = (Vec::new(), Vec::new());
         for (credential, (name, content)) in credentials.iter().zip(secrets) {
             let secret = content.map(|(key, value)| -> Secret {
