@@ -102,6 +102,9 @@ pub enum ReasonTrait {
     DependsOnPod,
     /// The Job is created again once a quota has changed.
     AwaitsQuota,
+    /// A build that fails so fails until a user corrects something outside of the spec, so that it
+    /// is retried rarely.
+    AwaitsCorrection,
 }
 
 impl Reason {
@@ -195,7 +198,9 @@ reasons! {
     /// declare one of the `args`.
     DockerfileMismatch: NeedsUser;
     /// A registry rejected a credential.
-    RegistryDenied: NeedsUser;
+    RegistryDenied: NeedsUser + AwaitsCorrection;
+    /// The builder does not trust the certificate of a registry.
+    RegistryUntrusted: NeedsUser + AwaitsCorrection;
     /// A registry is unreachable, slow, or limits the rate of requests.
     RegistryUnavailable: NeedsUser + AwaitsRegistry + PolledRarely;
     /// The controller does not connect to the address of a registry or a Git server, because the
@@ -279,7 +284,7 @@ reasons! {
     /// once it is admitted.
     JobRefused: NeedsUser + PreventsStart;
     /// A registry accepted the credential and rejected the push.
-    PushRefused: NeedsUser;
+    PushRefused: NeedsUser + AwaitsCorrection;
     /// The daemon of the builder did not start or disappeared.
     BuilderUnavailable: NeedsUser;
     /// Another client moved a tag that Groundswell manages. The tag was restored.

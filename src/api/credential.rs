@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 /// A Secret with registry credentials, and what it is used for.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub struct RegistryCredential {
-    /// Name of a Secret of type `kubernetes.io/dockerconfigjson`.
+    /// Name of a Secret of type `kubernetes.io/dockerconfigjson` or `kubernetes.io/dockercfg`.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
 

@@ -23,13 +23,16 @@ use crate::{
         platform::select_nodes,
         pod_paths,
         pod_settings::PodSettings,
-        prepare::spec::{PREPARE_VARIABLE, PrepareSpec},
+        prepare::{
+            docker_config::mounted_name,
+            spec::{PREPARE_VARIABLE, PrepareSpec},
+        },
         proxy::ProxyVariables,
         request::{BuildRequest, ResolvedSource},
         strategy::{self, StrategyError},
     },
     identity::Fingerprint,
-    registry::{CaBundle, Platform},
+    registry::{CaBundle, Platform, SecretForm},
 };
 
 /// The name of the init container that Groundswell adds.
@@ -371,15 +374,15 @@ pub(super) fn credential_inputs(
     credentials: &[RegistryCredential],
 ) -> impl Iterator<Item = (Volume, VolumeMount)> {
     credentials.iter().enumerate().map(|(index, RegistryCredential { name, .. })| {
-        let key = KeyToPath {
-            key: ".dockerconfigjson".into(),
-            path: "config.json".into(),
+        let keys = SecretForm::ALL.map(|form| KeyToPath {
+            key: form.key().into(),
+            path: mounted_name(form).into(),
             ..KeyToPath::default()
-        };
+        });
         let volume = secret_volume(
             format!("{INPUT_VOLUME_PREFIX}credential-{index}"),
             name,
-            Some(vec![key]),
+            Some(keys.into()),
         );
         let mount = input_mount(&volume, format!("{}/{index}", pod_paths::CREDENTIALS));
         (volume, mount)

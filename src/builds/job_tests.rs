@@ -147,6 +147,14 @@ fn only_prepare_mounts_the_secrets() {
         .filter_map(|volume| volume.secret.as_ref()?.secret_name.clone())
         .collect();
     assert_eq!(secrets, ["push", "pull", "deploy"]);
+    let of_push = pod.volumes.iter().flatten().find_map(|volume| volume.secret.as_ref());
+    let of_push = of_push.expect("a Secret");
+    let keys: Vec<&str> = of_push.items.iter().flatten().map(|item| item.key.as_str()).collect();
+    assert_eq!(
+        (keys, of_push.optional),
+        (vec![".dockerconfigjson", ".dockercfg"], Some(true)),
+        "a Secret has one of the keys"
+    );
     let security = prepare.security_context.as_ref().expect("security");
     assert_eq!(
         (security.run_as_non_root, security.read_only_root_filesystem),

@@ -232,7 +232,7 @@ mod tests {
     use crate::{
         api::{CredentialUse, RegistryCredential},
         registry::{
-            Config, Digest, OCI_INDEX, OCI_MANIFEST,
+            Config, Digest, OCI_INDEX, OCI_MANIFEST, SecretForm, SecretPayload,
             fault_registry::{FaultRegistry, RecordedRequest, not_found, reply},
         },
     };
@@ -306,7 +306,10 @@ mod tests {
                 (credential("push", &[CredentialUse::Pull, CredentialUse::Push]), secret("push")),
                 (credential("pull", &[CredentialUse::Pull]), secret("pull")),
             ];
-            let both = both.iter().map(|(credential, secret)| (credential, secret.as_bytes()));
+            let both = both.iter().map(|(credential, secret)| {
+                let (form, value) = (SecretForm::DockerConfigJson, secret.as_bytes());
+                (credential, SecretPayload { form, value })
+            });
             let keychain = Arc::new(Keychain::from_credentials(both).expect("credentials"));
             Self { registry, client, keychain, images: CheckImages::default() }
         }

@@ -149,6 +149,8 @@ pub struct CachedKeychain {
     pub secrets: Vec<SecretVersion>,
     /// The credentials.
     pub keychain: Arc<Keychain>,
+    /// What cannot be used of the Secrets.
+    pub problems: Vec<Problem>,
 }
 
 /// A Secret in the version in which it was read.
@@ -156,8 +158,8 @@ pub struct CachedKeychain {
 pub struct SecretVersion {
     /// The Secret, and what it is used for.
     pub credential: RegistryCredential,
-    /// The Secret's resource version.
-    pub resource_version: String,
+    /// The Secret's resource version; `None` if it does not exist.
+    pub resource_version: Option<String>,
 }
 
 /// What the Dockerfile of an image says.
@@ -456,7 +458,8 @@ mod tests {
 
     #[test]
     fn a_build_outdates_the_answer_that_a_fingerprint_is_absent() {
-        let absent = |after| LookupResult::Absent { last_build: None, after };
+        let asked_at = Timestamp::UNIX_EPOCH;
+        let absent = |after| LookupResult::Absent { last_build: None, after, asked_at };
         let after_builds = |result: LookupResult, built: &[(&str, Option<i32>)]| {
             let mut lookups = Lookups::default();
             lookups.record("app", Lookup { fingerprint: "f".into(), result });

@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use crate::{
-    api::{BreakerStatus, WindowStatus},
+    api::{BreakerStatus, WindowStatus, condition::Reason},
     engine::{
         cascade::{
             CascadeContext, admission, advance, breaker::OpenBreaker, breaker_gates, gates,
@@ -150,7 +150,10 @@ fn is_answered(
         lookup.fingerprint == *fingerprint
             && match &lookup.result {
                 LookupResult::Present { .. } | LookupResult::Rejected(..) => true,
-                LookupResult::Absent { after, .. } => *after >= Some(*attempt),
+                // A push that is looked for again needs the time at which the Job has ended.
+                LookupResult::Absent { after, .. } => {
+                    *after >= Some(*attempt) && decided.reason != Reason::Verifying
+                }
                 LookupResult::Existing(_) | LookupResult::Failed(..) => false,
             }
     });

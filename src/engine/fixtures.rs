@@ -18,6 +18,7 @@ pub fn job(fingerprint: &str, attempt: i32, outcome: BuildOutcome) -> ObservedBu
             ..BuildIdentity::default()
         },
         started_at: None,
+        ended_at: None,
         outcome,
         pushed: None,
         waits_for: None,

@@ -14,7 +14,7 @@ use crate::{
         call::{CallError, call},
         report::Finding,
     },
-    registry::{Client, Keychain, Platform, Reference, RegistryError},
+    registry::{Client, Keychain, Platform, Reference, RegistryError, SecretForm, SecretPayload},
     upstream::{ImageKey, TagNeeds, UpstreamDigest, resolve_tag},
 };
 
@@ -22,8 +22,6 @@ use crate::{
 const MAX_REPOSITORIES: usize = 16;
 /// Number of calls to registries that run at once.
 const MAX_CONCURRENT_CALLS: usize = 4;
-/// The key of a `kubernetes.io/dockerconfigjson` Secret.
-const DOCKER_CONFIG: &str = ".dockerconfigjson";
 /// A tag that the check asks for. It need not exist.
 const PROBED_TAG: &str = "groundswell-check";
 
@@ -31,7 +29,7 @@ const CREDENTIALS: &str = "credentials";
 
 /// The keychain of a family, or why there is none.
 pub struct FamilyKeychain {
-    /// The credentials, if all of them could be read.
+    /// The credentials, if any of them could be read.
     pub keychain: Option<Arc<Keychain>>,
     /// What was found.
     pub finding: Finding,
@@ -56,61 +54,62 @@ fn judge_credentials(
     namespace: &str,
 ) -> FamilyKeychain {
     let none = |finding| FamilyKeychain { keychain: None, finding };
-    let mut payloads = Vec::with_capacity(secrets.len());
+    let (mut payloads, mut problems) = (Vec::with_capacity(secrets.len()), Vec::new());
     for (credential, secret) in secrets {
         let name = &credential.name;
-        let payload = match secret {
-            Ok(secret) => secret.data.and_then(|mut data| data.remove(DOCKER_CONFIG)),
+        let mut data = match secret {
+            Ok(secret) => secret.data.unwrap_or_default(),
             Err(CallError::NotFound(_)) => {
-                return none(Finding::problem(
-                    CREDENTIALS,
-                    format!(
-                        "there is no Secret {namespace}/{name}; create it with `kubectl create \
-                         secret docker-registry`, or correct spec.credentials"
-                    ),
+                problems.push(format!(
+                    "there is no Secret {namespace}/{name}; create it with `kubectl create secret \
+                     docker-registry`, or correct spec.credentials"
                 ));
+                continue;
             }
             Err(error) => {
                 let message = format!("{error}; the registries are not checked");
                 return none(Finding::not_checked(CREDENTIALS, message));
             }
         };
-        let Some(payload) = payload else {
-            return none(Finding::problem(
-                CREDENTIALS,
-                format!(
-                    "the Secret {namespace}/{name} has no key {DOCKER_CONFIG}; it must have the \
-                     type kubernetes.io/dockerconfigjson"
-                ),
-            ));
-        };
-        payloads.push((credential, payload.0));
-    }
-    let read = payloads.iter().map(|(credential, payload)| (credential, payload.as_slice()));
-    match Keychain::from_credentials(read) {
-        Ok(keychain) => {
-            let names: Vec<&str> =
-                payloads.iter().map(|(credential, _)| credential.name.as_str()).collect();
-            let message = if names.is_empty() {
-                "the family names none; registries are used without".to_owned()
-            } else {
-                format!("{} can be used", names.join(", "))
-            };
-            if let Some(ignored) = keychain.ignored().first() {
-                let more = keychain.ignored().len() - 1;
-                let more =
-                    if more > 0 { format!(", and {more} more entries") } else { String::new() };
-                let message = format!("{message}; ignored: {ignored}{more}");
-                let finding = Finding::problem(CREDENTIALS, message);
-                return FamilyKeychain { keychain: Some(Arc::new(keychain)), finding };
-            }
-            FamilyKeychain {
-                keychain: Some(Arc::new(keychain)),
-                finding: Finding::ok(CREDENTIALS, message),
-            }
+        match SecretForm::find(|form| data.remove(form.key())) {
+            Some((form, value)) => payloads.push((credential, form, value.0)),
+            None => problems.push(format!(
+                "the Secret {namespace}/{name} has neither of the keys {} and {}; it must have the \
+                 type kubernetes.io/dockerconfigjson",
+                SecretForm::DockerConfigJson.key(),
+                SecretForm::DockerCfg.key()
+            )),
         }
-        Err(error) => none(Finding::problem(CREDENTIALS, error.to_string())),
     }
+    if payloads.is_empty() && !problems.is_empty() {
+        return none(Finding::problem(CREDENTIALS, problems.swap_remove(0)));
+    }
+    let read = payloads
+        .iter()
+        .map(|(credential, form, value)| (credential, SecretPayload { form: *form, value }));
+    let keychain = match Keychain::from_credentials(read) {
+        Ok(keychain) => Arc::new(keychain),
+        Err(error) => return none(Finding::problem(CREDENTIALS, error.to_string())),
+    };
+    problems.extend(keychain.ignored().iter().map(ToString::to_string));
+    let names: Vec<&str> =
+        payloads.iter().map(|(credential, ..)| credential.name.as_str()).collect();
+    let message = if names.is_empty() {
+        "the family names none; registries are used without".to_owned()
+    } else {
+        format!("{} can be used", names.join(", "))
+    };
+    let finding = match problems.first() {
+        None => Finding::ok(CREDENTIALS, message),
+        Some(first) => {
+            let more = match problems.len() - 1 {
+                0 => String::new(),
+                more => format!(", and {more} more"),
+            };
+            Finding::problem(CREDENTIALS, format!("{message}; ignored: {first}{more}"))
+        }
+    };
+    FamilyKeychain { keychain: Some(keychain), finding }
 }
 
 /// Checks that the repositories of a family can be pulled from and pushed to, and that its
@@ -228,6 +227,8 @@ mod tests {
         },
     };
 
+    const DOCKER_CONFIG: &str = SecretForm::DockerConfigJson.key();
+
     fn secret(data: &serde_json::Value) -> Secret {
         serde_json::from_value(json!({"data": data})).expect("a Secret")
     }
@@ -251,7 +252,7 @@ mod tests {
                 "there is no Secret team/push",
             ),
             (Err(CallError::Forbidden("no".into())), Verdict::NotChecked, "no; the registries"),
-            (Ok(secret(&json!({}))), Verdict::Problem, "has no key .dockerconfigjson"),
+            (Ok(secret(&json!({}))), Verdict::Problem, "has neither of the keys"),
             // hunter2
             (Ok(secret(&json!({DOCKER_CONFIG: "aHVudGVyMg=="}))), Verdict::Problem, "Secret push"),
         ] {
@@ -263,6 +264,20 @@ mod tests {
         }
         let none = judge_credentials(Vec::new(), "team");
         assert!(none.finding.message.contains("names none"), "{}", none.finding.message);
+    }
+
+    #[test]
+    fn a_secret_that_is_missing_next_to_others_is_a_problem_and_they_are_used() {
+        let named = RegistryCredential::unrestricted;
+        // {"r.example":{"auth":"dTpw"}}
+        let old = secret(&json!({".dockercfg": "eyJyLmV4YW1wbGUiOnsiYXV0aCI6ImRUcHcifX0="}));
+        let missing = Err(CallError::NotFound(String::new()));
+        let judged =
+            judge_credentials(vec![(named("gone"), missing), (named("old"), Ok(old))], "t");
+        assert!(judged.keychain.is_some());
+        assert_eq!(judged.finding.verdict, Verdict::Problem);
+        let expected = "old can be used; ignored: there is no Secret t/gone; create it";
+        assert!(judged.finding.message.starts_with(expected), "{}", judged.finding.message);
     }
 
     fn spec(registry: &FaultRegistry) -> ImageFamilySpec {

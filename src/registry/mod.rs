@@ -50,7 +50,7 @@ pub use crate::registry::{
     client::{Client, MAX_MANIFEST_BYTES, ManifestHead},
     config::{Config, ConfigError, Mirror},
     content::{ContentIdentity, PlatformImage},
-    credentials::{CredentialIdentity, Keychain, SecretError},
+    credentials::{CredentialIdentity, Keychain, SecretError, SecretForm, SecretPayload},
     digest::{Digest, ParseDigestError},
     error::{AccessDenial, RegistryError, RegistryOutage},
     image_config::ImageConfig,

@@ -94,12 +94,22 @@ enum Transfer {
 fn registry_reason(line: &str, transfer: Transfer) -> Reason {
     let pushes = transfer == Transfer::Push;
     let contains = |patterns: &[&str]| patterns.iter().any(|pattern| line.contains(pattern));
+    // The code of the error, with or without a status: some registries limit the rate with a 403.
+    if contains(&[": toomanyrequests: "]) {
+        return Reason::RegistryUnavailable;
+    }
+    if contains(&[": x509: "]) {
+        return Reason::RegistryUntrusted;
+    }
     match status(line) {
         Some(401 | 403) => return Reason::RegistryDenied,
         Some(408 | 425 | 429 | 500..) => return Reason::RegistryUnavailable,
         Some(_) if pushes => return Reason::PushRefused,
         Some(404) => return Reason::ImageNotFound,
         Some(_) | None => {}
+    }
+    if pushes && contains(&["quota", "configured upper limit"]) {
+        return Reason::PushRefused;
     }
     if contains(&[
         "unauthorized",
@@ -121,7 +131,7 @@ fn registry_reason(line: &str, transfer: Transfer) -> Reason {
     ]) {
         return if pushes { Reason::PushRefused } else { Reason::ImageNotFound };
     }
-    if pushes && contains(&["tag invalid", "immutable", "quota"]) {
+    if pushes && contains(&["tag invalid", "immutable"]) {
         return Reason::PushRefused;
     }
     Reason::RegistryUnavailable
@@ -138,6 +148,7 @@ static STATUS: LazyLock<Option<Regex>> =
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::condition::ReasonTrait;
 
     #[test]
     fn the_last_error_line_counts() {
@@ -231,6 +242,59 @@ mod tests {
               from server: EOF".into(), Infrastructure, Reason::BuilderUnavailable),
         ] {
             assert_eq!(classify(&log), (class, reason), "{log}");
+        }
+    }
+
+    /// As public reports quote what registries say.
+    #[test]
+    fn what_waiting_ends_and_what_a_user_has_to_correct_have_different_reasons() {
+        let pushed = |why: &str| format!("failed to push reg/a:b: {why}");
+        let pulled = |why: &str| format!("reg/a:1: failed to resolve source metadata: {why}");
+        for (error, reason) in [
+            (
+                pulled("toomanyrequests: You have reached your pull rate limit."),
+                Reason::RegistryUnavailable,
+            ),
+            (
+                "failed to copy: httpReadSeeker: failed open: unexpected status code \
+                 https://reg/v2/a/manifests/sha256:de: 429 Too Many Requests - Server message: \
+                 toomanyrequests: You have reached your pull rate limit."
+                    .into(),
+                Reason::RegistryUnavailable,
+            ),
+            (
+                pushed("unexpected status: 403 Forbidden: toomanyrequests: slow down"),
+                Reason::RegistryUnavailable,
+            ),
+            (
+                "failed to push reg/toomanyrequests:b: denied: permission_denied: write_package"
+                    .into(),
+                Reason::RegistryDenied,
+            ),
+            (
+                pushed("denied: Your authorization token has expired. Reauthenticate."),
+                Reason::RegistryDenied,
+            ),
+            (
+                pushed("name unknown: The repository with name 'a' does not exist"),
+                Reason::PushRefused,
+            ),
+            (
+                pushed("denied: current usage of 1 GiB will exceed the configured upper limit"),
+                Reason::PushRefused,
+            ),
+            (
+                pushed(
+                    "failed to do request: Head \"https://reg/v2/\": tls: failed to verify \
+                     certificate: x509: certificate signed by unknown authority",
+                ),
+                Reason::RegistryUntrusted,
+            ),
+        ] {
+            let log = format!("error: failed to solve: {error}");
+            assert_eq!(classify(&log), (FailureClass::Infrastructure, reason), "{log}");
+            let waits = reason == Reason::RegistryUnavailable;
+            assert_eq!(reason.has(ReasonTrait::AwaitsCorrection), !waits, "{reason}");
         }
     }
 }

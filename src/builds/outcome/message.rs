@@ -103,7 +103,7 @@ macro_rules! secret_name {
     () => {
         concat!(
             r"(?:password|passwd|passphrase|[_-]pass|secret|token|api[_-]?key|access[_-]?key|",
-            r"private[_-]?key|credential|_auth|\.dockerconfigjson)"
+            r"private[_-]?key|credential|_auth|\.dockerconfigjson|\.dockercfg)"
         )
     };
 }

@@ -59,6 +59,10 @@ const SOURCE_DENIED: &str = "; the builder may pull only the pinned parents, and
                              allows; declare the image in `from`, or remove it from the \
                              Dockerfile or from the ONBUILD triggers of its base";
 
+/// What to do about a registry whose certificate the builder does not trust.
+const CERTIFICATE_REJECTED: &str = "; if a private authority has signed the certificate, list it \
+                                    in `caBundle` of the operator";
+
 /// The outcome of a build's Job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BuildJobOutcome {
@@ -175,7 +179,11 @@ fn failed_builder(job: &Job, name: &str, ended: &ContainerStateTerminated) -> Bu
     let error = sanitize(builder::error_line(log), Keep::Start);
     let (class, reason) = builder::classify(log);
     let error = if error.is_empty() { error } else { format!(": {error}") };
-    let advice = if reason == Reason::DockerfileMismatch { SOURCE_DENIED } else { "" };
+    let advice = match reason {
+        Reason::DockerfileMismatch => SOURCE_DENIED,
+        Reason::RegistryUntrusted => CERTIFICATE_REJECTED,
+        _ => "",
+    };
     let text = format!(
         "the container `{name}` failed with exit code {}{error}{advice}; {}",
         ended.exit_code,

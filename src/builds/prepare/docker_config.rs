@@ -16,7 +16,7 @@ use crate::{
         error::{PrepareError, PrepareReason},
         spec::PrepareSpec,
     },
-    registry::{Config, Keychain, Reference},
+    registry::{Config, Keychain, Reference, SecretForm, SecretPayload},
 };
 
 /// Maximum number of bytes that are read of a Secret, one more than a [`Keychain`] accepts.
@@ -54,29 +54,53 @@ pub(super) fn write(
     Ok(keychain)
 }
 
-/// Returns the credentials of these Secrets. Each is mounted in a folder named by its index.
+/// Returns the credentials of these Secrets. Each is mounted in a folder named by its index. As for
+/// the kubelet, one that does not exist does not affect the others.
 pub(in crate::builds) fn merge(
     credentials: &[RegistryCredential],
     mounted: &Path,
 ) -> Result<Keychain, PrepareError> {
     let mut secrets = Vec::new();
     for (index, credential) in credentials.iter().enumerate() {
-        let name = &credential.name;
-        let path = mounted.join(index.to_string()).join("config.json");
-        let mut bytes = Vec::new();
-        fs::File::open(&path)
-            .and_then(|file| file.take(MAX_SECRET_READ).read_to_end(&mut bytes))
-            .map_err(|_| {
-            let message = format!(
-                "Secret `{name}`, which `spec.credentials` names, does not exist or has no key \
-                 `.dockerconfigjson`"
-            );
-            PrepareError::new(PrepareReason::InvalidSecret, message)
-        })?;
-        secrets.push((credential, bytes));
+        let folder = mounted.join(index.to_string());
+        let found = SecretForm::find(|form| read(&folder.join(mounted_name(form))));
+        if let Some((form, value)) = found {
+            secrets.push((credential, form, value));
+        } else {
+            tracing::warn!("{}; it is not used", not_mounted(credential));
+        }
     }
-    Keychain::from_credentials(secrets.iter().map(|(known, bytes)| (*known, bytes.as_slice())))
+    if let (true, Some(first)) = (secrets.is_empty(), credentials.first()) {
+        return Err(PrepareError::new(PrepareReason::InvalidSecret, not_mounted(first)));
+    }
+    let payloads =
+        secrets.iter().map(|(known, form, value)| (*known, SecretPayload { form: *form, value }));
+    Keychain::from_credentials(payloads)
         .map_err(|error| PrepareError::new(PrepareReason::InvalidSecret, error.to_string()))
+}
+
+/// Returns the name of the file that the value of a Secret is mounted as.
+pub(in crate::builds) const fn mounted_name(form: SecretForm) -> &'static str {
+    match form {
+        SecretForm::DockerConfigJson => "config.json",
+        SecretForm::DockerCfg => "dockercfg",
+    }
+}
+
+/// Reads a mounted value; `None` if it is not mounted.
+fn read(path: &Path) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    fs::File::open(path).ok()?.take(MAX_SECRET_READ).read_to_end(&mut bytes).ok()?;
+    Some(bytes)
+}
+
+fn not_mounted(credential: &RegistryCredential) -> String {
+    let [key, old_key] = SecretForm::ALL.map(SecretForm::key);
+    format!(
+        "Secret `{}`, which `spec.credentials` names, does not exist or has neither of the keys \
+         `{key}` and `{old_key}`",
+        credential.name
+    )
 }
 
 /// Writes a Docker configuration into a folder that has none yet.

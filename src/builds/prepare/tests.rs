@@ -316,6 +316,17 @@ fn the_credentials_that_a_build_needs_are_merged() {
 }
 
 #[test]
+fn a_secret_of_the_old_form_is_used_and_a_missing_one_next_to_it_is_not_needed() {
+    let pod = Pod::new();
+    pod.file("credentials/1/dockercfg", &json!({"docker.io": {"auth": "dTpwYXNz"}}).to_string());
+    let mut spec = inline("FROM alpine:3.20");
+    spec["credentials"] = json!([{"name": "gone"}, {"name": "old"}]);
+    pod.run(&spec).expect("prepared");
+    let config = pod.read("docker-config/config.json");
+    assert_eq!(config, r#"{"auths":{"https://index.docker.io/v1/":{"auth":"dTpwYXNz"}}}"#);
+}
+
+#[test]
 fn an_unusable_secret_is_named_but_not_quoted() {
     let pod = Pod::new();
     let mut spec = inline("FROM alpine:3.20");

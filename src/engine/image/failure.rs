@@ -17,6 +17,10 @@ use crate::{
 const BUILD_PAUSE: SignedDuration = SignedDuration::from_secs(10);
 /// Pause after the first failure of the infrastructure.
 const INFRASTRUCTURE_PAUSE: SignedDuration = SignedDuration::from_secs(5);
+/// Pause after the first failure that no time mends: what has to be corrected takes a user minutes.
+const CORRECTION_PAUSE: SignedDuration = SignedDuration::from_mins(1);
+/// How often a failure that no time mends is retried before it is reported.
+const UNREPORTED_RETRIES: i32 = 1;
 /// Upper bound on the pause between two attempts.
 const MAX_PAUSE: SignedDuration = SignedDuration::from_mins(10);
 /// Upper bound on the pause between two attempts while the infrastructure fails: an outage is not
@@ -196,7 +200,7 @@ pub fn retry_decision(
         FailureClass::Infrastructure => {
             let failures = record.infrastructure;
             let is_final = !is_of_environment(record) && failures > retries.infrastructure;
-            let at = retry_at(record, failures, INFRASTRUCTURE_PAUSE, MAX_OUTAGE_PAUSE, now);
+            let at = retry_at(record, failures, first_pause(record), MAX_OUTAGE_PAUSE, now);
             if is_final { RetryDecision::GiveUp } else { RetryDecision::RetryAt(at) }
         }
     }
@@ -215,7 +219,18 @@ pub fn is_of_environment(record: &FailureRecord) -> bool {
 #[must_use]
 pub fn retry_after_recovery(record: &FailureRecord, now: Timestamp) -> Timestamp {
     let failures = record.infrastructure;
-    retry_at(record, failures, INFRASTRUCTURE_PAUSE, MAX_RECOVERY_PAUSE, now)
+    retry_at(record, failures, first_pause(record), MAX_RECOVERY_PAUSE, now)
+}
+
+/// Whether the last failure lasts until a user corrects something outside of the spec, such as a
+/// right at a registry.
+fn awaits_correction(record: &FailureRecord) -> bool {
+    record.last.known_reason().is_some_and(|reason| reason.has(ReasonTrait::AwaitsCorrection))
+}
+
+/// Returns the pause after the first failure of the infrastructure.
+fn first_pause(record: &FailureRecord) -> SignedDuration {
+    if awaits_correction(record) { CORRECTION_PAUSE } else { INFRASTRUCTURE_PAUSE }
 }
 
 /// Returns when the pause after the last of these failures ends.
@@ -245,10 +260,15 @@ pub fn outage_pause(failures: u32) -> SignedDuration {
 }
 
 /// Whether the last failures are an outage: the infrastructure has failed more often than
-/// `policy.retries.infrastructure` allows for a passing trouble.
+/// `policy.retries.infrastructure` allows for a passing trouble, or needs a correction.
 #[must_use]
 pub fn is_outage(record: &FailureRecord, retries: &Retries) -> bool {
-    is_of_environment(record) && record.infrastructure > retries.infrastructure
+    let passing = if awaits_correction(record) {
+        retries.infrastructure.min(UNREPORTED_RETRIES)
+    } else {
+        retries.infrastructure
+    };
+    is_of_environment(record) && record.infrastructure > passing
 }
 
 /// Returns the reason of an image whose infrastructure keeps failing: that of the failure, if it
@@ -322,6 +342,42 @@ mod tests {
         let retries = Retries { build: 0, infrastructure: 1 };
         let decision = retry_decision(Some(&record), &retries, now);
         assert!(matches!(decision, RetryDecision::RetryAt(at) if at > now));
+    }
+
+    #[test]
+    fn what_no_time_mends_is_retried_rarely_and_reported_soon() {
+        let now = Timestamp::UNIX_EPOCH;
+        let retries = Retries { build: 1, infrastructure: 5 };
+        let pauses = |reason: Reason| {
+            let failed = |infrastructure| {
+                let last = BuildFailure {
+                    class: FailureClass::Infrastructure,
+                    reason: reason.into(),
+                    ..BuildFailure::default()
+                };
+                FailureRecord { infrastructure, last, at: Some(now), ..FailureRecord::default() }
+            };
+            let pause = |record: &FailureRecord| match retry_decision(Some(record), &retries, now) {
+                RetryDecision::RetryAt(at) => at.duration_since(now).as_secs(),
+                other => panic!("{reason}: {other:?}"),
+            };
+            [1, 2, 3, 6, 100].map(|failures| {
+                let record = failed(failures);
+                (pause(&record), is_outage(&record, &retries))
+            })
+        };
+        for reason in [Reason::RegistryDenied, Reason::PushRefused, Reason::RegistryUntrusted] {
+            let [first, second, third, later, last] = pauses(reason);
+            assert!((45..=60).contains(&first.0) && !first.1, "{reason}: {first:?}");
+            assert!((90..=120).contains(&second.0) && second.1, "{reason}: {second:?}");
+            assert!((180..=240).contains(&third.0), "{reason}: {third:?}");
+            assert!((225..=300).contains(&later.0) && (225..=300).contains(&last.0), "{reason}");
+            assert_eq!(later.1, last.1);
+        }
+        for reason in [Reason::RegistryUnavailable, Reason::ImageNotFound, Reason::Evicted] {
+            let [first, second, ..] = pauses(reason);
+            assert!(first.0 <= 5 && second.0 <= 10 && !second.1, "{reason}: {first:?} {second:?}");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! - `upstream_input`: the digest of an upstream for the platform of an image
 //! - [`stale`]: an image whose inputs have changed
 //! - [`absent`]: an image whose wanted build is not in the registry
+//! - `awaited_push`: an image whose build has succeeded, and whose push is not in the registry
 //! - [`adoption`]: an image that has no build yet, and that the registry has under its tags
 //! - [`checks`]: an image whose build is in the registry and has checks to pass
 //! - [`hold`]: holds of an image
@@ -20,6 +21,7 @@
 pub mod absent;
 pub mod adoption;
 pub mod attempts;
+mod awaited_push;
 pub mod checks;
 pub mod cutoff;
 pub mod environment;

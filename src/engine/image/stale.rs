@@ -6,7 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::{
-    api::{FailureRecord, ImageState, condition::Reason},
+    api::{ImageState, condition::Reason},
     engine::{
         Problem,
         causes::{self, InputChange},
@@ -14,10 +14,10 @@ use crate::{
         fingerprint::fingerprint,
         image::evaluation::{ImageEval, Plan},
         image::{
-            attempts::{self, AttemptKind, FailedAttempt},
+            attempts,
+            awaited_push::AbsentAnswer,
             cutoff,
             evaluate::blank,
-            failure,
             inputs::{ResolvedInputs, ResolvedParents},
         },
         input::{BuildOutcome, LookupResult, VerifiedBuild},
@@ -80,26 +80,34 @@ impl ImageEval<'_> {
                 )
             }
             // The registry was asked after the last build that claims to have pushed.
-            Some(LookupResult::Absent { last_build, after }) if *after >= succeeded => {
-                let failure = self.count_missing_push(&wanted, succeeded, &stale);
-                let stale = ImageDecision { failure: failure.map(Box::new), ..stale };
-                self.decide_absent(plan, stale, &wanted, *last_build, resolved.parents)
+            Some(LookupResult::Absent { last_build, after, asked_at }) if *after >= succeeded => {
+                let answer = AbsentAnswer { last_build: *last_build, asked_at: *asked_at };
+                self.decide_not_pushed(plan, stale, resolved, succeeded, answer)
             }
-            _ => {
-                plan.effects.push(Effect::LookUp {
-                    image: self.index,
-                    fingerprint: wanted,
-                    scope: self.lookup_scope(&resolved.inputs, succeeded),
-                    after: succeeded,
-                });
-                ImageDecision {
-                    reason: Reason::Verifying,
-                    message: "the registry is asked for the build".into(),
-                    in_progress: true,
-                    state: verifying_state(succeeded),
-                    ..stale
-                }
-            }
+            _ => self.decide_lookup(plan, &resolved, succeeded, stale),
+        }
+    }
+
+    /// Returns the decision for an image whose registry is asked for the wanted build.
+    pub(in crate::engine) fn decide_lookup(
+        &self,
+        plan: &mut Plan,
+        resolved: &ResolvedInputs,
+        succeeded: Option<i32>,
+        stale: ImageDecision,
+    ) -> ImageDecision {
+        plan.effects.push(Effect::LookUp {
+            image: self.index,
+            fingerprint: fingerprint(&resolved.inputs),
+            scope: self.lookup_scope(&resolved.inputs, succeeded),
+            after: succeeded,
+        });
+        ImageDecision {
+            reason: Reason::Verifying,
+            message: "the registry is asked for the build".into(),
+            in_progress: true,
+            state: verifying_state(succeeded),
+            ..stale
         }
     }
 
@@ -209,30 +217,6 @@ impl ImageEval<'_> {
             .filter(|build| build.fingerprint == *fingerprint)
             .map(|build| build.attempt)
             .max()
-    }
-
-    /// Returns the failures at the wanted fingerprint, with a build that succeeded although the
-    /// registry does not have what it claims to have pushed.
-    fn count_missing_push(
-        &self,
-        wanted: &Fingerprint,
-        succeeded: Option<i32>,
-        stale: &ImageDecision,
-    ) -> Option<FailureRecord> {
-        let known = stale.failure.as_deref().cloned();
-        let Some(attempt) = succeeded else { return known };
-        let mut builds = self.observed.builds.iter().map(|build| &build.identity);
-        let build = builds.find(|build| build.attempt == attempt && build.fingerprint == *wanted);
-        let failed = FailedAttempt {
-            kind: AttemptKind::Build,
-            fingerprint: wanted,
-            attempt,
-            cascade: build.map_or("", |build| build.cascade.as_str()),
-            cause: &causes::key(&self.image.name, &stale.causes),
-            failure: failure::missing_push(),
-            versions: self.observed.versions(),
-        };
-        Some(failed.count(known, self.context.now))
     }
 }
 

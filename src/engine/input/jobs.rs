@@ -48,6 +48,8 @@ pub struct ObservedBuild {
     pub identity: BuildIdentity,
     /// When the Job was created.
     pub started_at: Option<Timestamp>,
+    /// When our own containers ended, or the Job was completed; `None` if neither is known.
+    pub ended_at: Option<Timestamp>,
     /// The outcome so far.
     pub outcome: BuildOutcome,
     /// The digest that the pod reports to have pushed.

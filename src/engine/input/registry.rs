@@ -88,6 +88,8 @@ pub enum LookupResult {
         last_build: Option<i64>,
         /// The highest attempt that had succeeded when the registry was asked.
         after: Option<i32>,
+        /// When the registry was asked.
+        asked_at: Timestamp,
     },
     /// The registry does not have the fingerprint, and the family may adopt what the tags of the
     /// image point to.

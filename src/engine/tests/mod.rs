@@ -9,6 +9,7 @@ mod edits;
 mod gates;
 mod imports;
 mod label_tags;
+mod late_pushes;
 mod losses;
 mod maturing;
 mod model;

@@ -63,6 +63,50 @@ fn an_outage_of_days_heals_within_minutes_after_its_end() {
     assert_eq!(model.record("base").failure, None);
 }
 
+/// The builder's 429 is `RegistryUnavailable`; a registry may limit pulls for six hours.
+#[test]
+fn a_limit_that_lasts_for_hours_gives_no_image_up() {
+    let mut model = FamilyModel::fan(6);
+    model.settle();
+    model.upstream_digests[0] = "sha256:up-1".into();
+    fail(&mut model, 0..6);
+    model.failure_reason = Reason::RegistryUnavailable;
+    let before = all_builds(&model);
+    run(&mut model, 6 * 60);
+    assert_eq!(model.states(), [ImageState::Queued; 6]);
+    assert_eq!(model.record("image0").reason, Reason::RegistryUnavailable);
+    let tried = all_builds(&model) - before;
+    assert!((6 * 12..=6 * 12 + 20).contains(&tried), "{tried} builds for all images in six hours");
+    model.failing.clear();
+    run(&mut model, 6);
+    assert_eq!(model.states(), [CURRENT; 6]);
+}
+
+#[test]
+fn what_a_user_has_to_correct_is_tried_rarely_until_it_is() {
+    for reason in [Reason::RegistryDenied, Reason::PushRefused, Reason::RegistryUntrusted] {
+        let mut model = FamilyModel::new(&["up"], &[("base", "up"), ("app", "base")]);
+        model.settle();
+        model.upstream_digests[0] = "sha256:up-1".into();
+        fail(&mut model, [0]);
+        model.failure_reason = reason;
+        // The quiet time, the first attempt, and the pause after it.
+        run(&mut model, 1);
+        assert_eq!(model.builds()[0], 1 + 1, "{reason}");
+        assert_eq!(model.record("base").reason, Reason::Retrying);
+        run(&mut model, 1);
+        assert_eq!(model.builds()[0], 1 + 2, "{reason}");
+        let record = model.record("base").clone();
+        assert_eq!((record.state, record.known_reason()), (ImageState::Queued, Some(reason)));
+        run(&mut model, 60);
+        let tried = model.builds()[0] - 3;
+        assert!((11..=17).contains(&tried), "{reason}: {tried} in an hour");
+        model.failing.clear();
+        run(&mut model, 6);
+        assert_eq!(model.states(), [CURRENT; 2], "{reason}");
+    }
+}
+
 #[test]
 fn one_build_at_a_time_is_tried_for_all_images_of_an_outage() {
     let mut model = FamilyModel::fan(100);

@@ -24,10 +24,59 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
+/// The forms in which a Secret has credentials of registries, each under a key of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SecretForm {
+    /// A Docker configuration: the type `kubernetes.io/dockerconfigjson`.
+    DockerConfigJson,
+    /// Only its entries, as older versions of Docker wrote them: the type
+    /// `kubernetes.io/dockercfg`.
+    DockerCfg,
+}
+
+impl SecretForm {
+    /// The forms. The first one that a Secret has is used, as by the kubelet.
+    pub const ALL: [Self; 2] = [Self::DockerConfigJson, Self::DockerCfg];
+
+    /// Returns the key of the Secret's data.
+    #[must_use]
+    pub const fn key(self) -> &'static str {
+        match self {
+            Self::DockerConfigJson => ".dockerconfigjson",
+            Self::DockerCfg => ".dockercfg",
+        }
+    }
+
+    /// Returns the first form that there is a value for, with the value.
+    pub fn find<T>(mut value_of: impl FnMut(Self) -> Option<T>) -> Option<(Self, T)> {
+        Self::ALL.into_iter().find_map(|form| Some((form, value_of(form)?)))
+    }
+
+    /// Returns what an error calls the list of entries.
+    const fn entries(self) -> &'static str {
+        match self {
+            Self::DockerConfigJson => "auths",
+            Self::DockerCfg => ".dockercfg",
+        }
+    }
+}
+
+/// The credentials of a Secret, not parsed yet.
+#[derive(Clone, Copy)]
+pub struct SecretPayload<'a> {
+    /// The form of the value.
+    pub form: SecretForm,
+    /// The value.
+    pub value: &'a [u8],
+}
+
+/// Entries by the name of their registry.
+type AuthEntries = BTreeMap<String, Option<AuthEntry>>;
+
 #[derive(Deserialize)]
 struct DockerConfig {
     #[serde(default, deserialize_with = "null_is_absent")]
-    auths: BTreeMap<String, Option<AuthEntry>>,
+    auths: AuthEntries,
 }
 
 #[derive(Deserialize)]
@@ -52,22 +101,36 @@ pub(super) struct ParsedSecret {
 
 /// Parses the entries of one Secret. Entries that cannot be used do not affect the others; a Secret
 /// without any that can be is an error.
-pub(super) fn parse(secret: &str, payload: &[u8]) -> Result<ParsedSecret, SecretError> {
-    if payload.len() > MAX_SECRET_BYTES {
-        return Err(SecretError::TooLarge { secret: secret.into(), bytes: payload.len() });
+pub(super) fn parse(
+    secret: &str,
+    SecretPayload { form, value }: SecretPayload<'_>,
+) -> Result<ParsedSecret, SecretError> {
+    let key = form.key();
+    if value.len() > MAX_SECRET_BYTES {
+        return Err(SecretError::TooLarge { secret: secret.into(), key, bytes: value.len() });
     }
+    let entries = match form {
+        SecretForm::DockerConfigJson => {
+            serde_json::from_slice(value).map(|config: DockerConfig| config.auths)
+        }
+        SecretForm::DockerCfg => serde_json::from_slice::<AuthEntries>(value),
+    };
     // The JSON error's own message may quote a value, which may be a password. Its position is
     // enough.
-    let config: DockerConfig = serde_json::from_slice(payload).map_err(|error| {
-        SecretError::Malformed { secret: secret.into(), line: error.line(), column: error.column() }
+    let entries = entries.map_err(|error| SecretError::Malformed {
+        secret: secret.into(),
+        key,
+        line: error.line(),
+        column: error.column(),
     })?;
     let mut parsed = ParsedSecret { entries: Vec::new(), ignored: Vec::new() };
-    for (key, auth) in config.auths {
+    for (key, auth) in entries {
         match entry(&key, auth) {
             Ok(Some(entry)) => parsed.entries.push(entry),
             Ok(None) => {}
             Err(problem) => parsed.ignored.push(SecretError::Entry {
                 secret: secret.into(),
+                entries: form.entries(),
                 host: key.chars().filter(|c| !c.is_control()).take(100).collect(),
                 problem,
             }),
@@ -77,7 +140,7 @@ pub(super) fn parse(secret: &str, payload: &[u8]) -> Result<ParsedSecret, Secret
         return Ok(parsed);
     }
     let unusable = parsed.ignored.into_iter().next();
-    Err(unusable.unwrap_or_else(|| SecretError::Empty { secret: secret.into() }))
+    Err(unusable.unwrap_or_else(|| SecretError::Empty { secret: secret.into(), key }))
 }
 
 /// Returns an entry of a keychain, or `None` for an entry without a credential.
@@ -165,6 +228,11 @@ pub(super) fn render(auths: &BTreeMap<String, &Credential>) -> SecretString {
 mod tests {
     use super::*;
 
+    fn parse(secret: &str, value: &[u8]) -> Result<ParsedSecret, SecretError> {
+        let payload = SecretPayload { form: SecretForm::DockerConfigJson, value };
+        super::parse(secret, payload)
+    }
+
     fn parse_single(auth: &str) -> Result<(String, String), String> {
         let payload = format!(r#"{{"auths":{{"r.example":{auth}}}}}"#);
         let parsed = parse("regcred", payload.as_bytes()).map_err(|error| error.to_string())?;
@@ -238,6 +306,44 @@ mod tests {
         assert_eq!(parsed.entries.len(), 1);
         let ignored: Vec<String> = parsed.ignored.iter().map(ToString::to_string).collect();
         assert_eq!(ignored, ["Secret s: auths[a] has a user name but no password"]);
+    }
+
+    #[test]
+    fn the_old_form_has_the_same_entries() {
+        let old = |value: &str| {
+            let value = value.as_bytes();
+            super::parse("s", SecretPayload { form: SecretForm::DockerCfg, value })
+        };
+        let mixed = concat!(
+            r#"{"https://index.docker.io/v1/":{"auth":"dTpw","email":"e"},"#,
+            r#""r.example":{"username":"u","password":"p"},"b":null,"a":{"username":"me"}}"#
+        );
+        let parsed = old(mixed).expect("two entries");
+        let scopes: Vec<String> =
+            parsed.entries.iter().map(|entry| format!("{:?}", entry.scope)).collect();
+        assert_eq!(scopes, ["docker.io", "r.example"]);
+        let ignored: Vec<String> = parsed.ignored.iter().map(ToString::to_string).collect();
+        assert_eq!(ignored, ["Secret s: .dockercfg[a] has a user name but no password"]);
+        for (value, problem) in [
+            ("{}", "Secret s: .dockercfg has no credential"),
+            (
+                r#"{"auths":{"r.example":{"auth":"dTpw"}}}"#,
+                "Secret s: .dockercfg has no credential",
+            ),
+            ("hunter2", "Secret s: .dockercfg is not a Docker configuration (line 1"),
+        ] {
+            let error = old(value).err().expect(value).to_string();
+            assert!(error.starts_with(problem) && !error.contains("hunter2"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_secret_with_both_forms_is_read_as_the_kubelet_does() {
+        let (new, old) = (SecretForm::DockerConfigJson, SecretForm::DockerCfg);
+        for (has, used) in [(vec![old, new], Some(new)), (vec![old], Some(old)), (vec![], None)] {
+            let found = SecretForm::find(|form| has.contains(&form).then_some(()));
+            assert_eq!(found.map(|(form, ())| form), used);
+        }
     }
 
     #[test]

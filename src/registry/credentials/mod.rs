@@ -1,4 +1,5 @@
-//! Credentials for registries, from `kubernetes.io/dockerconfigjson` Secrets.
+//! Credentials for registries, from Secrets of the types `kubernetes.io/dockerconfigjson` and
+//! `kubernetes.io/dockercfg`.
 //!
 //! A [`Keychain`] contains the credentials of one namespace's Secrets and finds the one for an
 //! image as the kubelet does. This module never runs a program: `credsStore` and `credHelpers` name
@@ -22,7 +23,10 @@ use crate::{
     },
 };
 
-pub use crate::registry::credentials::identity::CredentialIdentity;
+pub use crate::registry::credentials::{
+    docker_config::{SecretForm, SecretPayload},
+    identity::CredentialIdentity,
+};
 
 /// Maximum size of one Secret's payload in bytes, the same as the API server's limit.
 const MAX_SECRET_BYTES: usize = 1024 * 1024;
@@ -40,7 +44,7 @@ pub struct Keychain(Arc<KeychainContent>);
 struct KeychainContent {
     /// The entries, the most specific first.
     entries: Vec<KeychainEntry>,
-    /// The entries that cannot be used.
+    /// The Secrets and the entries that cannot be used.
     ignored: Vec<SecretError>,
     /// Finds the credentials in texts.
     redaction: Redaction,
@@ -97,31 +101,37 @@ struct KeychainEntry {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum SecretError {
     /// The payload is too large.
-    #[error("Secret {secret}: .dockerconfigjson has {bytes} bytes, more than the maximum of 1 MiB")]
+    #[error("Secret {secret}: {key} has {bytes} bytes, more than the maximum of 1 MiB")]
     TooLarge {
         /// The Secret's name.
         secret: String,
+        /// The key of its data.
+        key: &'static str,
         /// The size of the payload in bytes.
         bytes: usize,
     },
     /// The payload is not JSON, or does not have the structure of a Docker configuration.
     #[error(
-        "Secret {secret}: .dockerconfigjson is not a Docker configuration (line {line}, column \
-         {column}); create it with `kubectl create secret docker-registry`"
+        "Secret {secret}: {key} is not a Docker configuration (line {line}, column {column}); \
+         create it with `kubectl create secret docker-registry`"
     )]
     Malformed {
         /// The Secret's name.
         secret: String,
+        /// The key of its data.
+        key: &'static str,
         /// Line of the first error, from 1.
         line: usize,
         /// Column of the first error, from 1.
         column: usize,
     },
     /// The entry of a host cannot be used.
-    #[error("Secret {secret}: auths[{host}] {problem}")]
+    #[error("Secret {secret}: {entries}[{host}] {problem}")]
     Entry {
         /// The Secret's name.
         secret: String,
+        /// The list that has the entry.
+        entries: &'static str,
         /// The key of the entry.
         host: String,
         /// What is wrong with the entry: a predicate whose subject is the entry.
@@ -129,12 +139,14 @@ pub enum SecretError {
     },
     /// The Secret contains no credential.
     #[error(
-        "Secret {secret}: .dockerconfigjson has no credential under `auths`; credential helpers \
-         (credsStore, credHelpers) are ignored"
+        "Secret {secret}: {key} has no credential; credential helpers (credsStore, credHelpers) \
+         are ignored"
     )]
     Empty {
         /// The Secret's name.
         secret: String,
+        /// The key of its data.
+        key: &'static str,
     },
     /// The Secrets together have too many entries.
     #[error(
@@ -164,21 +176,34 @@ impl Keychain {
         let both: Vec<_> = secrets
             .map(|(name, payload)| (RegistryCredential::unrestricted(name), payload))
             .collect();
-        Self::from_credentials(both.iter().map(|(credential, payload)| (credential, *payload)))
+        Self::from_credentials(both.iter().map(|(credential, value)| {
+            (credential, SecretPayload { form: SecretForm::DockerConfigJson, value })
+        }))
     }
 
-    /// Reads the credentials of these Secrets, given with the value of the key
-    /// `.dockerconfigjson`.
+    /// Reads the credentials of these Secrets. A Secret that cannot be used does not affect the
+    /// others.
     ///
     /// If several entries match an image, the one with the longest path wins, then the one with the
     /// fewest wildcards, then the one with the longest host, then one that cannot push, then the
     /// one of the first Secret.
+    ///
+    /// # Errors
+    ///
+    /// Returns what is wrong with the first Secret if none can be used, and an error if they have
+    /// too many entries.
     pub fn from_credentials<'a>(
-        secrets: impl IntoIterator<Item = (&'a RegistryCredential, &'a [u8])>,
+        secrets: impl IntoIterator<Item = (&'a RegistryCredential, SecretPayload<'a>)>,
     ) -> Result<Self, SecretError> {
         let (mut entries, mut ignored) = (Vec::new(), Vec::new());
         for (RegistryCredential { name, uses }, payload) in secrets {
-            let parsed = docker_config::parse(name, payload)?;
+            let parsed = match docker_config::parse(name, payload) {
+                Ok(parsed) => parsed,
+                Err(error) => {
+                    ignored.push(error);
+                    continue;
+                }
+            };
             ignored.extend(parsed.ignored);
             ignored.truncate(MAX_ENTRIES);
             let parsed = parsed.entries.into_iter();
@@ -186,6 +211,9 @@ impl Keychain {
             if entries.len() > MAX_ENTRIES {
                 return Err(SecretError::TooMany { secret: name.clone() });
             }
+        }
+        if entries.is_empty() && !ignored.is_empty() {
+            return Err(ignored.swap_remove(0));
         }
         // The sort is stable, so equal ranks keep the order of the Secrets.
         entries.sort_by_key(|entry: &KeychainEntry| {
@@ -195,8 +223,8 @@ impl Keychain {
         Ok(Self(Arc::new(KeychainContent { entries, ignored, redaction })))
     }
 
-    /// Returns the entries that cannot be used, each with what is wrong with it. They do not affect
-    /// the others.
+    /// Returns the Secrets and the entries that cannot be used, each with what is wrong with it.
+    /// They do not affect the others.
     #[must_use]
     pub fn ignored(&self) -> &[SecretError] {
         &self.0.ignored

@@ -122,9 +122,10 @@ fn a_secret_is_used_only_for_what_it_is_for() {
     };
     let find = |credentials: &[RegistryCredential], wanted| {
         let payload = |name: &str| payloads.iter().find(|payload| payload.contains(name));
-        let secrets = credentials
-            .iter()
-            .map(|known| (known, payload(&known.name).expect("a payload").as_bytes()));
+        let secrets = credentials.iter().map(|known| {
+            let value = payload(&known.name).expect("a payload").as_bytes();
+            (known, SecretPayload { form: SecretForm::DockerConfigJson, value })
+        });
         let keychain = Keychain::from_credentials(secrets).expect("a keychain");
         let image: Reference = "r.example/team/app".parse().expect("an image");
         let config = keychain.docker_config([(&image, wanted)]).expose_secret().to_owned();
@@ -167,4 +168,21 @@ fn too_many_entries_are_rejected() {
     let error =
         Keychain::from_secrets([("s", secret(&many.join(",")).as_bytes())]).expect_err("too many");
     assert_eq!(error, SecretError::TooMany { secret: "s".into() });
+}
+
+#[test]
+fn a_secret_that_cannot_be_used_does_not_affect_the_others() {
+    let usable = secret(&entry("r.example", "u"));
+    let of = |secrets: &[(&'static str, &str)]| {
+        Keychain::from_secrets(secrets.iter().map(|(name, value)| (*name, value.as_bytes())))
+    };
+    let keychain = of(&[("bad", "hunter2"), ("fine", &usable), ("empty", "{}")]).expect("one");
+    assert_eq!(user(&keychain, "r.example/app").as_deref(), Some("u"));
+    let ignored: Vec<String> = keychain.ignored().iter().map(ToString::to_string).collect();
+    assert!(ignored[0].starts_with("Secret bad: .dockerconfigjson is not"), "{ignored:?}");
+    assert!(ignored[1].starts_with("Secret empty: .dockerconfigjson has no"), "{ignored:?}");
+    assert_eq!(ignored.len(), 2);
+    let error = of(&[("empty", "{}"), ("bad", "hunter2")]).expect_err("none");
+    assert_eq!(error, SecretError::Empty { secret: "empty".into(), key: ".dockerconfigjson" });
+    assert!(of(&[]).is_ok(), "a family may name none");
 }

@@ -88,6 +88,17 @@ fn a_registry_error_in_the_builders_log_is_classified() {
 }
 
 #[test]
+fn a_certificate_that_the_builder_does_not_trust_is_explained() {
+    let log = "error: failed to solve: failed to push reg/a:b: failed to do request: Head \
+               \"https://reg/v2/\": tls: failed to verify certificate: x509: certificate signed by \
+               unknown authority";
+    let failure =
+        failed_with(json!({"terminated": {"exitCode": 1, "reason": "Error", "message": log}}));
+    assert_eq!(failure.reason, Reason::RegistryUntrusted);
+    assert!(failure.message.contains("list it in `caBundle`"), "{}", failure.message);
+}
+
+#[test]
 fn a_timeout_is_reported_with_the_end_of_the_log() {
     let ended = container(
         "build",

@@ -231,6 +231,7 @@ fn observed_build(job: &Job, pods: &[Pod], outcome: BuildJobOutcome) -> Option<O
             upstreams: upstreams(job),
         },
         started_at: job.creation_timestamp().map(|time| time.0),
+        ended_at: ended_at(job, pods),
         outcome,
         pushed: PushReport::of(job, pods).digest(),
         waits_for,
@@ -274,6 +275,12 @@ fn observed_check(job: &Job, pods: &[Pod], outcome: CheckJobOutcome) -> Option<O
 /// or if neither the pod nor the Job shows an end.
 fn duration_seconds(job: &Job, pods: &[Pod]) -> Option<i64> {
     let start = job.creation_timestamp()?.0;
+    Some(ended_at(job, pods)?.duration_since(start).as_secs().max(0))
+}
+
+/// Returns when our own containers ended; `None` while they run, or if neither the pod nor the Job
+/// shows an end.
+fn ended_at(job: &Job, pods: &[Pod]) -> Option<Timestamp> {
     let own = pods.iter().filter_map(|pod| outcome::ended_at(job, pod)).max();
     let statuses =
         pods.iter().filter(|pod| pod_has_ended(pod)).filter_map(|pod| pod.status.as_ref());
@@ -282,8 +289,7 @@ fn duration_seconds(job: &Job, pods: &[Pod]) -> Option<i64> {
         Some(container.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref()?.0)
     });
     let complete = || Some(job.status.as_ref()?.completion_time.as_ref()?.0);
-    let end = own.or_else(|| stopped.max()).or_else(complete)?;
-    Some(end.duration_since(start).as_secs().max(0))
+    own.or_else(|| stopped.max()).or_else(complete)
 }
 
 /// Returns whether a Job still runs. Its pod ends a second or two before the Job does, and the Job
@@ -440,19 +446,21 @@ mod tests {
             pods(&json!({"status": {"phase": phase, "containerStatuses": [container]}}).to_string())
         };
         let waiting = json!({"waiting": {"reason": "ContainerCreating"}});
-        let ended = json!({"terminated": {"exitCode": 0}});
+        let ended = json!({"terminated": {"exitCode": 0, "finishedAt": "2026-01-01T00:01:30Z"}});
         let active = json!({"active": 1});
-        for (job, pods, has_started) in [
-            (job(json!({})), Vec::new(), false),
-            (job(active.clone()), Vec::new(), true),
-            (job(active.clone()), pod("Pending", waiting), false),
-            (job(active.clone()), pod("Running", json!({"running": {}})), true),
-            (job(active), pod("Succeeded", ended), true),
+        let end = "2026-01-01T00:01:30Z".parse().ok();
+        for (job, pods, has_started, ended_at) in [
+            (job(json!({})), Vec::new(), false, None),
+            (job(active.clone()), Vec::new(), true, None),
+            (job(active.clone()), pod("Pending", waiting), false, None),
+            (job(active.clone()), pod("Running", json!({"running": {}})), true, None),
+            (job(active), pod("Succeeded", ended), true, end),
         ] {
             let mut observed = ObservedJobs::default();
             add(&mut observed, &job, &pods, Timestamp::UNIX_EPOCH);
             let mut build = observed.builds["a"][0].clone();
             assert_eq!(build.has_started, has_started, "{job:?}, {pods:?}");
+            assert_eq!(build.ended_at, ended_at, "{job:?}, {pods:?}");
             let before = build.outcome.clone();
             build.ignore_other_repository("registry/old");
             assert_eq!(build.outcome, before);

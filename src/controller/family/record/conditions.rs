@@ -15,36 +15,46 @@ use crate::{
             unstarted::{DecidedImage, unstarted_builds},
         },
     },
-    engine::{
-        Decision, Problem,
-        end_of_life::{self, EndedUpstream},
-    },
+    engine::{Decision, Problem},
     lineage::ImageIndex,
 };
 
 /// Condition of a family that is true while one of its upstreams follows a release whose support
-/// has ended. It is absent otherwise.
+/// has ended. It is absent otherwise. Builds from such an upstream succeed, and get no fixes.
 pub const UPSTREAM_END_OF_LIFE: &str = "UpstreamEndOfLife";
+/// Condition of a family that is true while a Secret of `spec.credentials` does not exist or cannot
+/// be used, and others are used. It is absent otherwise.
+pub const CREDENTIALS_INCOMPLETE: &str = "CredentialsIncomplete";
 
-/// Sets or removes the condition [`UPSTREAM_END_OF_LIFE`]. It does not affect the others: builds
-/// from such an upstream succeed, and get no fixes.
-pub(super) fn set_end_of_life(
+/// Conditions of a family that report a problem and do not affect the others.
+pub(super) const OF_PROBLEMS: [&str; 2] = [UPSTREAM_END_OF_LIFE, CREDENTIALS_INCOMPLETE];
+
+/// Sets one of [`OF_PROBLEMS`], or removes it without a problem.
+pub(super) fn set_problem(
     status: &mut ImageFamilyStatus,
-    ended: &[EndedUpstream],
+    type_: &str,
+    problem: Option<&Problem>,
     now: Timestamp,
 ) {
-    let Some(problem) = end_of_life::problem(ended) else {
-        status.conditions.retain(|condition| condition.type_ != UPSTREAM_END_OF_LIFE);
+    let Some(problem) = problem else {
+        status.conditions.retain(|condition| condition.type_ != type_);
         return;
     };
     let update = ConditionUpdate {
-        type_: UPSTREAM_END_OF_LIFE,
+        type_,
         status: true,
         reason: problem.reason,
         message: &problem.message,
         observed_generation: status.observed_generation,
     };
     condition::set(&mut status.conditions, update, now);
+}
+
+/// Returns what a user reads about Secrets that cannot be used next to others; `None` if all can.
+pub(super) fn incomplete_credentials(problems: &[Problem]) -> Option<Problem> {
+    let Problem { reason, message } = problems.first()?;
+    let message = format!("{message}{}; the other credentials are used", more(problems.len()));
+    Some(Problem { reason: *reason, message })
 }
 
 /// What the three conditions of a family say. They share one reason and message.
@@ -252,4 +262,31 @@ fn settled_message(status: &ImageFamilyStatus) -> String {
         return format!("all {} images are current", counts.total);
     }
     format!("{}{held}{}", progress(counts), waiting.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_family_whose_secrets_are_incomplete_has_a_condition_of_its_own() {
+        let problem = |reason, name: &str| Problem { reason, message: format!("no Secret {name}") };
+        let problems =
+            [problem(Reason::SecretNotFound, "one"), problem(Reason::InvalidSecret, "two")];
+        let mut status = ImageFamilyStatus::default();
+        let now = Timestamp::UNIX_EPOCH;
+        let incomplete = incomplete_credentials(&problems);
+        set_problem(&mut status, CREDENTIALS_INCOMPLETE, incomplete.as_ref(), now);
+        let condition = &status.conditions[0];
+        assert!(condition::is_true(&status.conditions, CREDENTIALS_INCOMPLETE));
+        assert_eq!(
+            (condition.reason.as_str(), condition.message.as_str()),
+            ("SecretNotFound", "no Secret one (and 1 more); the other credentials are used")
+        );
+        set_problem(&mut status, UPSTREAM_END_OF_LIFE, incomplete.as_ref(), now);
+        let incomplete = incomplete_credentials(&[]);
+        set_problem(&mut status, CREDENTIALS_INCOMPLETE, incomplete.as_ref(), now);
+        assert!(!condition::is_true(&status.conditions, CREDENTIALS_INCOMPLETE));
+        assert!(condition::is_true(&status.conditions, UPSTREAM_END_OF_LIFE), "it stays");
+    }
 }

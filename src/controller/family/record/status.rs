@@ -25,7 +25,10 @@ use crate::{
             observe::{Observer, ownership::is_record_of},
             reconcile::Reconcile,
             record::{
-                conditions::{self, FamilyConditions, UPSTREAM_END_OF_LIFE},
+                conditions::{
+                    self, CREDENTIALS_INCOMPLETE, FamilyConditions, UPSTREAM_END_OF_LIFE,
+                    incomplete_credentials,
+                },
                 events::{self, Notice},
                 image::needs_user,
                 requests::REST_PAUSE,
@@ -56,6 +59,7 @@ impl Observer<'_> {
         let mut status = ImageFamilyStatus { observed_generation: generation, ..old.clone() };
         let conditions = FamilyConditions::rejected(problem);
         conditions.set(&mut status.conditions, generation, self.now);
+        conditions::set_problem(&mut status, CREDENTIALS_INCOMPLETE, None, self.now);
         if self.cache.should_log_rejection(generation, problem) {
             warn!(
                 generation, reason = problem.reason.as_str(), problem = %problem.message,
@@ -86,7 +90,11 @@ impl Reconcile<'_> {
         let conditions = FamilyConditions::of(&self.snapshot, &self.decision, &new);
         conditions.set(&mut new.conditions, new.observed_generation, self.now);
         let ended = end_of_life::ended_upstreams(&self.snapshot.family.spec.upstreams, self.now);
-        conditions::set_end_of_life(&mut new, &ended, self.now);
+        let end_of_life = end_of_life::problem(&ended);
+        conditions::set_problem(&mut new, UPSTREAM_END_OF_LIFE, end_of_life.as_ref(), self.now);
+        let keychain = self.cache.keychain.as_ref();
+        let credentials = keychain.and_then(|known| incomplete_credentials(&known.problems));
+        conditions::set_problem(&mut new, CREDENTIALS_INCOMPLETE, credentials.as_ref(), self.now);
         self.export_metrics(&new, ended.len());
         if new == old {
             return Ok(expires_at);
@@ -211,7 +219,7 @@ impl Reconcile<'_> {
             let before = old.upstreams.iter().find(|before| before.name == upstream.name);
             self.publish_upstream_events(before, upstream).await;
         }
-        for type_ in [STALLED, UPSTREAM_END_OF_LIFE] {
+        for type_ in [STALLED].into_iter().chain(conditions::OF_PROBLEMS) {
             let set = new.conditions.iter().find(|known| known.type_ == type_);
             let set = set.filter(|known| known.status == "True");
             let set = set.filter(|_| !condition::is_true(&old.conditions, type_));

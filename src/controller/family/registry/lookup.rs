@@ -218,7 +218,8 @@ impl FingerprintQuery<'_> {
         {
             return Ok(LookupResult::Existing(existing));
         }
-        Ok(LookupResult::Absent { last_build: self.last_build(fingerprint).await?, after })
+        let (last_build, asked_at) = (self.last_build(fingerprint).await?, self.reconcile.now);
+        Ok(LookupResult::Absent { last_build, after, asked_at })
     }
 
     /// Returns the number of the last build according to the registry. It is asked only if the

@@ -45,7 +45,7 @@ impl FamilyModel {
                 Some(existing) if *scope == LookupScope::FloatingTags => {
                     LookupResult::Existing(self.read_tags(image, existing))
                 }
-                _ => LookupResult::Absent { last_build: None, after },
+                _ => LookupResult::Absent { last_build: None, after, asked_at: self.now },
             },
         };
         let asked = self.asked.entry(image).or_default();
@@ -181,6 +181,7 @@ impl FamilyModel {
                         job: format!("{name}-{fingerprint:.8}-{attempt}").into(),
                         identity: identity.clone(),
                         started_at: Some(self.now),
+                        ended_at: None,
                         outcome: BuildOutcome::Running,
                         pushed: None,
                         waits_for: None,
@@ -235,6 +236,7 @@ impl FamilyModel {
             if job.outcome != BuildOutcome::Running {
                 continue;
             }
+            job.ended_at = Some(self.now);
             job.outcome = if let Some(class) = self.failing.get(image) {
                 BuildOutcome::Failed(BuildFailure {
                     class: *class,
