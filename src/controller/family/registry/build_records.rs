@@ -17,9 +17,12 @@ use crate::{
         envelope,
         statement::{BuildStatement, RecordedInputs, StatementKind},
     },
-    controller::family::{
-        reconcile::Reconcile,
-        registry::{lookup::MAX_CONCURRENT_LOOKUPS, pushed_image::Repository},
+    controller::{
+        family::{
+            reconcile::Reconcile,
+            registry::{lookup::MAX_CONCURRENT_LOOKUPS, pushed_image::Repository},
+        },
+        object_cache::Key,
     },
     engine::{Problem, causes::short, tags},
     identity::{Fingerprint, ImageDigest},
@@ -30,17 +33,22 @@ use crate::{
 /// The most records of current builds that one reconcile writes.
 const MAX_WRITES: usize = 64;
 
-/// The records in a repository.
+/// The records of one family in a repository.
 pub struct RecordStore<'a> {
     repository: &'a Repository<'a>,
     settings: &'a RecordSettings,
+    family: String,
 }
 
 impl<'a> RecordStore<'a> {
-    /// Returns the records in a repository.
+    /// Returns the records of a family in a repository.
     #[must_use]
-    pub const fn new(repository: &'a Repository<'a>, settings: &'a RecordSettings) -> Self {
-        Self { repository, settings }
+    pub fn new(
+        repository: &'a Repository<'a>,
+        settings: &'a RecordSettings,
+        family: &Key,
+    ) -> Self {
+        Self { repository, settings, family: recorded_family(family) }
     }
 
     /// Returns the repository.
@@ -79,7 +87,12 @@ impl<'a> RecordStore<'a> {
         let found = verified.filter(|verified| {
             let statement = &verified.statement;
             (statement.kind == StatementKind::Rebuild) == is_of_mark
-                && statement.is_about(&self.repository.full_name(), fingerprint, digest)
+                && statement.is_about(
+                    &self.family,
+                    &self.repository.full_name(),
+                    fingerprint,
+                    digest,
+                )
         });
         Ok(found.map(|verified| verified.key))
     }
@@ -178,6 +191,7 @@ impl Reconcile<'_> {
         });
         BuildStatement {
             kind,
+            family: recorded_family(&self.snapshot.key),
             repository: repository.full_name(),
             fingerprint: result.fingerprint.clone(),
             digests: result.digests.to_vec(),
@@ -265,7 +279,7 @@ impl Reconcile<'_> {
 
     async fn write_record(&self, record: UnwrittenRecord<'_>) -> AttemptedRecord {
         let UnwrittenRecord { image, repository, statement } = record;
-        let store = RecordStore::new(&repository, &self.context.records);
+        let store = RecordStore::new(&repository, &self.context.records, &self.snapshot.key);
         let tag = tags::pushed_as(&statement.fingerprint);
         let written = async {
             let Some(digest) = statement.digests.first() else { return Ok(String::new()) };
@@ -279,6 +293,11 @@ impl Reconcile<'_> {
         });
         AttemptedRecord { image: image.to_owned(), result }
     }
+}
+
+/// Returns what records call a family.
+pub(super) fn recorded_family(family: &Key) -> String {
+    format!("{}/{}", family.namespace, family.name)
 }
 
 /// What a statement says about a fingerprint.

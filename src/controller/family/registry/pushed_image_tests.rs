@@ -15,12 +15,15 @@ use crate::{
         keys::tests::{key, keys},
         statement::{BuildStatement, RecordedInputs, StatementKind},
     },
-    controller::family::registry::{
-        build_records::RecordStore,
-        existing_image::is_build_of_another,
-        pushed_image::{BaseComparison, Repository, present},
-        rebuilds::{MarkError, find_rebuild, set_rebuild_mark},
-        retag_unchanged::keep_digest,
+    controller::{
+        family::registry::{
+            build_records::{RecordStore, recorded_family},
+            existing_image::is_build_of_another,
+            pushed_image::{BaseComparison, Repository, present},
+            rebuilds::{MarkError, find_rebuild, set_rebuild_mark},
+            retag_unchanged::keep_digest,
+        },
+        object_cache::Key,
     },
     engine::{Lookup, LookupResult, Problem, fingerprint::fingerprint, tags::Tag},
     identity::{BlobsHash, ContentHash, Fingerprint},
@@ -51,6 +54,7 @@ struct RegistryModel {
     client: Client,
     keychain: Keychain,
     settings: RecordSettings,
+    family: Key,
 }
 
 impl RegistryModel {
@@ -75,6 +79,7 @@ impl RegistryModel {
                 keys: keys(&[("2026", &key())]),
                 policy: RecordPolicy::Required,
             },
+            family: Key::new("team", "apps"),
         }
     }
 
@@ -87,6 +92,7 @@ impl RegistryModel {
     ) -> BuildStatement {
         BuildStatement {
             kind,
+            family: recorded_family(&self.family),
             repository: self.repository().full_name(),
             fingerprint: fingerprint.into(),
             digests: digests.iter().map(|digest| digest.as_str().into()).collect(),
@@ -102,7 +108,7 @@ impl RegistryModel {
         built: &Digest,
     ) -> Result<LookupResult, Problem> {
         let repository = self.repository();
-        let store = RecordStore::new(&repository, &self.settings);
+        let store = RecordStore::new(&repository, &self.settings, &self.family);
         let fingerprint = lookup.fingerprint.as_str();
         let statement = self.statement(StatementKind::Unchanged, fingerprint, &[kept, built]);
         Ok(keep_digest(&store, lookup, &statement).await?.result)
@@ -111,7 +117,7 @@ impl RegistryModel {
     /// Marks a digest as the newest build of the inputs with a fingerprint.
     async fn mark(&self, fingerprint: &Fingerprint, digest: &Digest) -> Result<(), MarkError> {
         let repository = self.repository();
-        let store = RecordStore::new(&repository, &self.settings);
+        let store = RecordStore::new(&repository, &self.settings, &self.family);
         let kind = StatementKind::Rebuild;
         let statement = self.statement(kind, fingerprint.as_str(), &[digest]);
         set_rebuild_mark(&store, &digest.as_str().into(), &statement).await
@@ -120,7 +126,7 @@ impl RegistryModel {
     /// Returns whether a record says that a digest is the result of a fingerprint.
     async fn is_recorded(&self, tag: &str, fingerprint: &str, digest: &Digest) -> bool {
         let repository = self.repository();
-        let store = RecordStore::new(&repository, &self.settings);
+        let store = RecordStore::new(&repository, &self.settings, &self.family);
         let found = store.find(tag, &fingerprint.into(), &digest.as_str().into()).await;
         found.expect("an answer").is_some()
     }
@@ -532,7 +538,7 @@ async fn a_marked_rebuild_is_found_with_its_request() {
         (fingerprint(&inputs), fingerprint(&requested("r:1")), fingerprint(&requested("r:2")));
     let model = RegistryModel::start().await;
     let repository = model.repository();
-    let store = RecordStore::new(&repository, &model.settings);
+    let store = RecordStore::new(&repository, &model.settings, &model.family);
     let find = async || find_rebuild(&store, &plain, &inputs).await.expect("an answer");
     let build = |fingerprint: &str, number: i64, request: Option<&str>| {
         model.push_for(
@@ -590,7 +596,7 @@ async fn a_registry_that_forbids_a_mark_is_not_asked_for_it_again() {
 }
 
 #[tokio::test]
-async fn a_record_counts_for_one_fingerprint_one_repository_and_one_digest() {
+async fn a_record_counts_for_one_family_one_repository_one_fingerprint_and_one_digest() {
     let mut model = RegistryModel::start().await;
     let built = model.push(Some(&tag(F1)), "amd64", &["a"], Some((F1, 1)));
     let other = model.push(Some(&tag(F2)), "amd64", &["b"], Some((F2, 2)));
@@ -598,7 +604,7 @@ async fn a_record_counts_for_one_fingerprint_one_repository_and_one_digest() {
     let write = async |tag: &str, statement: &BuildStatement, digest: &Digest| {
         let repository = model.repository();
         let image = repository.manifest(digest).await.expect("a manifest");
-        let store = RecordStore::new(&repository, &model.settings);
+        let store = RecordStore::new(&repository, &model.settings, &model.family);
         store.write(tag, statement, &image).await.expect("written");
     };
     let of_build =
@@ -612,6 +618,12 @@ async fn a_record_counts_for_one_fingerprint_one_repository_and_one_digest() {
     let elsewhere = BuildStatement { repository: "r.test/other".into(), ..of_build(F2, &other) };
     write(&tag(F2), &elsewhere, &other).await;
     assert!(!model.is_recorded(&tag(F2), F2, &other).await, "another repository");
+    // Whoever may push to a shared prefix declares the same image in a namespace of their own.
+    let of_another = BuildStatement { family: "other/apps".into(), ..of_build(F2, &other) };
+    write(&tag(F2), &of_another, &other).await;
+    assert!(!model.is_recorded(&tag(F2), F2, &other).await, "another family");
+    write(&tag(F2), &of_build(F2, &other), &other).await;
+    assert!(model.is_recorded(&tag(F2), F2, &other).await);
     // A build is no mark of a rebuild, and the other way around.
     let mark = format!("{}-rebuilt", tag(F1));
     write(&mark, &of_build(F1, &built), &built).await;
@@ -634,7 +646,7 @@ async fn a_record_that_cannot_be_replaced_is_enough() {
     let model = RegistryModel::start().await;
     let built = model.push(Some(&tag(F1)), "amd64", &["a"], Some((F1, 1)));
     let repository = model.repository();
-    let store = RecordStore::new(&repository, &model.settings);
+    let store = RecordStore::new(&repository, &model.settings, &model.family);
     let image = repository.manifest(&built).await.expect("a manifest");
     let statement = model.statement(StatementKind::Build, F1, &[&built]);
     model.content.lock().expect("content").refuses = Some(412);

@@ -6,9 +6,12 @@ use tracing::warn;
 use crate::{
     api::ManagedImageStatus,
     build_records::{RecordedBuild, statement::StatementKind},
-    controller::family::registry::{
-        build_records::{RecordStore, RecordedResult},
-        lookup::FingerprintQuery,
+    controller::family::{
+        reconcile::Reconcile,
+        registry::{
+            build_records::{RecordStore, RecordedResult},
+            lookup::FingerprintQuery,
+        },
     },
     engine::{LookupResult, Problem, causes::short, tags},
     identity::{Fingerprint, ImageDigest},
@@ -101,7 +104,8 @@ impl FingerprintQuery<'_> {
 
     /// Returns the records in the repository of the image.
     pub(super) fn records(&self) -> RecordStore<'_> {
-        RecordStore::new(&self.repository, &self.reconcile.context.records)
+        let Reconcile { context, snapshot, .. } = self.reconcile;
+        RecordStore::new(&self.repository, &context.records, &snapshot.key)
     }
 }
 
