@@ -185,6 +185,11 @@ impl RecordKeys {
         self.all().find(|key| key.id == id)
     }
 
+    /// Returns the ids of all keys, that of the key that signs first. There are at most 16.
+    pub fn ids(&self) -> impl Iterator<Item = &str> {
+        self.all().map(RecordKey::id)
+    }
+
     /// Returns the seal of a text, in hexadecimal digits.
     #[must_use]
     pub fn seal(&self, text: &str) -> String {

@@ -1,6 +1,6 @@
 //! What a record says: an in-toto Statement whose subjects are the digests that a fingerprint gave.
-//! A record is bound to its repository and its fingerprint, so that it cannot be used for another
-//! one.
+//! A record is bound to its family, its repository and its fingerprint, so that it cannot be used
+//! for another one.
 
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +34,9 @@ pub enum StatementKind {
 pub struct BuildStatement {
     /// What it is about.
     pub kind: StatementKind,
+    /// The family whose build it was, `namespace/name`. It is not its uid, so that a family that is
+    /// recreated or restored keeps its builds.
+    pub family: String,
     /// The repository, with the host of the registry.
     pub repository: String,
     /// The fingerprint that the digests are the result of.
@@ -87,6 +90,7 @@ struct WrittenDigest {
 #[derive(Serialize, Deserialize)]
 struct WrittenPredicate {
     kind: StatementKind,
+    family: String,
     repository: String,
     fingerprint: String,
     #[serde(flatten)]
@@ -111,6 +115,7 @@ impl BuildStatement {
             predicate_type: PREDICATE_TYPE.into(),
             predicate: WrittenPredicate {
                 kind: self.kind,
+                family: self.family.clone(),
                 repository: self.repository.clone(),
                 fingerprint: self.fingerprint.to_string(),
                 inputs: self.inputs.clone(),
@@ -122,12 +127,13 @@ impl BuildStatement {
     #[must_use]
     pub fn parse(json: &[u8]) -> Option<Self> {
         let written: WrittenStatement = serde_json::from_slice(json).ok()?;
-        let WrittenPredicate { kind, repository, fingerprint, inputs } = written.predicate;
+        let WrittenPredicate { kind, family, repository, fingerprint, inputs } = written.predicate;
         let is_ours = written.type_ == STATEMENT_TYPE && written.predicate_type == PREDICATE_TYPE;
         let is_bounded = (1..=MAX_SUBJECTS).contains(&written.subject.len());
         let names_match = written.subject.iter().all(|subject| subject.name == repository);
         (is_ours && is_bounded && names_match).then(|| Self {
             kind,
+            family,
             repository,
             fingerprint: fingerprint.into(),
             digests: written
@@ -139,15 +145,19 @@ impl BuildStatement {
         })
     }
 
-    /// Whether the statement says that a digest is the result of a fingerprint in a repository.
+    /// Whether the statement says that a build of this family, `namespace/name`, had a digest as
+    /// the result of a fingerprint in a repository. The inputs of a build are no secret, so another
+    /// family can have the same fingerprint and name the same repository.
     #[must_use]
     pub fn is_about(
         &self,
+        family: &str,
         repository: &str,
         fingerprint: &Fingerprint,
         digest: &ImageDigest,
     ) -> bool {
-        self.repository == repository
+        self.family == family
+            && self.repository == repository
             && self.fingerprint == *fingerprint
             && self.digests.contains(digest)
     }
@@ -160,6 +170,7 @@ pub(super) mod tests {
     pub fn statement() -> BuildStatement {
         BuildStatement {
             kind: StatementKind::Build,
+            family: "team/apps".into(),
             repository: "registry.example.com/team/app".into(),
             fingerprint: "f1".into(),
             digests: vec!["sha256:aa".into(), "sha256:bb".into()],
@@ -185,6 +196,7 @@ pub(super) mod tests {
             "predicateType": "https://groundswell.dev/build-record/v1",
             "predicate": {
                 "kind": "Build",
+                "family": "team/apps",
                 "repository": "registry.example.com/team/app",
                 "fingerprint": "f1",
                 "build": 7,
@@ -197,16 +209,21 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_statement_is_about_one_repository_and_one_fingerprint() {
-        let statement = statement();
-        let is_about = |repository: &str, fingerprint: &str, digest: &str| {
-            statement.is_about(repository, &fingerprint.into(), &digest.into())
-        };
-        assert!(is_about("registry.example.com/team/app", "f1", "sha256:aa"));
-        assert!(is_about("registry.example.com/team/app", "f1", "sha256:bb"));
-        assert!(!is_about("registry.example.com/team/app", "f1", "sha256:cc"));
-        assert!(!is_about("registry.example.com/team/app", "f2", "sha256:aa"));
-        assert!(!is_about("registry.example.com/team/other", "f1", "sha256:aa"));
+    fn a_statement_is_about_one_family_one_repository_and_one_fingerprint() {
+        let (ours, app) = ("team/apps", "registry.example.com/team/app");
+        for (family, repository, fingerprint, digest, is_about) in [
+            (ours, app, "f1", "sha256:aa", true),
+            (ours, app, "f1", "sha256:bb", true),
+            (ours, app, "f1", "sha256:cc", false),
+            (ours, app, "f2", "sha256:aa", false),
+            (ours, "registry.example.com/team/other", "f1", "sha256:aa", false),
+            ("other/apps", app, "f1", "sha256:aa", false),
+            ("team/other", app, "f1", "sha256:aa", false),
+        ] {
+            let (fingerprint, digest) = (fingerprint.into(), digest.into());
+            let said = statement().is_about(family, repository, &fingerprint, &digest);
+            assert_eq!(said, is_about, "{family} {repository} {fingerprint} {digest}");
+        }
     }
 
     #[test]
@@ -229,5 +246,8 @@ pub(super) mod tests {
         ] {
             assert_eq!(changed(pointer, value), None, "{pointer}");
         }
+        let mut of_no_family = written.clone();
+        of_no_family["predicate"].as_object_mut().expect("a predicate").remove("family");
+        assert_eq!(BuildStatement::parse(of_no_family.to_string().as_bytes()), None);
     }
 }

@@ -8,6 +8,7 @@
 //! - [`quota`]: the operator's limits of concurrent builds, which all families share
 //! - [`job_seals`]: which Jobs are ours
 //! - [`deferred_jobs`]: Jobs that are not admitted now, and when they are created again
+//! - [`record_schedule`]: when the records of current builds are written
 //! - [`check_images`]: the digests of the images that checks run in, as registries have answered
 //! - [`dependents`], [`rollouts`], [`tag_owners`]: indexes over families and images
 //! - [`found_edges`]: the edges of images whose Dockerfiles say them
@@ -31,6 +32,7 @@ pub mod object_cache;
 pub mod quota;
 pub mod reconcile_cache;
 pub mod reconcile_shares;
+pub mod record_schedule;
 pub mod repository_rules;
 pub mod resource_quotas;
 pub mod rollout;

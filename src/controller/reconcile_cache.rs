@@ -20,6 +20,7 @@ use crate::{
             platform::DefaultPlatform, pod_events::PodEventCache, strategies::RenderedStrategy,
         },
         found_edges::{EdgeExpansion, KnownParents, dockerfile::ReadDockerfile},
+        record_schedule::RecordSchedule,
         tag_owners::ClaimProblems,
     },
     engine::{
@@ -79,10 +80,8 @@ pub struct ReconcileCache {
     pub rebuild_marks: HashMap<String, RebuildMark>,
     /// The records of builds that the registry is known to have, by image.
     pub build_records: HashMap<String, RecordedBuild>,
-    /// How many times in a row records of current builds could not be written.
-    pub failed_records: u32,
-    /// When records of current builds are written again that could not be written.
-    pub record_retry_at: Option<Timestamp>,
+    /// When the records of current builds are written.
+    pub record_schedule: RecordSchedule,
     /// The images under our own tags that are no builds of ours, by image.
     unrecorded: HashMap<String, ReportedImage>,
     /// What the registry has answered about labels, by image.
@@ -298,7 +297,7 @@ impl ReconcileCache {
             self.check_images.clear();
             self.labels.clear();
             self.rebuild_marks.clear();
-            self.record_retry_at = None;
+            self.record_schedule = RecordSchedule::default();
             self.forget_failed_tags();
         }
     }
@@ -388,6 +387,7 @@ impl ReconcileCache {
         self.labels.retain(|image, _| wanted.contains(image.as_str()));
         self.rebuild_marks.retain(|image, _| wanted.contains(image.as_str()));
         self.build_records.retain(|image, _| wanted.contains(image.as_str()));
+        self.record_schedule.retain_images(wanted);
         self.unrecorded.retain(|image, _| wanted.contains(image.as_str()));
     }
 }

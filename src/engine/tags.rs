@@ -8,6 +8,7 @@ use crate::{
     api::{Image, ImageFamilySpec, LabelRecord, Upstream},
     engine::{
         causes::short,
+        fingerprint::Hasher,
         input::VerifiedBuild,
         tag_labels::{
             LABEL_VARIABLE, absent_labels, are_read, check_count, label_values, named_labels,
@@ -28,6 +29,8 @@ const VARIABLES: [&str; 7] =
     ["args", "build", "fingerprint", LABEL_VARIABLE, "matrix", "name", "upstream"];
 /// Prefix of the operator's own tags.
 const RESERVED_PREFIX: &str = "gs-";
+/// Number of hexadecimal digits by which the records of keys and families differ.
+const RECORD_PLACE_LENGTH: usize = 16;
 /// Prefixes of the tags under which registries keep signatures and referrers. Whoever builds an
 /// image sets its labels, which must not replace those.
 const ARTEFACT_PREFIXES: [&str; 2] = ["sha256-", "sha512-"];
@@ -121,6 +124,16 @@ pub fn rebuilt_as(fingerprint: &Fingerprint) -> String {
 #[must_use]
 pub fn recorded_as(tag: &str) -> String {
     format!("{tag}-record")
+}
+
+/// Returns the tag of the record that the key with the id `signer` makes for a family, in a
+/// registry that keeps another record under [`recorded_as`]. Each key and each family has another
+/// one, so that it is free where no tag can be moved.
+#[must_use]
+pub fn recorded_by(tag: &str, signer: &str, family: &str) -> String {
+    let mut place = Hasher::new("record").text(signer).text(family).hex();
+    place.truncate(RECORD_PLACE_LENGTH);
+    format!("{tag}-{place}-record")
 }
 
 /// Renders the tags that an image claims. One that names the build or the fingerprint stands for

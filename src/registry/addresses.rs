@@ -34,7 +34,7 @@ const REFUSED: [(&str, &str); 14] = [
     ("fe80::/10", "a link-local address"),
     ("fec0::/10", "a site-local address"),
     ("ff00::/8", "a multicast address"),
-    ("fd00:ec2::254/128", "the metadata service of a cloud"),
+    ("fd00:ec2::/32", "a service of a cloud, such as metadata and credentials"),
     ("fd20:ce::254/128", "the metadata service of a cloud"),
 ];
 /// The names of services of the cluster end with one of these.
@@ -287,15 +287,17 @@ impl AddressPolicy {
     }
 
     fn check(&self, host: &str, address: IpAddr) -> Result<(), RefusedAddress> {
-        let canonical = without_embedding(address);
-        let is_allowed = |range: &AddressRange| range.contains(canonical);
-        if self.allows_host(&host.to_ascii_lowercase()) || self.allowed.iter().any(is_allowed) {
+        let embedded = embedded_addresses(address);
+        let is_allowed = |address: IpAddr| self.allowed.iter().any(|range| range.contains(address));
+        let all_are_allowed = !embedded.is_empty() && embedded.iter().copied().all(is_allowed);
+        if self.allows_host(&host.to_ascii_lowercase()) || is_allowed(address) || all_are_allowed {
             return Ok(());
         }
-        let mut refused = self.refused.iter();
-        let refused =
-            refused.find(|known| known.range.contains(canonical) || known.range.contains(address));
-        refused.map_or(Ok(()), |known| {
+        let reached: Vec<IpAddr> =
+            embedded.into_iter().filter(|it| !is_allowed(*it)).chain([address]).collect();
+        let is_refused =
+            |known: &&RefusedRange| reached.iter().any(|address| known.range.contains(*address));
+        self.refused.iter().find(is_refused).map_or(Ok(()), |known| {
             let (host, what) = (host.to_owned(), known.what.clone());
             Err(RefusedAddress { host, address: Some(address), what })
         })
@@ -309,20 +311,38 @@ impl AddressPolicy {
     }
 }
 
-/// Returns the IPv4 address inside of an IPv6 one (mapped, compatible, NAT64 or 6to4), or else the
-/// address.
-fn without_embedding(address: IpAddr) -> IpAddr {
-    let IpAddr::V6(v6) = address else { return address };
-    let low =
-        |v6: Ipv6Addr| Ipv4Addr::from_bits(u32::try_from(v6.to_bits() & 0xffff_ffff).unwrap_or(0));
+/// Returns the IPv4 addresses that an IPv6 one leads to: mapped, compatible, translated, 6to4,
+/// Teredo, ISATAP and NAT64 ones. A prefix of one's own for NAT64 can have several lengths, so that
+/// several addresses are possible.
+fn embedded_addresses(address: IpAddr) -> Vec<IpAddr> {
+    let IpAddr::V6(v6) = address else { return Vec::new() };
+    let at = |bit: u32| low_bits(v6.to_bits() >> (96 - bit));
     match v6.segments() {
-        [0, 0, 0, 0, 0, 0, 0, 0 | 1] => address,
-        [0, 0, 0, 0, 0, 0 | 0xffff, ..] | [0x64, 0xff9b, 0, 0, 0, 0, ..] => low(v6).into(),
-        [0x2002, high, second, ..] => {
-            Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(second)).into()
-        }
-        _ => address,
+        [0, 0, 0, 0, 0, 0, 0, 0 | 1] => Vec::new(),
+        [0, 0, 0, 0, 0, 0 | 0xffff, ..]
+        | [0, 0, 0, 0, 0xffff, 0, ..]
+        | [0x64, 0xff9b, 0, 0, 0, 0, ..]
+        | [_, _, _, _, 0 | 0x200, 0x5efe, ..] => vec![at(96).into()],
+        [0x64, 0xff9b, 1, ..] => of_local_nat64(v6),
+        [0x2001, 0, ..] => vec![Ipv4Addr::from_bits(!at(96).to_bits()).into()],
+        [0x2002, ..] => vec![at(16).into()],
+        _ => Vec::new(),
     }
+}
+
+/// Returns the addresses that one with the prefix `64:ff9b:1::/48` can stand for (RFC 8215). Its
+/// networks choose how long their prefix is (RFC 6052), which leaves out the bits 64 to 71. What is
+/// no address with one length has zeros there.
+fn of_local_nat64(v6: Ipv6Addr) -> Vec<IpAddr> {
+    let bits = v6.to_bits();
+    let without_gap = (bits >> 64 << 56) | (bits & ((1 << 56) - 1));
+    let shorter = [48, 56, 64].map(|prefix| low_bits(without_gap >> (120 - 32 - prefix)));
+    let possible = [low_bits(bits)].into_iter().chain(shorter);
+    possible.filter(|v4| v4.octets()[0] != 0).map(IpAddr::from).collect()
+}
+
+fn low_bits(bits: u128) -> Ipv4Addr {
+    Ipv4Addr::from_bits(u32::try_from(bits & 0xffff_ffff).unwrap_or(0))
 }
 
 /// Resolves names for the HTTP client, and drops the addresses that are refused.
@@ -383,6 +403,16 @@ mod tests {
             ("https://[2002:a9fe:a9fe::1]/", "link-local"),
             ("https://[::127.0.0.1]/", "loopback"),
             ("https://[fd00:ec2::254]/", "metadata"),
+            ("http://[fd00:ec2::23]/v1/credentials", "credentials"),
+            ("https://[::ffff:0:169.254.169.254]/", "link-local"),
+            ("https://[64:ff9b:1::a9fe:a9fe]/", "link-local"),
+            ("https://[64:ff9b:1:a9fe:a9:fe00::]/", "link-local"),
+            ("https://[64:ff9b:1:77a9:fe:a9fe::]/", "link-local"),
+            ("https://[64:ff9b:1:7777:a9:fea9:fe00:0]/", "link-local"),
+            ("https://[64:ff9b:1:7777::a9fe:a9fe]/", "link-local"),
+            ("https://[2001:0:1:2:3:4:5601:5601]/", "link-local"),
+            ("https://[2a00::5efe:169.254.169.254]/", "link-local"),
+            ("https://[2a00::200:5efe:169.254.169.254]/", "link-local"),
             ("https://255.255.255.255/", "reserved"),
             ("https://239.1.2.3/", "multicast"),
             ("https://10.96.0.1/", "the API server"),
@@ -401,6 +431,12 @@ mod tests {
             "https://192.168.1.1:5000/",
             "https://172.16.0.1/",
             "https://[fd12:3456::1]/",
+            "https://[fd00:ec3::23]/",
+            "https://[64:ff9b:1::808:808]/",
+            "https://[64:ff9b:1:7777::808:808]/",
+            "https://[64:ff9b:2::a9fe:a9fe]/",
+            "https://[::ffff:0:8.8.8.8]/",
+            "https://[2001:db8::a9fe:a9fe]/",
             "https://8.8.8.8/",
             "https://registry.example.com/",
             "https://mysvc/",
@@ -414,19 +450,32 @@ mod tests {
     #[test]
     fn what_is_listed_is_allowed() {
         let policy = policy(
-            &["127.0.0.1", "fe80::/64", "harbor.harbor.svc", "*.tools.svc", "meta.example"],
+            &[
+                "127.0.0.1",
+                "fe80::/64",
+                "64:ff9b:1:ffff::/96",
+                "harbor.harbor.svc",
+                "*.tools.svc",
+                "meta.example",
+            ],
             &["10.0.0.0/8"],
         );
         for url in [
             "http://127.0.0.1/",
             "http://[::ffff:127.0.0.1]/",
             "https://[fe80::1]/",
+            "https://[64:ff9b:1:ffff::8.8.8.8]/",
             "https://harbor.harbor.svc/",
             "https://git.tools.svc/",
         ] {
             assert_eq!(refusal(&policy, url), None, "{url}");
         }
-        for url in ["http://127.0.0.2/", "https://tools.svc/", "https://eviltools.svc/"] {
+        for url in [
+            "http://127.0.0.2/",
+            "https://[64:ff9b:1:fffe::8.8.8.8]/",
+            "https://tools.svc/",
+            "https://eviltools.svc/",
+        ] {
             assert!(refusal(&policy, url).is_some(), "{url}");
         }
         let at = |address: &str| SocketAddr::new(address.parse().expect(address), 0);

@@ -185,7 +185,7 @@ impl Config {
     /// Whether this host, given with its port if it has one, is reached over plain HTTP.
     #[must_use]
     pub fn is_plain_http(&self, host: &str) -> bool {
-        self.plain_http.iter().any(|plain| plain.eq_ignore_ascii_case(host))
+        is_listed(&self.plain_http, host)
     }
 
     /// Returns the host that serves this registry, with its port if that is not the default one.
@@ -278,6 +278,11 @@ fn prefix(mirror: &Url) -> String {
         "" => String::new(),
         path => format!("{path}/"),
     }
+}
+
+/// Whether a list of hosts, each with its port if it has one, contains this one.
+pub(super) fn is_listed(hosts: &[String], host: &str) -> bool {
+    hosts.iter().any(|listed| listed.eq_ignore_ascii_case(host))
 }
 
 /// Returns the host, followed by the port if the URL has one other than its scheme's default.

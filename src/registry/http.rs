@@ -23,7 +23,7 @@ use crate::{
     registry::{
         Digest, RegistryError,
         circuits::Circuits,
-        config::{Config, authority},
+        config::{Config, authority, is_listed},
         deadline::Deadline,
         error::ErrorContext,
         error_body::{describe_response, has_error_form, is_name_unknown},
@@ -51,6 +51,8 @@ pub(super) struct Http {
     transport: Arc<dyn Transport>,
     clock: Clock,
     requests_per_host: usize,
+    /// The hosts that are reached over plain HTTP.
+    plain_http: Vec<String>,
     hosts: Mutex<HashMap<String, Arc<Semaphore>>>,
     circuits: Circuits,
 }
@@ -134,6 +136,7 @@ impl Http {
             transport,
             clock,
             requests_per_host: config.concurrent_requests_per_host,
+            plain_http: config.plain_http.clone(),
             hosts: Mutex::default(),
             circuits: Circuits::default(),
         }
@@ -152,7 +155,8 @@ impl Http {
     /// Sends one request and reads the response, whatever its status.
     ///
     /// `GET` and `HEAD` follow redirects. The credential is sent only to those that it is meant
-    /// for, not to another host that a redirect names. A redirect from HTTPS to HTTP is an error.
+    /// for, not to another host that a redirect names. A redirect from HTTPS to HTTP is an error,
+    /// and so is one over plain HTTP to another host that the settings do not list for that.
     pub(super) async fn send(
         &self,
         context: ErrorContext<'_>,
@@ -176,8 +180,7 @@ impl Http {
                     return Ok(self.of_redirect(response, url));
                 }
                 Some(location) if follows => {
-                    url = redirect_target(&url, &location)
-                        .map_err(|problem| context.invalid_response(problem))?;
+                    url = self.follow(context, &url, &location)?;
                 }
                 _ => {
                     let is_named = same_origin(&url, &request.url);
@@ -193,6 +196,27 @@ impl Http {
             }
         }
         Err(context.invalid_response(format!("redirected more than {MAX_REDIRECTS} times")))
+    }
+
+    /// Returns where a redirect leads, if it is followed.
+    fn follow(
+        &self,
+        context: ErrorContext<'_>,
+        from: &Url,
+        location: &str,
+    ) -> Result<Url, RegistryError> {
+        let to =
+            redirect_target(from, location).map_err(|problem| context.invalid_response(problem))?;
+        // To list what is refused would allow it.
+        self.transport.check(&to).map_err(|refused| context.refused(&refused))?;
+        if to.scheme() == "http" && !same_origin(from, &to) && !is_plain(&self.plain_http, &to) {
+            let host = authority(&to);
+            return Err(context.invalid_response(format!(
+                "redirected over plain HTTP to {host}; if that is meant, list {host} in \
+                 `registries.plainHttp` of the operator's configuration"
+            )));
+        }
+        Ok(to)
     }
 
     /// Sends one request without following redirects.
@@ -423,6 +447,13 @@ fn redirect_target(from: &Url, location: &str) -> Result<Url, &'static str> {
     }
 }
 
+/// Whether the hosts that are reached over plain HTTP contain that of a URL, with its port.
+fn is_plain(hosts: &[String], url: &Url) -> bool {
+    let host = authority(url);
+    let with_port = format!("{host}:{}", url.port_or_known_default().unwrap_or_default());
+    is_listed(hosts, &host) || url.port().is_none() && is_listed(hosts, &with_port)
+}
+
 pub(super) fn same_origin(a: &Url, b: &Url) -> bool {
     a.scheme() == b.scheme()
         && a.host() == b.host()
@@ -457,6 +488,23 @@ mod tests {
                 follow("https://r.example/a", location).expect_err(location).contains(problem),
                 "{location}"
             );
+        }
+    }
+
+    #[test]
+    fn a_host_is_listed_with_its_port() {
+        let hosts = ["s.example", "t.example:5000", "u.example:80"].map(str::to_owned);
+        for (url, expected) in [
+            ("http://S.example/b", true),
+            ("http://s.example:80/b", true),
+            ("http://t.example:5000/b", true),
+            ("http://u.example/b", true),
+            ("http://other.example/b", false),
+            ("http://t.example/b", false),
+            ("http://s.example:81/b", false),
+            ("http://u.example:8080/b", false),
+        ] {
+            assert_eq!(is_plain(&hosts, &url.parse().expect(url)), expected, "{url}");
         }
     }
 }

@@ -58,6 +58,14 @@ impl From<RefusedAddress> for TransportError {
 /// Carries one request to a host and its response back. It follows no redirects and keeps only
 /// connections between two requests.
 pub trait Transport: Send + Sync + 'static {
+    /// Checks a URL before it is requested, as far as that is possible without resolving its host.
+    ///
+    /// # Errors
+    /// Returns a [`RefusedAddress`] if a request to it would be refused.
+    fn check(&self, _url: &Url) -> Result<(), RefusedAddress> {
+        Ok(())
+    }
+
     /// Sends one request.
     fn send(
         &self,
@@ -107,12 +115,16 @@ impl HttpTransport {
 }
 
 impl Transport for HttpTransport {
+    fn check(&self, url: &Url) -> Result<(), RefusedAddress> {
+        self.addresses.check_url(url)
+    }
+
     fn send(
         &self,
         request: OutgoingRequest,
     ) -> BoxFuture<'static, Result<Response<ResponseBody>, TransportError>> {
         let OutgoingRequest { method, url, headers, body } = request;
-        if let Err(refused) = self.addresses.check_url(&url) {
+        if let Err(refused) = self.check(&url) {
             return futures::future::ready(Err(refused.into())).boxed();
         }
         let sent = self.client.request(method, url).headers(headers).body(body).send();
@@ -137,6 +149,10 @@ pub(super) struct GuardedTransport {
 }
 
 impl Transport for GuardedTransport {
+    fn check(&self, url: &Url) -> Result<(), RefusedAddress> {
+        self.inner.check(url)
+    }
+
     fn send(
         &self,
         request: OutgoingRequest,

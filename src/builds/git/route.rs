@@ -1,6 +1,7 @@
 //! How libgit2 reaches a server. It resolves names and follows redirects by itself, so that it gets
-//! what it cannot resolve otherwise: over ssh an address, and over HTTPS a proxy in this process,
-//! which connects to addresses that are permitted.
+//! what it cannot resolve otherwise: over ssh an address, and over HTTPS a proxy: that of the
+//! environment, or one in this process, which connects to addresses that are permitted. Which of
+//! the two is decided here, as for registries, and not by libgit2.
 
 use std::{
     io::{self, Read, Write},
@@ -11,6 +12,8 @@ use std::{
 };
 
 use git2::ProxyOptions;
+use http::Uri;
+use hyper_util::client::proxy::matcher::Matcher;
 use url::Url;
 
 use crate::{
@@ -26,24 +29,41 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_REQUEST: usize = 8 << 10;
 /// Maximum number of connections in one process.
 const MAX_CONNECTIONS: usize = 64;
-/// The variables that name a proxy for HTTPS.
-const PROXIES: [&str; 2] = ["HTTPS_PROXY", "https_proxy"];
+/// The variable that names a proxy for HTTPS; programs read either case.
+const PROXY: &str = "HTTPS_PROXY";
+/// The variable that names the hosts that are reached without it.
+const NO_PROXY: &str = "NO_PROXY";
 
 /// The URL and the proxy that libgit2 is given for a server.
 pub(super) struct Route {
     url: String,
-    tunnel: Option<Tunnel>,
+    proxy: RouteProxy,
+}
+
+/// The proxy of a route.
+enum RouteProxy {
+    /// What libgit2 finds in the environment.
+    Unspecified,
+    /// The one that the environment names, by its URL.
+    Environment(String),
+    /// The one in this process.
+    Tunnel(Tunnel),
 }
 
 impl Route {
     /// Leaves everything to libgit2.
     pub fn direct(url: &Url) -> Self {
-        Self { url: url.to_string(), tunnel: None }
+        Self { url: url.to_string(), proxy: RouteProxy::Unspecified }
     }
 
-    /// Returns a route to permitted addresses only. If the environment names a proxy for HTTPS, the
-    /// proxy resolves names, and this checks what it can without it.
-    pub fn permitted(url: &Url, addresses: Option<&AddressPolicy>) -> Result<Self, GitError> {
+    /// Returns a route to permitted addresses only, given a lookup of variables of the environment.
+    /// If they name a proxy for this server, the proxy resolves names, and this checks what it can
+    /// without it.
+    pub fn permitted(
+        url: &Url,
+        addresses: Option<&AddressPolicy>,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, GitError> {
         let Some(addresses) = addresses else { return Ok(Self::direct(url)) };
         let refused = |refused: &RefusedAddress| GitError::Refused {
             url: url.to_string(),
@@ -55,9 +75,8 @@ impl Route {
             None => GitError::Unavailable { url: url.to_string(), problem: error.to_string() },
         };
         let (host, port) = (url.host_str().unwrap_or_default(), url.port_or_known_default());
-        let is_proxied = PROXIES.iter().any(|name| std::env::var_os(name).is_some());
-        match url.scheme() {
-            "ssh" => {
+        match (url.scheme(), proxy_for(url, variable)) {
+            ("ssh", _) => {
                 let found = addresses.resolve_blocking(host, port.unwrap_or(22));
                 let found = found.map_err(|error| unavailable(&error))?;
                 let mut pinned = url.clone();
@@ -67,18 +86,21 @@ impl Route {
                 }
                 Ok(Self::direct(&pinned))
             }
-            "https" if is_proxied => {
+            ("https", Some(proxy)) => {
                 let found = addresses.resolve_blocking(host, port.unwrap_or(443));
                 // What does not resolve here may do so at the proxy.
                 match found {
                     Err(error) if refusal(&error).is_some() => Err(unavailable(&error)),
-                    _ => Ok(Self::direct(url)),
+                    _ => {
+                        let proxy = RouteProxy::Environment(proxy);
+                        Ok(Self { url: url.to_string(), proxy })
+                    }
                 }
             }
-            "https" => {
+            ("https", None) => {
                 let tunnel =
                     Tunnel::open(addresses.clone()).map_err(|error| unavailable(&error))?;
-                Ok(Self { url: url.to_string(), tunnel: Some(tunnel) })
+                Ok(Self { url: url.to_string(), proxy: RouteProxy::Tunnel(tunnel) })
             }
             _ => Ok(Self::direct(url)),
         }
@@ -89,20 +111,23 @@ impl Route {
         &self.url
     }
 
-    /// The proxy to use: that of the environment, unless there is one here. libgit2 uses none by
-    /// default.
+    /// The proxy to use. libgit2 uses none by default.
     pub fn proxy(&self) -> ProxyOptions<'_> {
         let mut options = ProxyOptions::new();
-        match &self.tunnel {
-            Some(tunnel) => _ = options.url(&tunnel.url),
-            None => _ = options.auto(),
+        match &self.proxy {
+            RouteProxy::Tunnel(tunnel) => _ = options.url(&tunnel.url),
+            RouteProxy::Environment(url) => _ = options.url(url),
+            RouteProxy::Unspecified => _ = options.auto(),
         }
         options
     }
 
     /// Returns what an error of this source was caused by, if an address was refused.
     pub fn explain(&self, label: &str, error: GitError) -> GitError {
-        let refused = self.tunnel.as_ref().and_then(|tunnel| lock(&tunnel.refused).clone());
+        let refused = match &self.proxy {
+            RouteProxy::Tunnel(tunnel) => lock(&tunnel.refused).clone(),
+            RouteProxy::Environment(_) | RouteProxy::Unspecified => None,
+        };
         match refused {
             Some(refused) => {
                 GitError::Refused { url: label.to_owned(), problem: refused.to_string() }
@@ -110,6 +135,20 @@ impl Route {
             None => error,
         }
     }
+}
+
+/// Returns the URL of the proxy that the environment names for a server, if it does not exclude it.
+/// An empty variable names none.
+fn proxy_for(url: &Url, variable: impl Fn(&str) -> Option<String>) -> Option<String> {
+    let either_case = |name: &str| {
+        let values = [variable(name), variable(&name.to_lowercase())];
+        values.into_iter().flatten().find(|value| !value.trim().is_empty())
+    };
+    let proxy = either_case(PROXY)?;
+    let excluded = either_case(NO_PROXY).unwrap_or_default();
+    let matcher = Matcher::builder().https(proxy.as_str()).no(excluded).build();
+    let server: Uri = url.as_str().parse().ok()?;
+    matcher.intercept(&server).map(|_| proxy)
 }
 
 /// A proxy on the loopback address that connects to permitted addresses. It ends with the process.
@@ -245,12 +284,49 @@ mod tests {
     #[test]
     fn over_ssh_libgit2_gets_the_address_that_was_checked() {
         let url: Url = "ssh://git@localhost:2222/a.git".parse().expect("a URL");
-        let Err(refused) = Route::permitted(&url, Some(&policy(&[]))) else {
+        let Err(refused) = Route::permitted(&url, Some(&policy(&[])), |_| None) else {
             panic!("loopback is refused");
         };
         assert!(matches!(refused, GitError::Refused { .. }), "{refused}");
-        let route = Route::permitted(&url, Some(&policy(&["localhost"]))).expect("allowed");
+        let route =
+            Route::permitted(&url, Some(&policy(&["localhost"])), |_| None).expect("allowed");
         let known = ["ssh://git@127.0.0.1:2222/a.git", "ssh://git@[::1]:2222/a.git"];
         assert!(known.contains(&route.url()), "{}", route.url());
+    }
+
+    #[test]
+    fn libgit2_resolves_no_name_of_a_server_that_has_no_proxy() {
+        let proxy = "http://proxy.example:3128";
+        let variables = |https: &'static str, no: &'static str| {
+            move |name: &str| match name {
+                "HTTPS_PROXY" => Some(https.to_owned()),
+                "no_proxy" => Some(no.to_owned()),
+                _ => None,
+            }
+        };
+        for (server, https, no, expected) in [
+            ("https://127.0.0.1/a.git", proxy, "", Some(proxy)),
+            ("https://127.0.0.1/a.git", "", "", None),
+            ("https://127.0.0.1/a.git", " ", "", None),
+            ("https://127.0.0.1:8443/a.git", proxy, "127.0.0.0/8", None),
+            ("https://localhost/a.git", proxy, "localhost", None),
+            ("https://localhost/a.git", proxy, "*", None),
+            ("https://localhost/a.git", proxy, "other,.local", Some(proxy)),
+        ] {
+            let url: Url = server.parse().expect("a URL");
+            let allowed = policy(&["localhost", "127.0.0.1"]);
+            let route = Route::permitted(&url, Some(&allowed), variables(https, no));
+            let found = match route.expect("allowed").proxy {
+                RouteProxy::Environment(url) => Some(url),
+                RouteProxy::Tunnel(_) => None,
+                RouteProxy::Unspecified => panic!("libgit2 would choose"),
+            };
+            assert_eq!(found.as_deref(), expected, "{server} {https:?} {no:?}");
+        }
+        let lower = |name: &str| (name == "https_proxy").then(|| proxy.to_owned());
+        assert_eq!(
+            proxy_for(&"https://a.example".parse().expect("a URL"), lower).as_deref(),
+            Some(proxy)
+        );
     }
 }

@@ -20,7 +20,8 @@ async fn a_redirect_to_another_host_carries_no_credential() {
         Digest::of(body.as_bytes()).as_str(),
     );
     let manifest = Manifest::parse(Some(OCI_MANIFEST), manifest.into()).expect("manifest");
-    let (client, image) = (client(&registry), image(registry.address));
+    let client = Client::new(config(&[registry.address, storage.address])).expect("client");
+    let image = image(registry.address);
     let config = client
         .config(&image, manifest.image().expect("image"), &keychain(registry.address, "alice"))
         .await;
@@ -30,6 +31,26 @@ async fn a_redirect_to_another_host_carries_no_credential() {
         (requests.len(), requests[0].target.as_str(), &requests[0].authorization),
         (1, "/blob?signature=s", &None)
     );
+}
+
+#[tokio::test]
+async fn a_redirect_over_plain_http_leads_to_listed_hosts_only() {
+    let storage = FaultRegistry::start(complete_reply).await;
+    let to = format!("http://{}/v2/team/app/manifests/1", storage.address);
+    let registry =
+        FaultRegistry::start(move |_| reply(307, &[("location", &to)], Body::empty())).await;
+    let unlisted = Config {
+        allowed_addresses: vec![storage.address.ip().to_string()],
+        ..config(&[registry.address])
+    };
+    let unlisted = Client::new(unlisted).expect("client");
+    let error = unlisted.manifest(&image(registry.address), &none()).await.expect_err("refused");
+    assert_eq!(error.reason(), Reason::InvalidRegistryResponse);
+    let listed = format!("list {} in `registries.plainHttp`", storage.address);
+    assert!(error.to_string().contains(&listed), "{error}");
+    assert_eq!(storage.requests().len(), 0, "it is not asked");
+    let listed = Client::new(config(&[registry.address, storage.address])).expect("client");
+    assert!(listed.manifest(&image(registry.address), &none()).await.is_ok());
 }
 
 #[tokio::test]

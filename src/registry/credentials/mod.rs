@@ -6,6 +6,7 @@
 //! programs that the author of a Secret chose, and are ignored. Passwords are kept in
 //! `SecretString`s and appear in no `Debug` output, error or log.
 
+mod decoded_text;
 mod docker_config;
 mod identity;
 mod redaction;

@@ -7,40 +7,44 @@
 
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
+use kube::ResourceExt;
 use tracing::{info, warn};
 
 use crate::{
-    api::condition::Reason,
+    api::{ManagedImageStatus, condition::Reason},
+    backoff::jitter_seed,
     build_records::{
         RecordPolicy, RecordSettings, RecordedBuild,
         artifact::{self, EMPTY_BLOB, RecordedImage},
-        envelope,
+        envelope::{self, VerifiedStatement},
         statement::{BuildStatement, RecordedInputs, StatementKind},
     },
-    controller::family::{
-        reconcile::Reconcile,
-        registry::{lookup::MAX_CONCURRENT_LOOKUPS, pushed_image::Repository},
+    controller::{
+        family::{
+            reconcile::Reconcile,
+            registry::{lookup::MAX_CONCURRENT_LOOKUPS, pushed_image::Repository},
+        },
+        object_cache::Key,
+        record_schedule::{RecordAttempt, UnrecordedBuild},
     },
-    engine::{Problem, causes::short, tags},
+    engine::{Problem, VerifiedBuild, causes::short, tags},
     identity::{Fingerprint, ImageDigest},
     lineage::ImageIndex,
     registry::{Manifest, RegistryError},
 };
 
-/// The most records of current builds that one reconcile writes.
-const MAX_WRITES: usize = 64;
-
-/// The records in a repository.
+/// The records of one family in a repository.
 pub struct RecordStore<'a> {
     repository: &'a Repository<'a>,
     settings: &'a RecordSettings,
+    family: String,
 }
 
 impl<'a> RecordStore<'a> {
-    /// Returns the records in a repository.
+    /// Returns the records of a family in a repository.
     #[must_use]
-    pub const fn new(repository: &'a Repository<'a>, settings: &'a RecordSettings) -> Self {
-        Self { repository, settings }
+    pub fn new(repository: &'a Repository<'a>, settings: &'a RecordSettings, family: &Key) -> Self {
+        Self { repository, settings, family: recorded_family(family) }
     }
 
     /// Returns the repository.
@@ -61,33 +65,69 @@ impl<'a> RecordStore<'a> {
         self.settings.keys.signer().id()
     }
 
-    /// Returns the id of the key that has signed the record of `tag`, if the record says that the
-    /// digest is the result of the fingerprint.
+    /// Returns the id of the key that has signed a record of `tag`, if the record says that the
+    /// digest is the result of the fingerprint. If there are several, it is the newest key.
     pub async fn find(
         &self,
         tag: &str,
         fingerprint: &Fingerprint,
         digest: &ImageDigest,
     ) -> Result<Option<String>, Problem> {
-        let Some(record) = self.repository.tagged(&tags::recorded_as(tag)).await? else {
-            return Ok(None);
-        };
+        let mut found = None;
+        for place in self.places(tag) {
+            let Some(statement) = self.read(&place).await? else { continue };
+            let is_valid = self.is_about(&statement.statement, tag, fingerprint, digest);
+            if is_valid && statement.key == self.signer() {
+                return Ok(Some(statement.key));
+            }
+            found = found.or(is_valid.then_some(statement.key));
+        }
+        Ok(found)
+    }
+
+    /// Returns the tags that a record of `tag` can have: that of all records, and those where a
+    /// registry lets nobody replace an earlier record.
+    fn places(&self, tag: &str) -> impl Iterator<Item = String> {
+        let ids = self.settings.keys.ids();
+        let of_keys = ids.map(|signer| tags::recorded_by(tag, signer, &self.family));
+        std::iter::once(tags::recorded_as(tag)).chain(of_keys)
+    }
+
+    /// Returns what the record under a tag says, if one of the keys has signed it.
+    async fn read(&self, place: &str) -> Result<Option<VerifiedStatement>, Problem> {
+        let Some(record) = self.repository.tagged(place).await? else { return Ok(None) };
         let annotation = record.annotations().get(crate::api::labels::OCI_RECORD);
         let envelope = annotation.and_then(|annotation| artifact::envelope(annotation));
-        let verified = envelope.and_then(|bytes| envelope::verify(&bytes, &self.settings.keys));
+        Ok(envelope.and_then(|bytes| envelope::verify(&bytes, &self.settings.keys)))
+    }
+
+    /// Whether a statement says of `tag` that a digest is the result of a fingerprint.
+    fn is_about(
+        &self,
+        statement: &BuildStatement,
+        tag: &str,
+        fingerprint: &Fingerprint,
+        digest: &ImageDigest,
+    ) -> bool {
         let is_of_mark = tag == tags::rebuilt_as(fingerprint);
-        let found = verified.filter(|verified| {
-            let statement = &verified.statement;
-            (statement.kind == StatementKind::Rebuild) == is_of_mark
-                && statement.is_about(&self.repository.full_name(), fingerprint, digest)
-        });
-        Ok(found.map(|verified| verified.key))
+        let repository = self.repository.full_name();
+        (statement.kind == StatementKind::Rebuild) == is_of_mark
+            && statement.is_about(&self.family, &repository, fingerprint, digest)
     }
 
     /// Writes the record of `tag`. `image` is the manifest of the first digest of the statement.
     pub async fn write(
         &self,
         tag: &str,
+        statement: &BuildStatement,
+        image: &Manifest,
+    ) -> Result<(), RecordError> {
+        self.write_to(&tags::recorded_as(tag), statement, image).await
+    }
+
+    async fn write_to(
+        &self,
+        place: &str,
         statement: &BuildStatement,
         image: &Manifest,
     ) -> Result<(), RecordError> {
@@ -102,14 +142,15 @@ impl<'a> RecordStore<'a> {
             size: image.bytes.len(),
         };
         let manifest = artifact::manifest(&envelope, subject);
-        let tag = self.repository.tag(&tags::recorded_as(tag)).map_err(RecordError::from)?;
+        let tag = self.repository.tag(place).map_err(RecordError::from)?;
         self.repository.push_artifact(&tag, manifest, EMPTY_BLOB).await?;
         info!(record = %tag, digest = short(image.digest.as_str()), "recorded a build");
         Ok(())
     }
 
-    /// Writes the record of `tag` unless the registry keeps an earlier one that says the same and
-    /// lets nobody replace it. Returns the id of the key that has signed the record.
+    /// Writes the record of `tag`. If the registry keeps another one there and lets nobody replace
+    /// it, the record gets a tag of its own. Returns the id of the key that has signed the record:
+    /// an earlier one if only its record says the same, and the registry takes no other.
     pub async fn ensure(
         &self,
         tag: &str,
@@ -122,8 +163,16 @@ impl<'a> RecordStore<'a> {
             Err(error) => error,
         };
         let digest = image.digest.as_str().into();
-        let found = self.find(tag, &statement.fingerprint, &digest).await;
-        found.map_err(RecordError::from)?.ok_or(refused)
+        let found = self.find(tag, &statement.fingerprint, &digest).await?;
+        if found.as_deref() == Some(self.signer()) {
+            return found.ok_or(refused);
+        }
+        let own = tags::recorded_by(tag, self.signer(), &self.family);
+        match self.write_to(&own, statement, image).await {
+            Ok(()) => Ok(self.signer().to_owned()),
+            Err(error) if error.is_transient => Err(error),
+            Err(_) => found.ok_or(refused),
+        }
     }
 }
 
@@ -148,16 +197,16 @@ impl From<Problem> for RecordError {
     }
 }
 
-/// A current build whose record is to be written.
+/// The record of a current build that is to be written.
 struct UnwrittenRecord<'a> {
-    image: &'a str,
+    build: UnrecordedBuild,
     repository: Repository<'a>,
     statement: BuildStatement,
 }
 
 /// The result of an attempt to write the record of a current build.
 struct AttemptedRecord {
-    image: String,
+    build: UnrecordedBuild,
     result: Result<RecordedBuild, Problem>,
 }
 
@@ -178,6 +227,7 @@ impl Reconcile<'_> {
         });
         BuildStatement {
             kind,
+            family: recorded_family(&self.snapshot.key),
             repository: repository.full_name(),
             fingerprint: result.fingerprint.clone(),
             digests: result.digests.to_vec(),
@@ -197,36 +247,58 @@ impl Reconcile<'_> {
         if self.snapshot.family.spec.suspend {
             return None;
         }
-        if let Some(at) = self.cache.record_retry_at.filter(|at| *at > self.now) {
+        if let Some(at) = self.cache.record_schedule.paused_until(self.now) {
             return Some(at);
         }
         let reconcile = &*self;
         let unwritten: Vec<_> = ImageIndex::enumerate(&reconcile.snapshot.family.spec.images)
             .filter_map(|(index, _)| reconcile.unwritten_record(index))
-            .take(MAX_WRITES)
             .collect();
-        let is_more = unwritten.len() == MAX_WRITES;
+        let schedule = &reconcile.cache.record_schedule;
+        let due = schedule.due(unwritten, |record| &record.build, reconcile.now);
+        let more_at = due.is_more.then_some(self.now);
         let writes: Vec<_> =
-            unwritten.into_iter().map(|record| reconcile.write_record(record)).collect();
+            due.records.into_iter().map(|record| reconcile.write_record(record)).collect();
         let attempted: Vec<AttemptedRecord> =
             stream::iter(writes).buffer_unordered(MAX_CONCURRENT_LOOKUPS).collect().await;
         let mut has_failed = false;
-        for AttemptedRecord { image, result } in attempted {
-            match result {
-                Ok(recorded) => {
-                    self.cache.build_records.insert(image, recorded);
-                }
-                Err(problem) => {
-                    warn!(image, message = %problem.message, "could not record a current build");
-                    has_failed = true;
-                }
-            }
+        for attempt in attempted {
+            has_failed |= self.note_record(attempt) == RecordAttempt::Failed;
         }
-        self.cache.failed_records =
-            if has_failed { self.cache.failed_records.saturating_add(1) } else { 0 };
-        self.cache.record_retry_at =
-            has_failed.then(|| self.lookup_retry_at(self.cache.failed_records));
-        self.cache.record_retry_at.or_else(|| is_more.then_some(self.now))
+        let failures = self.cache.record_schedule.failures().saturating_add(1);
+        let retry_at = has_failed.then(|| self.lookup_retry_at(failures));
+        let schedule = &mut self.cache.record_schedule;
+        schedule.end_attempts(retry_at);
+        retry_at.or(more_at).or_else(|| schedule.next_at(self.now))
+    }
+
+    /// Notes the result of an attempt to write a record.
+    fn note_record(&mut self, attempted: AttemptedRecord) -> RecordAttempt {
+        let AttemptedRecord { build, result } = attempted;
+        let image = &build.image;
+        let attempt = match result {
+            Ok(recorded) if recorded.key == self.context.records.keys.signer().id() => {
+                self.cache.build_records.insert(image.clone(), recorded);
+                RecordAttempt::Written
+            }
+            Ok(recorded) => {
+                warn!(
+                    image,
+                    key = recorded.key,
+                    "the registry takes no record of the newest key; keep the key that has signed \
+                     the one that it has"
+                );
+                self.cache.build_records.insert(image.clone(), recorded);
+                RecordAttempt::Kept
+            }
+            Err(problem) => {
+                warn!(image, message = %problem.message, "could not record a current build");
+                RecordAttempt::Failed
+            }
+        };
+        let seed = jitter_seed(&[&self.snapshot.family.uid().unwrap_or_default()]);
+        self.cache.record_schedule.note(build, attempt, self.now, seed);
+        attempt
     }
 
     /// Returns the record of a current build that is to be written.
@@ -236,18 +308,8 @@ impl Reconcile<'_> {
         let verified = decided.verified.as_deref().filter(|build| build.adopted.is_none())?;
         let record = self.snapshot.records.get(index.position())?.as_ref()?;
         let status = record.status.as_ref()?;
-        // What our own status does not say yet is recorded when the registry is asked for it.
-        if status.digest.as_deref() != Some(verified.digest.as_str())
-            || status.fingerprint.as_deref() != Some(verified.fingerprint.as_str())
-        {
-            return None;
-        }
-        let signer = self.context.records.keys.signer().id();
-        let cached = self.cache.build_records.get(image).filter(|recorded| {
-            recorded.digest == verified.digest && recorded.fingerprint == verified.fingerprint
-        });
-        let known = cached.map(|recorded| recorded.key.as_str()).or(status.recorded.as_deref());
-        if known == Some(signer) {
+        let cached = self.cache.build_records.get(image);
+        if !lacks_record(status, cached, verified, self.context.records.keys.signer().id()) {
             return None;
         }
         let name = self.snapshot.repository(index);
@@ -260,12 +322,14 @@ impl Reconcile<'_> {
         };
         let mut statement = self.statement(index, &repository, StatementKind::Build, &result);
         statement.inputs.parents.clone_from(&verified.inputs.parents);
-        Some(UnwrittenRecord { image, repository, statement })
+        let build =
+            UnrecordedBuild { image: image.clone(), fingerprint: verified.fingerprint.clone() };
+        Some(UnwrittenRecord { build, repository, statement })
     }
 
     async fn write_record(&self, record: UnwrittenRecord<'_>) -> AttemptedRecord {
-        let UnwrittenRecord { image, repository, statement } = record;
-        let store = RecordStore::new(&repository, &self.context.records);
+        let UnwrittenRecord { build, repository, statement } = record;
+        let store = RecordStore::new(&repository, &self.context.records, &self.snapshot.key);
         let tag = tags::pushed_as(&statement.fingerprint);
         let written = async {
             let Some(digest) = statement.digests.first() else { return Ok(String::new()) };
@@ -277,8 +341,31 @@ impl Reconcile<'_> {
             digest: statement.digests.first().cloned().unwrap_or_default(),
             key,
         });
-        AttemptedRecord { image: image.to_owned(), result }
+        AttemptedRecord { build, result }
     }
+}
+
+/// Whether our status says that the last verified build is the current one, but neither it nor what
+/// was learned since that the key with the id `signer` has recorded it. What our status does not
+/// say yet is recorded when the registry is asked for it.
+fn lacks_record(
+    status: &ManagedImageStatus,
+    cached: Option<&RecordedBuild>,
+    verified: &VerifiedBuild,
+    signer: &str,
+) -> bool {
+    let is_current = status.digest.as_deref() == Some(verified.digest.as_str())
+        && status.fingerprint.as_deref() == Some(verified.fingerprint.as_str());
+    let cached = cached.filter(|recorded| {
+        recorded.digest == verified.digest && recorded.fingerprint == verified.fingerprint
+    });
+    let known = cached.map(|recorded| recorded.key.as_str()).or(status.recorded.as_deref());
+    is_current && known != Some(signer)
+}
+
+/// Returns what records call a family.
+pub(super) fn recorded_family(family: &Key) -> String {
+    format!("{}/{}", family.namespace, family.name)
 }
 
 /// What a statement says about a fingerprint.
@@ -289,4 +376,43 @@ pub(super) struct RecordedResult<'a> {
     pub digests: &'a [ImageDigest],
     /// The number of the build.
     pub build: i64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn current_builds_are_recorded_again_when_a_key_is_added() {
+        let verified = VerifiedBuild {
+            fingerprint: "f1".into(),
+            digest: "d1".into(),
+            ..VerifiedBuild::default()
+        };
+        let status = |fingerprint: &str, digest: &str, recorded: Option<&str>| ManagedImageStatus {
+            fingerprint: Some(fingerprint.into()),
+            digest: Some(digest.into()),
+            recorded: recorded.map(Into::into),
+            ..ManagedImageStatus::default()
+        };
+        let cached = |fingerprint: &str, key: &str| RecordedBuild {
+            fingerprint: fingerprint.into(),
+            digest: "d1".into(),
+            key: key.into(),
+        };
+        for (status, cached, is_lacking) in [
+            (status("f1", "d1", None), None, true),
+            (status("f1", "d1", Some("old")), None, true),
+            (status("f1", "d1", Some("new")), None, false),
+            (status("f1", "d1", Some("old")), Some(cached("f1", "new")), false),
+            (status("f1", "d1", Some("old")), Some(cached("f1", "old")), true),
+            (status("f1", "d1", Some("old")), Some(cached("f0", "new")), true),
+            (status("f0", "d1", Some("old")), None, false),
+            (status("f1", "d0", Some("old")), None, false),
+            (ManagedImageStatus::default(), None, false),
+        ] {
+            let found = lacks_record(&status, cached.as_ref(), &verified, "new");
+            assert_eq!(found, is_lacking, "{status:?} {cached:?}");
+        }
+    }
 }

@@ -15,12 +15,16 @@ use crate::{
         keys::tests::{key, keys},
         statement::{BuildStatement, RecordedInputs, StatementKind},
     },
-    controller::family::registry::{
-        build_records::RecordStore,
-        existing_image::is_build_of_another,
-        pushed_image::{BaseComparison, Repository, present},
-        rebuilds::{MarkError, find_rebuild, set_rebuild_mark},
-        retag_unchanged::keep_digest,
+    controller::{
+        family::registry::{
+            build_records::{RecordStore, recorded_family},
+            existing_image::is_build_of_another,
+            pushed_image::{BaseComparison, Repository, present},
+            rebuilds::{MarkError, find_rebuild, set_rebuild_mark},
+            recognition::{Recognition, recognize_by_record, record_build},
+            retag_unchanged::keep_digest,
+        },
+        object_cache::Key,
     },
     engine::{Lookup, LookupResult, Problem, fingerprint::fingerprint, tags::Tag},
     identity::{BlobsHash, ContentHash, Fingerprint},
@@ -35,13 +39,14 @@ const F1: &str = "1111111111111111111111111111111111111111";
 /// The fingerprint of a later build.
 const F2: &str = "2222222222222222222222222222222222222222";
 
-/// Manifests by tag and by digest, with their types; blobs by digest; and the status that answers
-/// every PUT.
+/// Manifests by tag and by digest, with their types; blobs by digest; the status that answers
+/// every PUT; and the status that answers a PUT that would move a tag.
 #[derive(Default)]
 struct RepositoryContent {
     manifests: HashMap<String, (&'static str, Vec<u8>)>,
     blobs: HashMap<String, Vec<u8>>,
     refuses: Option<u16>,
+    keeps_tags: Option<u16>,
 }
 
 /// A registry with one repository.
@@ -51,6 +56,7 @@ struct RegistryModel {
     client: Client,
     keychain: Keychain,
     settings: RecordSettings,
+    family: Key,
 }
 
 impl RegistryModel {
@@ -75,6 +81,7 @@ impl RegistryModel {
                 keys: keys(&[("2026", &key())]),
                 policy: RecordPolicy::Required,
             },
+            family: Key::new("team", "apps"),
         }
     }
 
@@ -87,6 +94,7 @@ impl RegistryModel {
     ) -> BuildStatement {
         BuildStatement {
             kind,
+            family: recorded_family(&self.family),
             repository: self.repository().full_name(),
             fingerprint: fingerprint.into(),
             digests: digests.iter().map(|digest| digest.as_str().into()).collect(),
@@ -102,7 +110,7 @@ impl RegistryModel {
         built: &Digest,
     ) -> Result<LookupResult, Problem> {
         let repository = self.repository();
-        let store = RecordStore::new(&repository, &self.settings);
+        let store = RecordStore::new(&repository, &self.settings, &self.family);
         let fingerprint = lookup.fingerprint.as_str();
         let statement = self.statement(StatementKind::Unchanged, fingerprint, &[kept, built]);
         Ok(keep_digest(&store, lookup, &statement).await?.result)
@@ -111,7 +119,7 @@ impl RegistryModel {
     /// Marks a digest as the newest build of the inputs with a fingerprint.
     async fn mark(&self, fingerprint: &Fingerprint, digest: &Digest) -> Result<(), MarkError> {
         let repository = self.repository();
-        let store = RecordStore::new(&repository, &self.settings);
+        let store = RecordStore::new(&repository, &self.settings, &self.family);
         let kind = StatementKind::Rebuild;
         let statement = self.statement(kind, fingerprint.as_str(), &[digest]);
         set_rebuild_mark(&store, &digest.as_str().into(), &statement).await
@@ -120,7 +128,7 @@ impl RegistryModel {
     /// Returns whether a record says that a digest is the result of a fingerprint.
     async fn is_recorded(&self, tag: &str, fingerprint: &str, digest: &Digest) -> bool {
         let repository = self.repository();
-        let store = RecordStore::new(&repository, &self.settings);
+        let store = RecordStore::new(&repository, &self.settings, &self.family);
         let found = store.find(tag, &fingerprint.into(), &digest.as_str().into()).await;
         found.expect("an answer").is_some()
     }
@@ -236,7 +244,8 @@ fn serve(content: &mut RepositoryContent, request: &RecordedRequest) -> FaultRep
     let Some(path) = request.target.strip_prefix("/v2/team/app/") else { return nothing() };
     match (request.method.as_str(), path.split_once('/')) {
         ("PUT", Some(("manifests", name))) => {
-            if let Some(status) = content.refuses {
+            let kept = content.keeps_tags.filter(|_| content.manifests.contains_key(name));
+            if let Some(status) = content.refuses.or(kept) {
                 return reply(status, &[], Body::empty());
             }
             content.manifests.insert(name.into(), (OCI_MANIFEST, request.body.clone()));
@@ -532,7 +541,7 @@ async fn a_marked_rebuild_is_found_with_its_request() {
         (fingerprint(&inputs), fingerprint(&requested("r:1")), fingerprint(&requested("r:2")));
     let model = RegistryModel::start().await;
     let repository = model.repository();
-    let store = RecordStore::new(&repository, &model.settings);
+    let store = RecordStore::new(&repository, &model.settings, &model.family);
     let find = async || find_rebuild(&store, &plain, &inputs).await.expect("an answer");
     let build = |fingerprint: &str, number: i64, request: Option<&str>| {
         model.push_for(
@@ -590,7 +599,7 @@ async fn a_registry_that_forbids_a_mark_is_not_asked_for_it_again() {
 }
 
 #[tokio::test]
-async fn a_record_counts_for_one_fingerprint_one_repository_and_one_digest() {
+async fn a_record_counts_for_one_family_one_repository_one_fingerprint_and_one_digest() {
     let mut model = RegistryModel::start().await;
     let built = model.push(Some(&tag(F1)), "amd64", &["a"], Some((F1, 1)));
     let other = model.push(Some(&tag(F2)), "amd64", &["b"], Some((F2, 2)));
@@ -598,7 +607,7 @@ async fn a_record_counts_for_one_fingerprint_one_repository_and_one_digest() {
     let write = async |tag: &str, statement: &BuildStatement, digest: &Digest| {
         let repository = model.repository();
         let image = repository.manifest(digest).await.expect("a manifest");
-        let store = RecordStore::new(&repository, &model.settings);
+        let store = RecordStore::new(&repository, &model.settings, &model.family);
         store.write(tag, statement, &image).await.expect("written");
     };
     let of_build =
@@ -612,6 +621,12 @@ async fn a_record_counts_for_one_fingerprint_one_repository_and_one_digest() {
     let elsewhere = BuildStatement { repository: "r.test/other".into(), ..of_build(F2, &other) };
     write(&tag(F2), &elsewhere, &other).await;
     assert!(!model.is_recorded(&tag(F2), F2, &other).await, "another repository");
+    // Whoever may push to a shared prefix declares the same image in a namespace of their own.
+    let of_another = BuildStatement { family: "other/apps".into(), ..of_build(F2, &other) };
+    write(&tag(F2), &of_another, &other).await;
+    assert!(!model.is_recorded(&tag(F2), F2, &other).await, "another family");
+    write(&tag(F2), &of_build(F2, &other), &other).await;
+    assert!(model.is_recorded(&tag(F2), F2, &other).await);
     // A build is no mark of a rebuild, and the other way around.
     let mark = format!("{}-rebuilt", tag(F1));
     write(&mark, &of_build(F1, &built), &built).await;
@@ -634,7 +649,7 @@ async fn a_record_that_cannot_be_replaced_is_enough() {
     let model = RegistryModel::start().await;
     let built = model.push(Some(&tag(F1)), "amd64", &["a"], Some((F1, 1)));
     let repository = model.repository();
-    let store = RecordStore::new(&repository, &model.settings);
+    let store = RecordStore::new(&repository, &model.settings, &model.family);
     let image = repository.manifest(&built).await.expect("a manifest");
     let statement = model.statement(StatementKind::Build, F1, &[&built]);
     model.content.lock().expect("content").refuses = Some(412);
@@ -644,4 +659,125 @@ async fn a_record_that_cannot_be_replaced_is_enough() {
     let signer = store.ensure(&tag(F1), &statement, &image).await.expect("written");
     model.content.lock().expect("content").refuses = Some(412);
     assert_eq!(store.ensure(&tag(F1), &statement, &image).await, Ok(signer));
+}
+
+#[tokio::test]
+async fn keys_are_replaced_where_no_tag_can_be_moved() {
+    for status in [400, 403, 409, 412] {
+        let mut model = RegistryModel::start().await;
+        model.content.lock().expect("content").keeps_tags = Some(status);
+        let built = model.push(Some(&tag(F1)), "amd64", &["a"], Some((F1, 1)));
+        let image = model.repository().manifest(&built).await.expect("a manifest");
+        let statement = model.statement(StatementKind::Build, F1, &[&built]);
+        let (old, new, newest) = (key(), key(), key());
+        for held in [
+            keys(&[("2026", &old)]),
+            keys(&[("2026", &old), ("2027", &new)]),
+            keys(&[("2027", &new)]),
+            keys(&[("2027", &new), ("2028", &newest)]),
+        ] {
+            let signer = held.signer().id().to_owned();
+            model.settings.keys = held;
+            // Twice: a process may die after the first.
+            for _ in 0..2 {
+                let repository = model.repository();
+                let store = RecordStore::new(&repository, &model.settings, &model.family);
+                let recorded = store.ensure(&tag(F1), &statement, &image).await;
+                assert_eq!(recorded.as_ref(), Ok(&signer), "{status}");
+                let found = store.find(&tag(F1), &F1.into(), &built.as_str().into()).await;
+                assert_eq!(found.as_ref(), Ok(&Some(signer.clone())), "{status}");
+            }
+        }
+        model.settings.keys = keys(&[("2026", &old)]);
+        assert!(model.is_recorded(&tag(F1), F1, &built).await, "the first one is still there");
+        model.settings.keys = keys(&[("2029", &key())]);
+        assert!(!model.is_recorded(&tag(F1), F1, &built).await);
+    }
+}
+
+#[tokio::test]
+async fn an_earlier_key_stays_in_use_where_no_record_can_be_written() {
+    let mut model = RegistryModel::start().await;
+    let built = model.push(Some(&tag(F1)), "amd64", &["a"], Some((F1, 1)));
+    let image = model.repository().manifest(&built).await.expect("a manifest");
+    let statement = model.statement(StatementKind::Build, F1, &[&built]);
+    let (old, new) = (key(), key());
+    let mut recorded = Vec::new();
+    for (refuses, held) in [
+        (None, keys(&[("2026", &old)])),
+        (Some(403), keys(&[("2026", &old), ("2027", &new)])),
+        (None, keys(&[("2026", &old), ("2027", &new)])),
+    ] {
+        model.content.lock().expect("content").refuses = refuses;
+        model.settings.keys = held;
+        let repository = model.repository();
+        let store = RecordStore::new(&repository, &model.settings, &model.family);
+        recorded.push(store.ensure(&tag(F1), &statement, &image).await.expect("a record"));
+    }
+    let (first, last) = (keys(&[("2026", &old)]), keys(&[("2027", &new)]));
+    assert_eq!(recorded, [first.signer().id(), first.signer().id(), last.signer().id()]);
+}
+
+#[tokio::test]
+async fn a_family_records_its_builds_where_another_has_taken_the_tag() {
+    let model = RegistryModel::start().await;
+    model.content.lock().expect("content").keeps_tags = Some(412);
+    let built = model.push(Some(&tag(F1)), "amd64", &["a"], Some((F1, 1)));
+    let repository = model.repository();
+    let image = repository.manifest(&built).await.expect("a manifest");
+    for name in ["theirs", "ours"] {
+        let family = Key::new("team", name);
+        let store = RecordStore::new(&repository, &model.settings, &family);
+        let found = async || store.find(&tag(F1), &F1.into(), &built.as_str().into()).await;
+        assert_eq!(found().await, Ok(None), "{name}");
+        let statement = BuildStatement {
+            family: recorded_family(&family),
+            ..model.statement(StatementKind::Build, F1, &[&built])
+        };
+        let signer = model.settings.keys.signer().id().to_owned();
+        assert_eq!(store.ensure(&tag(F1), &statement, &image).await, Ok(signer.clone()));
+        assert_eq!(found().await, Ok(Some(signer)), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_build_without_a_record_counts_only_where_records_are_not_required() {
+    let mut model = RegistryModel::start().await;
+    let built = model.push(Some(&tag(F1)), "amd64", &["a"], Some((F1, 1)));
+    let image = model.repository().manifest(&built).await.expect("a manifest");
+    let statement = model.statement(StatementKind::Build, F1, &[&built]);
+    let (fingerprint, digest) = (F1.into(), built.as_str().into());
+    let signer = model.settings.keys.signer().id().to_owned();
+    for (policy, expected) in [
+        (RecordPolicy::Required, Recognition::Unknown),
+        (RecordPolicy::Warn, Recognition::Unrecorded),
+    ] {
+        model.settings.policy = policy;
+        let repository = model.repository();
+        let store = RecordStore::new(&repository, &model.settings, &model.family);
+        let recognized = recognize_by_record(&store, &fingerprint, &digest).await;
+        assert_eq!(recognized, Ok(expected), "{policy:?}");
+        // A registry that takes no record.
+        model.content.lock().expect("content").refuses = Some(403);
+        let recorded = record_build(&store, "app", &statement, &image).await;
+        model.content.lock().expect("content").refuses = None;
+        match recorded {
+            Err(problem) if policy == RecordPolicy::Required => {
+                assert!(problem.message.starts_with("app was pushed as "), "{problem:?}");
+            }
+            recorded => assert_eq!((policy, recorded), (RecordPolicy::Warn, Ok(None))),
+        }
+    }
+    for policy in [RecordPolicy::Warn, RecordPolicy::Required] {
+        model.settings.policy = policy;
+        let repository = model.repository();
+        let store = RecordStore::new(&repository, &model.settings, &model.family);
+        // What is believed is recorded, and counts without the setting from then on.
+        if policy == RecordPolicy::Warn {
+            let recorded = record_build(&store, "app", &statement, &image).await;
+            assert_eq!(recorded.map(|it| it.map(|it| it.key)), Ok(Some(signer.clone())));
+        }
+        let recognized = recognize_by_record(&store, &fingerprint, &digest).await;
+        assert_eq!(recognized, Ok(Recognition::Recorded(signer.clone())), "{policy:?}");
+    }
 }

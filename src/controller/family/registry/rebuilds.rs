@@ -98,7 +98,7 @@ impl Reconcile<'_> {
         };
         let kind = StatementKind::Rebuild;
         let statement = self.statement(wanted.image, &repository, kind, &result);
-        let store = RecordStore::new(&repository, &self.context.records);
+        let store = RecordStore::new(&repository, &self.context.records, &self.snapshot.key);
         set_rebuild_mark(&store, wanted.digest, &statement).await
     }
 }

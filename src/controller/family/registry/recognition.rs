@@ -5,10 +5,16 @@ use tracing::warn;
 
 use crate::{
     api::ManagedImageStatus,
-    build_records::{RecordedBuild, statement::StatementKind},
-    controller::family::registry::{
-        build_records::{RecordStore, RecordedResult},
-        lookup::FingerprintQuery,
+    build_records::{
+        RecordedBuild,
+        statement::{BuildStatement, StatementKind},
+    },
+    controller::family::{
+        reconcile::Reconcile,
+        registry::{
+            build_records::{RecordStore, RecordedResult},
+            lookup::FingerprintQuery,
+        },
     },
     engine::{LookupResult, Problem, causes::short, tags},
     identity::{Fingerprint, ImageDigest},
@@ -49,13 +55,7 @@ impl FingerprintQuery<'_> {
         if is_reported || status.is_some_and(|status| is_known(status, fingerprint, &digest)) {
             return Ok(Recognition::Own);
         }
-        let store = self.records();
-        let found = store.find(&tags::pushed_as(fingerprint), fingerprint, &digest).await?;
-        Ok(match found {
-            Some(key) => Recognition::Recorded(key),
-            None if store.is_required() => Recognition::Unknown,
-            None => Recognition::Unrecorded,
-        })
+        recognize_by_record(&self.records(), fingerprint, &digest).await
     }
 
     /// Writes the record of a build that has none. A build whose record cannot be written is not
@@ -68,10 +68,8 @@ impl FingerprintQuery<'_> {
         result: &LookupResult,
     ) -> Result<Option<RecordedBuild>, Problem> {
         let digest = ImageDigest::from(manifest.digest.as_str());
-        let recorded =
-            |key| RecordedBuild { fingerprint: fingerprint.clone(), digest: digest.clone(), key };
         if let Recognition::Recorded(key) = recognition {
-            return Ok(Some(recorded(key)));
+            return Ok(Some(RecordedBuild { fingerprint: fingerprint.clone(), digest, key }));
         }
         let build = match result {
             LookupResult::Present { build, .. } => *build,
@@ -80,28 +78,55 @@ impl FingerprintQuery<'_> {
         let about = RecordedResult { fingerprint, digests: std::slice::from_ref(&digest), build };
         let statement =
             self.reconcile.statement(self.image, &self.repository, StatementKind::Build, &about);
-        let store = self.records();
-        match store.ensure(&tags::pushed_as(fingerprint), &statement, manifest).await {
-            Ok(key) => Ok(Some(recorded(key))),
-            Err(error) => {
-                let image = self.reconcile.image_name(self.image);
-                let Problem { reason, message } = error.problem;
-                let message = format!(
-                    "{image} was pushed as {}, but its record cannot be written: {message}",
-                    short(&digest)
-                );
-                if store.is_required() {
-                    return Err(Problem { reason, message });
-                }
-                warn!(image, message, "a build has no record");
-                Ok(None)
-            }
-        }
+        let image = self.reconcile.image_name(self.image);
+        record_build(&self.records(), image, &statement, manifest).await
     }
 
     /// Returns the records in the repository of the image.
     pub(super) fn records(&self) -> RecordStore<'_> {
-        RecordStore::new(&self.repository, &self.reconcile.context.records)
+        let Reconcile { context, snapshot, .. } = self.reconcile;
+        RecordStore::new(&self.repository, &context.records, &snapshot.key)
+    }
+}
+
+/// Returns whether a digest is a build of ours, if nothing but a record can say so.
+pub(super) async fn recognize_by_record(
+    store: &RecordStore<'_>,
+    fingerprint: &Fingerprint,
+    digest: &ImageDigest,
+) -> Result<Recognition, Problem> {
+    let found = store.find(&tags::pushed_as(fingerprint), fingerprint, digest).await?;
+    Ok(match found {
+        Some(key) => Recognition::Recorded(key),
+        None if store.is_required() => Recognition::Unknown,
+        None => Recognition::Unrecorded,
+    })
+}
+
+/// Writes the record of a build of this image. Where records are not required, the build is used
+/// without one if it cannot be written.
+pub(super) async fn record_build(
+    store: &RecordStore<'_>,
+    image: &str,
+    statement: &BuildStatement,
+    manifest: &Manifest,
+) -> Result<Option<RecordedBuild>, Problem> {
+    let digest = ImageDigest::from(manifest.digest.as_str());
+    let fingerprint = statement.fingerprint.clone();
+    match store.ensure(&tags::pushed_as(&fingerprint), statement, manifest).await {
+        Ok(key) => Ok(Some(RecordedBuild { fingerprint, digest, key })),
+        Err(error) => {
+            let Problem { reason, message } = error.problem;
+            let message = format!(
+                "{image} was pushed as {}, but its record cannot be written: {message}",
+                short(&digest)
+            );
+            if store.is_required() {
+                return Err(Problem { reason, message });
+            }
+            warn!(image, message, "a build has no record");
+            Ok(None)
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use tracing::{info, warn};
 
 use crate::{
     build_records::{
-        RecordSettings, RecordedBuild,
+        RecordedBuild,
         statement::{BuildStatement, StatementKind},
     },
     controller::family::{
@@ -54,8 +54,7 @@ impl Reconcile<'_> {
     pub async fn retag_unchanged(&mut self) -> DecisionValidity {
         let reconcile = &*self;
         let retags = reconcile.decision.effects.iter().filter_map(|effect| reconcile.retag(effect));
-        let settings = &reconcile.context.records;
-        let retags: Vec<_> = retags.map(|retag| carry_out(retag, settings)).collect();
+        let retags: Vec<_> = retags.map(|retag| reconcile.carry_out(retag)).collect();
         let retagged: Vec<Retagged> =
             stream::iter(retags).buffer_unordered(MAX_CONCURRENT_LOOKUPS).collect().await;
         if retagged.is_empty() {
@@ -99,13 +98,13 @@ impl Reconcile<'_> {
         let statement = self.statement(*image, &repository, StatementKind::Unchanged, &result);
         Some(Retag { image: name, repository, lookup: lookup.clone(), statement })
     }
-}
 
-async fn carry_out(retag: Retag<'_>, settings: &RecordSettings) -> Retagged {
-    let Retag { image, repository, lookup, statement } = retag;
-    let store = RecordStore::new(&repository, settings);
-    let result = keep_digest(&store, &lookup, &statement).await;
-    Retagged { image: image.to_owned(), fingerprint: lookup.fingerprint, result }
+    async fn carry_out(&self, retag: Retag<'_>) -> Retagged {
+        let Retag { image, repository, lookup, statement } = retag;
+        let store = RecordStore::new(&repository, &self.context.records, &self.snapshot.key);
+        let result = keep_digest(&store, &lookup, &statement).await;
+        Retagged { image: image.to_owned(), fingerprint: lookup.fingerprint, result }
+    }
 }
 
 /// Points the tag of a pushed fingerprint to the digest that the image keeps, the first one of the
