@@ -380,8 +380,7 @@ pub fn expires(cluster: &mut Cluster, job: &Value) {
     let starts = cluster.invariants.starts.get(owner(job)).into_iter().flatten();
     let started = starts.filter(|start| start.job == uid(job)).map(BuildStart::at).last();
     let started = started.map(|at| cluster.time.since_start(at));
-    let is_forgotten =
-        started.is_some_and(|at| !calm::is_calm_since(cluster, at) && is_unseen(at));
+    let is_forgotten = started.is_some_and(|at| !calm::is_calm_since(cluster, at) && is_unseen(at));
     if is_forgotten && let Some(starts) = cluster.invariants.starts.get_mut(owner(job)) {
         starts.retain(|start| start.job != uid(job));
     }
