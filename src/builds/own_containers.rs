@@ -120,7 +120,9 @@ fn source_of(source: &EnvVarSource) -> Value {
     json!({
         "configMap": config_map_key_ref.as_ref().map(|source| (&source.name, &source.key)),
         "field": field_ref.as_ref().map(|source| &source.field_path),
-        "file": file_key_ref.as_ref().map(|source| (&source.volume_name, &source.path, &source.key)),
+        "file": file_key_ref
+            .as_ref()
+            .map(|source| (&source.volume_name, &source.path, &source.key)),
         "resource": resource_field_ref
             .as_ref()
             .map(|source| (source.container_name.as_deref().unwrap_or_default(), &source.resource)),

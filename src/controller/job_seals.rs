@@ -2,9 +2,9 @@
 //! without a valid seal is not ours, whoever has created it: it is not stored, so that it counts
 //! for nothing.
 //!
-//! A seal covers the namespace and the name of the Job, its owner, all of its labels and annotations
-//! that the controller reads or selects by, and what our own containers run. It does not cover what
-//! else the API server and webhooks change in the pod.
+//! A seal covers the namespace and the name of the Job, its owner, all of its labels and
+//! annotations that the controller reads or selects by, and what our own containers run. It does
+//! not cover what else the API server and webhooks change in the pod.
 
 use std::{
     collections::HashSet,

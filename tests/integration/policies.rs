@@ -1,5 +1,5 @@
-//! The admission policies of the chart on a real API server: what they refuse to everybody, and what
-//! the controller and the controllers of the cluster may still do. Users are impersonated.
+//! The admission policies of the chart on a real API server: what they refuse to everybody, and
+//! what the controller and the controllers of the cluster may still do. Users are impersonated.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 

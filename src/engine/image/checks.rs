@@ -380,8 +380,8 @@ impl ImageEval<'_> {
         record
     }
 
-    /// Whether a check is recorded as passed on this digest. Its Job may have lost its answer since,
-    /// with its pod.
+    /// Whether a check is recorded as passed on this digest. Its Job may have lost its answer
+    /// since, with its pod.
     fn has_recorded_pass(&self, verified: &VerifiedBuild, revision: &str) -> bool {
         self.observed.record.into_iter().flat_map(|record| &record.checks).any(|known| {
             verified.digest == known.digest
