@@ -265,6 +265,8 @@ reasons! {
     NodeRefused: Expected + PreventsStart;
     /// A pod was deleted before it finished.
     PodLost: NeedsUser;
+    /// A pod does not run the containers of its Job, so that nothing that it says is believed.
+    PodChanged: NeedsUser;
     /// A pod cannot be started with its current specification.
     PodNotStarted: NeedsUser + PreventsStart;
     /// A node cannot pull an image of a pod: that of the builder or that of the operator.

@@ -36,8 +36,8 @@ pub const CHECK_IMAGE: &str = "groundswell.dev/check-image";
 /// Annotation on Jobs: number of the build, counted per image from 1.
 pub const BUILD: &str = "groundswell.dev/build";
 
-/// Annotation on Jobs: seal over the Job's name, owner, labels and annotations, which only the
-/// controller can make.
+/// Annotation on Jobs: seal over the Job's name, owner, labels, annotations and own containers,
+/// which only the controller can make.
 pub const SEAL: &str = "groundswell.dev/seal";
 /// Annotation on Jobs: hash of the image's own inputs to the build, without its parents.
 pub const OWN_INPUTS: &str = "groundswell.dev/own-inputs";

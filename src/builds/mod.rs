@@ -15,6 +15,7 @@ pub(crate) mod fuzz;
 pub mod git;
 pub mod job;
 pub mod outcome;
+pub mod own_containers;
 pub mod parameters;
 pub mod platform;
 pub mod pod_paths;

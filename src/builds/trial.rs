@@ -253,7 +253,12 @@ mod tests {
 
     fn outcome(pod: Value, job_events: &[PodEvent]) -> TrialOutcome {
         let job = trial();
-        let pods: Vec<Pod> = serde_json::from_value(pod).expect("pods");
+        let mut pods: Vec<Pod> = serde_json::from_value(pod).expect("pods");
+        let own = job.spec.as_ref().and_then(|spec| spec.template.spec.clone()).expect("a pod");
+        for spec in pods.iter_mut().filter_map(|pod| pod.spec.as_mut()) {
+            (spec.containers, spec.init_containers) =
+                (own.containers.clone(), own.init_containers.clone());
+        }
         let now = NOW.parse().expect("a time");
         assert!(!pods.iter().any(|pod| needs_events(&job, pod, now)));
         trial_outcome(&job, &pods, &PodEvents::default(), job_events, now)

@@ -2,9 +2,9 @@
 //! without a valid seal is not ours, whoever has created it: it is not stored, so that it counts
 //! for nothing.
 //!
-//! A seal covers the namespace and the name of the Job, its owner, and all of its labels and
-//! annotations that the controller reads. It does not cover the pod, which the API server and
-//! webhooks change.
+//! A seal covers the namespace and the name of the Job, its owner, all of its labels and
+//! annotations that the controller reads or selects by, and what our own containers run. It does
+//! not cover what else the API server and webhooks change in the pod.
 
 use std::{
     collections::HashSet,
@@ -15,12 +15,15 @@ use k8s_openapi::api::batch::v1::Job;
 use kube::ResourceExt;
 use tracing::warn;
 
-use crate::{api::labels, build_records::keys::RecordKeys};
+use crate::{api::labels, build_records::keys::RecordKeys, builds::own_containers::OwnTemplate};
 
 /// Maximum number of Jobs without a seal that are remembered, so that each is logged once.
 const MAX_LOGGED: usize = 1024;
 /// Number of characters of the hash in a Job's name.
 const NAME_HASH: usize = 12;
+/// The form of the seals. It is part of the names of Jobs, so that a Job whose seal has an earlier
+/// form is in nobody's place.
+const SEAL_FORM: &str = "containers";
 
 /// Gives a Job of an image a name that nobody can guess, and its seal. The same Job always gets the
 /// same name from one key.
@@ -54,7 +57,7 @@ pub fn are_equal(one: &Job, other: &Job) -> bool {
 /// Whoever knew a name beforehand could take it with another Job.
 #[must_use]
 pub fn keyed_name(namespace: &str, name: &str, keys: &RecordKeys) -> String {
-    let keyed = keys.seal(&text_of(&[namespace, name]));
+    let keyed = keys.seal(&text_of(&[SEAL_FORM, namespace, name]));
     let hash = keyed.get(..NAME_HASH).unwrap_or_default();
     let mut parts = name.rsplitn(3, '-');
     match (parts.next(), parts.next(), parts.next()) {
@@ -70,12 +73,15 @@ fn sealed_text(job: &Job) -> String {
     let owner = owners.find(|owner| owner.controller == Some(true));
     let owner = owner.map(|owner| owner.uid.clone()).unwrap_or_default();
     let mut parts = vec![namespace, name, owner];
-    let ours = |key: &str| key.starts_with(labels::PREFIX) && key != labels::SEAL;
+    let ours = |key: &str| {
+        key.starts_with(labels::PREFIX) && key != labels::SEAL || key == labels::MANAGED_BY
+    };
     for (kind, values) in [("label", job.labels()), ("annotation", job.annotations())] {
         for (key, value) in values.iter().filter(|(key, _)| ours(key)) {
             parts.extend([kind.to_owned(), key.clone(), value.clone()]);
         }
     }
+    parts.extend(["containers".to_owned(), OwnTemplate::of(job).identity()]);
     let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
     text_of(&parts)
 }
@@ -122,6 +128,7 @@ impl SealFilter {
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::api::core::v1::{Container, PodSpec};
     use serde_json::json;
 
     use super::*;
@@ -131,13 +138,23 @@ mod tests {
         serde_json::from_value(json!({
             "metadata": {
                 "name": "web-0123456789ab-3", "namespace": "team",
-                "labels": {"groundswell.dev/image": "web", "groundswell.dev/fingerprint": "f"},
-                "annotations": {"groundswell.dev/build": "1", "example.com/note": "a"},
+                "labels": {"groundswell.dev/image": "web", "groundswell.dev/fingerprint": "f",
+                    "app.kubernetes.io/managed-by": "groundswell"},
+                "annotations": {"groundswell.dev/build": "1", "example.com/note": "a",
+                    "groundswell.dev/containers": "prepare,build"},
                 "ownerReferences": [{"apiVersion": "groundswell.dev/v1alpha1", "uid": "u",
                     "kind": "ImageFamily", "name": "shop", "controller": true}],
             },
+            "spec": {"template": {"spec": {
+                "initContainers": [{"name": "prepare", "image": "operator"}],
+                "containers": [{"name": "build", "image": "builder", "env": [{"name": "A"}]}],
+            }}},
         }))
         .expect("a Job")
+    }
+
+    fn pod(job: &mut Job) -> &mut PodSpec {
+        job.spec.as_mut().and_then(|spec| spec.template.spec.as_mut()).expect("a pod")
     }
 
     #[test]
@@ -147,7 +164,7 @@ mod tests {
         assert!(!is_sealed(&sealed, &keys));
         seal(&mut sealed, &keys);
         assert!(is_sealed(&sealed, &keys));
-        let changes: [fn(&mut Job); 8] = [
+        let changes: [fn(&mut Job); 15] = [
             |job| job.metadata.name = Some("other".into()),
             |job| job.metadata.namespace = Some("other".into()),
             |job| job.metadata.owner_references = None,
@@ -156,6 +173,13 @@ mod tests {
             |job| drop(job.annotations_mut().insert(labels::BUILD.into(), "2".into())),
             |job| drop(job.annotations_mut().remove(labels::BUILD)),
             |job| drop(job.annotations_mut().insert(labels::SEAL.into(), "00".into())),
+            |job| drop(job.labels_mut().remove(labels::MANAGED_BY)),
+            |job| pod(job).containers[0].name = "other".into(),
+            |job| pod(job).containers[0].image = Some("other".into()),
+            |job| pod(job).containers[0].command = Some(vec!["other".into()]),
+            |job| pod(job).containers[0].args = Some(vec!["other".into()]),
+            |job| pod(job).containers[0].env = None,
+            |job| pod(job).init_containers = None,
         ];
         for (number, change) in changes.into_iter().enumerate() {
             let mut changed = sealed.clone();
@@ -165,6 +189,8 @@ mod tests {
         }
         // What others add is not read.
         sealed.annotations_mut().insert("example.com/note".into(), "b".into());
+        let agent = Container { name: "agent".into(), ..Container::default() };
+        pod(&mut sealed).containers.push(agent);
         sealed.labels_mut().insert("kueue.x-k8s.io/queue-name".into(), "q".into());
         assert!(is_sealed(&sealed, &keys));
     }

@@ -13,6 +13,7 @@ mod deploy;
 mod gitops;
 mod helm;
 mod hook;
+mod policies;
 mod schemas;
 
 use std::{collections::BTreeSet, fs};
@@ -430,38 +431,6 @@ fn the_rest_of_an_installation_is_in_its_namespace() {
     ] {
         assert!(!of_kind(&rendered, kind).is_empty(), "{kind}");
     }
-}
-
-/// The policies name the label and the user that the controller has, and the namespaces that it
-/// serves.
-#[test]
-fn the_policies_are_about_the_controller_and_its_namespaces() {
-    let values = "{watchNamespaces: [team-a], serviceAccount: {name: other}, \
-                  admissionPolicy: {restorers: ['system:serviceaccount:velero:velero']}}";
-    let rendered = documents(&render(values, &[]).expect("rendered"));
-    let policies = of_kind(&rendered, "ValidatingAdmissionPolicy");
-    let bindings = of_kind(&rendered, "ValidatingAdmissionPolicyBinding");
-    assert_eq!((policies.len(), bindings.len()), (3, 3));
-    for (policy, binding) in policies.iter().zip(&bindings) {
-        assert_eq!(binding["spec"]["policyName"], policy["metadata"]["name"]);
-        assert_eq!(binding["spec"]["validationActions"], serde_json::json!(["Deny"]));
-    }
-    let expression =
-        |policy: &Value| policy["spec"]["validations"][0]["expression"].as_str().map(str::to_owned);
-    let (jobs, records) = (expression(policies[0]), expression(policies[1]));
-    let (jobs, records) = (jobs.expect("an expression"), records.expect("an expression"));
-    let user = "system:serviceaccount:groundswell-system:other";
-    assert!(jobs.contains(user) && records.contains(user), "{jobs} {records}");
-    assert!(records.contains("system:serviceaccount:velero:velero"), "{records}");
-    let label = format!("{}'].orValue('') == '{}'", labels::MANAGED_BY, labels::MANAGED_BY_VALUE);
-    assert!(jobs.contains(&label), "{jobs}");
-    for policy in &policies[..2] {
-        let selector = &policy["spec"]["matchConstraints"]["namespaceSelector"];
-        assert_eq!(selector["matchExpressions"][0]["values"], serde_json::json!(["team-a"]));
-    }
-    let off = "{admissionPolicy: {enabled: false}}";
-    let rendered = documents(&render(off, &[]).expect("rendered"));
-    assert!(of_kind(&rendered, "ValidatingAdmissionPolicy").is_empty());
 }
 
 /// The text that Helm prints at the end names the namespace and the commands of the next steps.

@@ -35,6 +35,7 @@ mod odd_registry;
 mod older_versions;
 mod planted_secrets;
 mod platforms;
+mod policies;
 mod preflight;
 mod records;
 mod registry_traffic;

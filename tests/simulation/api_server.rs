@@ -13,7 +13,7 @@ use crate::{
     cluster::{Cluster, Event, Shared},
     faults::{CallFate, Moment, Refusal},
     invariants::{builds, calm, records},
-    job_controller::{self, JOB_NAME, Work},
+    job_controller::{self, Work},
     objects::{Kind, ObjectError, label, uid},
 };
 
@@ -34,8 +34,8 @@ pub struct Call {
     pub owner: String,
     /// The uid that Events are asked for.
     pub involved: String,
-    /// The name of the Job whose pods are asked for.
-    pub job: String,
+    /// The labels of the objects that are asked for.
+    pub labels: Vec<(String, String)>,
     pub body: Value,
 }
 
@@ -71,11 +71,7 @@ impl Call {
             dry_run: query("dryRun").is_some(),
             owner: query("fieldManager").unwrap_or_default().replace("%2F", "/"),
             involved: involved(query("fieldSelector").unwrap_or_default()),
-            job: query("labelSelector")
-                .and_then(|it| it.rsplit_once("%3D"))
-                .unwrap_or_default()
-                .1
-                .into(),
+            labels: selected(query("labelSelector").unwrap_or_default()),
             method,
             body,
         })
@@ -311,12 +307,21 @@ fn status(code: u16, reason: &str) -> Value {
     })
 }
 
-/// Returns the pods of a Job.
+/// Returns the labels of a selector, which is encoded as a part of a query.
+fn selected(selector: &str) -> Vec<(String, String)> {
+    let pairs = selector.split("%2C").filter_map(|pair| pair.split_once("%3D"));
+    pairs.map(|(name, value)| (name.replace("%2F", "/"), value.to_owned())).collect()
+}
+
+/// Returns the pods with the labels that are asked for.
 fn pods(cluster: &Cluster, call: &Call) -> Value {
-    let of_job = cluster.objects.all(Kind::Pod).filter(|(key, pod)| {
-        key.namespace == call.key.namespace && label(pod, JOB_NAME) == call.job
-    });
-    let items: Vec<&Value> = of_job.map(|(_, pod)| &**pod).collect();
+    let has_labels =
+        |pod: &Value| call.labels.iter().all(|(name, value)| label(pod, name) == value);
+    let found = cluster
+        .objects
+        .all(Kind::Pod)
+        .filter(|(key, pod)| key.namespace == call.key.namespace && has_labels(pod));
+    let items: Vec<&Value> = found.map(|(_, pod)| &**pod).collect();
     json!({"apiVersion": "v1", "kind": "PodList", "metadata": {}, "items": items})
 }
 

@@ -22,7 +22,7 @@ use crate::{
 const START_TIME: Duration = Duration::from_mins(2);
 
 /// The label with which Kubernetes marks the Job of a pod.
-pub const JOB_NAME: &str = "batch.kubernetes.io/job-name";
+const JOB_NAME: &str = "batch.kubernetes.io/job-name";
 
 /// The next stage of a Job or its pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -274,6 +274,7 @@ fn make_pod(cluster: &mut Cluster, job: &str, work: &Work) {
                     },
                 ],
             },
+            "spec": work.job["spec"]["template"]["spec"],
         }),
     );
     if made.is_err() {

@@ -31,7 +31,7 @@ pub enum CheckJobOutcome {
     Waiting(PodWait),
     /// The pod runs.
     Running,
-    /// The exit code was 0. Contains what the check wrote to its termination log.
+    /// The exit code was 0, as the pod says. Contains what the check wrote to its termination log.
     Passed(String),
     /// The check failed. The class is `Build` if the exit code was not 0, the check took too long,
     /// or its command could not be started, and `Infrastructure` if its environment failed.
@@ -59,15 +59,24 @@ pub fn check_job_outcome(
         JobRun::Stopped => CheckJobOutcome::Stopped,
         JobRun::NotAdmitted(problem) => CheckJobOutcome::NotAdmitted(problem),
         JobRun::Broken(failure) => CheckJobOutcome::Failed(failure),
-        JobRun::Succeeded(pod) => {
-            CheckJobOutcome::Passed(sanitize(output(pod, CHECK_CONTAINER), Keep::End))
+        JobRun::Succeeded(Some(pod)) => {
+            CheckJobOutcome::Passed(sanitize(output(Some(pod), CHECK_CONTAINER), Keep::End))
         }
+        JobRun::Succeeded(None) => CheckJobOutcome::Failed(lost_answer()),
         JobRun::TimedOut(pod) => {
             let text = format!("exceeded its `timeout` of {} s", run::time_limit(job));
             CheckJobOutcome::Failed(verdict(&text, job, output(pod, CHECK_CONTAINER)))
         }
         JobRun::Exited(pod) => CheckJobOutcome::Failed(failed_pod(job, pod)),
     }
+}
+
+/// Returns the failure of a check whose Job is complete without a pod that says how the check
+/// ended. The Job alone passes no check: whoever may create pods can complete it with another one.
+fn lost_answer() -> BuildFailure {
+    let text = "the Job is complete, and no pod says how the check ended: the pod was deleted, or \
+                the Job was completed by a pod that is not the check's; the check runs again";
+    failure(FailureClass::Infrastructure, Reason::PodLost, text)
 }
 
 fn failed_pod(job: &Job, pod: &Pod) -> BuildFailure {
@@ -155,7 +164,10 @@ mod tests {
             }))
             .expect("a pod")
         });
-        let pods: Vec<Pod> = serde_json::from_value(json!(pods)).expect("pods");
+        let mut pods: Vec<Pod> = serde_json::from_value(json!(pods)).expect("pods");
+        for pod in &mut pods {
+            pod.spec = job.spec.as_ref().and_then(|spec| spec.template.spec.clone());
+        }
         check_job_outcome(&job, &pods, &PodEvents::default(), NOW.parse().expect("now"))
     }
 
@@ -197,8 +209,6 @@ mod tests {
             panic!("passed")
         };
         assert!(long.len() < 1200, "{}", long.len());
-        let complete = json!({"status": {"conditions": [{"type": "Complete", "status": "True"}]}});
-        assert_eq!(decide(&complete, &[]), CheckJobOutcome::Passed(String::new()));
         assert_eq!(
             decide(&json!({}), &[pod("Running", &json!({"running": {}}))]),
             CheckJobOutcome::Running
@@ -232,6 +242,38 @@ mod tests {
         let long =
             failed(&json!({"terminated": {"exitCode": 1, "message": "word \n".repeat(10_000)}}));
         assert!(long.message.len() < 2500, "{}", long.message.len());
+    }
+
+    #[test]
+    fn a_job_alone_passes_no_check() {
+        let complete = json!({"status": {"conditions": [{"type": "Complete", "status": "True"}]}});
+        let running = pod("Running", &json!({"running": {}}));
+        for pods in [&[][..], &[running]] {
+            let failure = failure_of(decide(&complete, pods));
+            let found = (failure.class, failure.reason.as_str());
+            assert_eq!(found, (FailureClass::Infrastructure, Reason::PodLost.as_str()));
+            assert!(failure.message.contains("no pod says"), "{}", failure.message);
+        }
+    }
+
+    #[test]
+    fn a_pod_whose_image_somebody_has_changed_passes_no_check() {
+        let template = |image: &str| json!({"containers": [{"name": "check", "image": image}]});
+        let job = json!({"spec": {"template": {"spec": template("check:1")}}});
+        let job: Job = serde_json::from_value(job).expect("a Job");
+        let outcome = |image: &str, phase: &str| {
+            let mut pod = pod(phase, &json!({"terminated": {"exitCode": 0}}));
+            pod["spec"] = template(image);
+            let pods = [serde_json::from_value(pod).expect("a pod")];
+            check_job_outcome(&job, &pods, &PodEvents::default(), NOW.parse().expect("now"))
+        };
+        assert_eq!(outcome("check:1", "Succeeded"), CheckJobOutcome::Passed(String::new()));
+        for phase in ["Running", "Succeeded"] {
+            let failure = failure_of(outcome("true:1", phase));
+            assert_eq!(failure.reason, Reason::PodChanged, "{phase}");
+            let expected = "the image true:1 in its container `check`, and not check:1";
+            assert!(failure.message.contains(expected), "{}", failure.message);
+        }
     }
 
     #[test]

@@ -7,9 +7,8 @@ use k8s_openapi::api::{
     batch::v1::Job,
     core::v1::{Container, ContainerStateTerminated, ContainerStatus, Pod, PodStatus},
 };
-use kube::ResourceExt;
 
-use crate::{api::labels, builds::outcome::pod};
+use crate::builds::{outcome::pod, own_containers::OwnTemplate};
 
 /// The names of the containers of a Job's template that the Job was created with. Webhooks add
 /// containers to the pod; those that change Jobs, to the template, too.
@@ -37,20 +36,14 @@ impl<'a> OwnContainers<'a> {
     /// Returns the containers of a Job's template; all of them if the Job does not say which ones
     /// it was created with.
     pub(in crate::builds) fn of(job: &'a Job) -> Self {
-        let template = job.spec.as_ref().and_then(|spec| spec.template.spec.as_ref());
-        let sent = job.annotations().get(labels::CONTAINERS);
-        let is_sent = |container: &&Container| {
-            sent.is_none_or(|names| names.split(',').any(|name| name == container.name))
-        };
-        let init = template.iter().flat_map(|pod| pod.init_containers.iter().flatten());
-        let init = init.filter(is_sent);
+        let template = OwnTemplate::of(job);
         let (native_sidecars, init): (Vec<_>, Vec<_>) =
-            init.partition(|container| is_native_sidecar(container));
+            template.init.into_iter().partition(|container| is_native_sidecar(container));
         let names = |containers: Vec<&'a Container>| {
             containers.into_iter().map(|container| container.name.as_str()).collect()
         };
         Self {
-            main: names(template.iter().flat_map(|pod| &pod.containers).filter(is_sent).collect()),
+            main: names(template.main),
             init: names(init),
             native_sidecars: names(native_sidecars),
         }

@@ -10,6 +10,7 @@ use crate::{
             own::{OwnContainers, OwnEnd},
             pod,
         },
+        own_containers::OwnTemplate,
     },
     identity::ImageDigest,
 };
@@ -32,13 +33,16 @@ pub enum PushReport {
 
 impl PushReport {
     /// Reads the report of a build. `pods` are the pods that its Job controls, in any order. A
-    /// container that has failed reports nothing.
+    /// container that has failed reports nothing, and neither does a pod that does not run the
+    /// containers of the Job's template.
     #[must_use]
     pub fn of(job: &Job, pods: &[Pod]) -> Self {
         let own = OwnContainers::of(job);
         let has_succeeded =
             |pod: &&Pod| pod::phase(pod) == "Succeeded" || own.end(pod) == OwnEnd::Succeeded;
-        let ended: Vec<&Pod> = pods.iter().filter(has_succeeded).collect();
+        let template = OwnTemplate::of(job);
+        let is_ours = |pod: &&Pod| template.difference(pod).is_none();
+        let ended: Vec<&Pod> = pods.iter().filter(has_succeeded).filter(is_ours).collect();
         if ended.is_empty() {
             return Self::Unknown;
         }
@@ -103,7 +107,10 @@ mod tests {
         .expect("a Job");
         let status = json!({"phase": phase, "containerStatuses": containers});
         let pod: Pod = serde_json::from_value(json!({"status": status})).expect("a pod");
-        PushReport::of(&job, &[pod])
+        PushReport::of(
+            &job,
+            &[Pod { spec: job.spec.clone().expect("a spec").template.spec, ..pod }],
+        )
     }
 
     #[test]
@@ -125,6 +132,22 @@ mod tests {
             assert_eq!(report("Succeeded", &containers), expected, "{message}");
             assert_eq!(report("Running", &containers), expected, "a foreign container runs on");
         }
+    }
+
+    #[test]
+    fn a_pod_whose_image_somebody_has_changed_reports_nothing() {
+        let message = format!("sha256:{}", "a".repeat(64));
+        let template = |image: &str| json!({"containers": [{"name": "build", "image": image}]});
+        let job = json!({"spec": {"template": {"spec": template("builder")}}});
+        let job: Job = serde_json::from_value(job).expect("a Job");
+        let reported = |image: &str| {
+            let status =
+                json!({"phase": "Succeeded", "containerStatuses": [ended("build", 0, &message)]});
+            let pod = json!({"spec": template(image), "status": status});
+            PushReport::of(&job, &[serde_json::from_value(pod).expect("a pod")])
+        };
+        assert_eq!(reported("builder"), PushReport::Pushed(message.as_str().into()));
+        assert_eq!(reported("evil"), PushReport::Unknown);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use crate::{
     api::{
         BuildFailure, FailureClass,
         condition::{Problem, Reason},
+        labels,
     },
     builds::outcome::{
         admission::{self, no_pod, pod_rejection},
@@ -20,6 +21,7 @@ use crate::{
         own::{OwnContainers, OwnEnd},
         pod::{self, BoundedWait, PodWait, WaitContext},
     },
+    builds::own_containers::OwnTemplate,
 };
 
 /// How long a Job may be without a pod after the Job controller has started it.
@@ -39,7 +41,8 @@ pub(in crate::builds) enum JobRun<'a> {
     Waiting(PodWait),
     /// The pod runs.
     Running,
-    /// Our own containers have succeeded. Contains the pod if it still exists.
+    /// Our own containers have succeeded. Contains the pod if it still exists. Without it, only the
+    /// Job says so, and any pod that it was given may have ended in the place of ours.
     Succeeded(Option<&'a Pod>),
     /// A container of our own has failed by itself. Others may still run.
     Exited(&'a Pod),
@@ -59,7 +62,8 @@ pub(in crate::builds) enum JobRun<'a> {
 ///
 /// The containers of the Job's template decide. What else runs in the pod does not count: a sidecar
 /// that never ends, or that ends with an error. The phase of the pod decides where our own
-/// containers do not say how the Job ended: after an eviction, for example.
+/// containers do not say how the Job ended: after an eviction, for example. A pod that does not run
+/// the containers of the template is not believed.
 pub(in crate::builds) fn job_run<'a>(
     job: &Job,
     pods: &'a [Pod],
@@ -69,8 +73,15 @@ pub(in crate::builds) fn job_run<'a>(
     let own = OwnContainers::of(job);
     let succeeded =
         |pod: &&Pod| pod::phase(pod) == "Succeeded" || own.end(pod) == OwnEnd::Succeeded;
-    if let Some(pod) = pods.iter().find(succeeded) {
+    let template = OwnTemplate::of(job);
+    let differing = |pod: &Pod| template.difference(pod);
+    if let Some(pod) = pods.iter().find(|pod| succeeded(pod) && differing(pod).is_none()) {
         return JobRun::Succeeded(Some(pod));
+    }
+    if let Some(difference) = pods.iter().find_map(differing)
+        && deleted_at(job).is_none()
+    {
+        return JobRun::Broken(changed(&difference));
     }
     if condition(job, "Complete").is_some() {
         return JobRun::Succeeded(None);
@@ -320,6 +331,17 @@ fn deleted_at(job: &Job) -> Option<Timestamp> {
 fn condition<'a>(job: &'a Job, type_: &str) -> Option<&'a JobCondition> {
     let mut conditions = job.status.as_ref()?.conditions.iter().flatten();
     conditions.find(|condition| condition.type_ == type_ && condition.status == "True")
+}
+
+/// Returns the failure of a Job whose pod does not run the containers of the Job's template.
+fn changed(difference: &str) -> BuildFailure {
+    let text = format!(
+        "the pod {difference}, unlike its Job: somebody has changed it, or a webhook of the \
+         cluster, which must leave out the pods with the label {}: {}",
+        labels::MANAGED_BY,
+        labels::MANAGED_BY_VALUE,
+    );
+    failure(FailureClass::Infrastructure, Reason::PodChanged, &sanitize(&text, Keep::Start))
 }
 
 fn lost(text: &str) -> BuildFailure {

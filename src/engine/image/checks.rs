@@ -338,7 +338,9 @@ impl ImageEval<'_> {
         });
         let mut failed: Vec<&ObservedCheck> = self
             .checks()
-            .filter(|(check, _)| check.required)
+            .filter(|(check, revision)| {
+                check.required && !self.has_recorded_pass(verified, revision)
+            })
             .flat_map(|(_, revision)| self.attempts(verified, revision))
             .filter(|observed| matches!(observed.outcome, CheckOutcome::Failed(_)))
             .collect();
@@ -376,6 +378,16 @@ impl ImageEval<'_> {
             record = Some(failed.count(record, self.context.now));
         }
         record
+    }
+
+    /// Whether a check is recorded as passed on this digest. Its Job may have lost its answer
+    /// since, with its pod.
+    fn has_recorded_pass(&self, verified: &VerifiedBuild, revision: &str) -> bool {
+        self.observed.record.into_iter().flat_map(|record| &record.checks).any(|known| {
+            verified.digest == known.digest
+                && known.revision == revision
+                && known.state == CheckState::Passed
+        })
     }
 
     /// Whether a check that failed on this digest, or was cancelled, has been changed or removed

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use jiff::SignedDuration;
 
 use crate::{
-    api::{Check, CheckState, FailureClass, ImageState, condition::Reason},
+    api::{BuildFailure, Check, CheckState, FailureClass, ImageState, condition::Reason},
     engine::{
         CheckOutcome, Effect,
         tests::{CURRENT, model::FamilyModel},
@@ -254,6 +254,34 @@ fn a_cancelled_check_is_stopped_and_its_digest_is_not_promoted_until_a_retry() {
         "another Job than the one that was stopped"
     );
     assert_eq!(model.builds(), [2, 2, 2], "what is in the registry is not built again");
+}
+
+#[test]
+fn a_recorded_pass_outlives_the_pod_that_has_said_so() {
+    let mut model = FamilyModel::new(&["up"], &[("base", "up")]);
+    model.spec.policy.retries.infrastructure = 0;
+    model.spec.images[0].checks = vec![required_check("smoke"), required_check("size")];
+    for _ in 0..3 {
+        model.reconcile();
+        model.finish_builds();
+    }
+    model.reconcile();
+    assert_eq!(model.checks.len(), 2);
+    model.checks[0].1.outcome = CheckOutcome::Passed("fine".into());
+    model.checks[0].1.live = false;
+    model.reconcile();
+    // The node of its pod is drained while the other check still runs.
+    model.checks[0].1.outcome = CheckOutcome::Failed(BuildFailure {
+        class: FailureClass::Infrastructure,
+        reason: Reason::PodLost.into(),
+        message: "no pod says how it ended".into(),
+    });
+    model.reconcile();
+    assert_eq!(model.states(), [ImageState::Checking]);
+    assert_eq!(model.record("base").failure, None);
+    model.checks[1].1.outcome = CheckOutcome::Passed("fine".into());
+    model.settle();
+    assert_eq!((model.states(), model.checks.len()), (vec![CURRENT], 2));
 }
 
 #[test]

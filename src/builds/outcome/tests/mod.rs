@@ -42,7 +42,14 @@ fn decide_with_events(job: Value, pods: Value, events: &PodEvents, now: &str) ->
         }))
         .expect("a pod")
     });
-    let pods: Vec<Pod> = serde_json::from_value(pods).expect("pods");
+    let mut pods: Vec<Pod> = serde_json::from_value(pods).expect("pods");
+    for spec in pods.iter_mut().map(|pod| pod.spec.get_or_insert_default()) {
+        if spec.containers.is_empty() {
+            let own = job.spec.as_ref().and_then(|spec| spec.template.spec.clone());
+            let own = own.unwrap_or_default();
+            (spec.containers, spec.init_containers) = (own.containers, own.init_containers);
+        }
+    }
     build_job_outcome(&job, &pods, events, now.parse().expect("now"))
 }
 

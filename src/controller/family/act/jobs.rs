@@ -16,6 +16,7 @@ use crate::{
     api::{
         BuildFailure, FailureClass,
         condition::{Problem, Reason},
+        labels,
     },
     build_records::keys::RecordKeys,
     builds::{
@@ -192,6 +193,9 @@ async fn dry_run(api: &Api<Job>, job: &Job) -> Result<Acceptance, ReconcileError
         Ok(returned) if drops_user_namespace(job, &returned) => {
             Ok(Acceptance::Rejected(without_user_namespace()))
         }
+        Ok(returned) if !job_seals::are_equal(&returned, job) => {
+            Ok(Acceptance::Rejected(changed_by_webhook(job)))
+        }
         Ok(_) => Ok(Acceptance::Accepted),
         // Created by an earlier reconcile; `create_jobs` inspects it.
         Err(error) if error.is_already_exists() => Ok(Acceptance::Unknown),
@@ -248,10 +252,17 @@ async fn create_or_adopt(
 ) -> Result<JobCreation, ReconcileError> {
     let name = job.name_any();
     match call(|| format!("create Job {name}"), api.create(&PostParams::default(), job)).await {
-        Ok(created) => {
+        Ok(created) if job_seals::are_equal(&created, job) => {
             info!(job = %name, "created the Job");
             jobs.record_write(created.clone());
             Ok(JobCreation::Exists(created.into()))
+        }
+        Ok(created) => {
+            // Nothing would watch it, and its pod would run.
+            let ours = Preconditions { uid: created.uid(), ..Preconditions::default() };
+            delete(api, &name, &DeleteParams::foreground().preconditions(ours)).await?;
+            warn!(job = %name, "deleted the Job: a webhook has changed what its seal covers");
+            Ok(JobCreation::Rejected(changed_by_webhook(job)))
         }
         Err(error) => {
             let rejection = error.status().and_then(job_rejection);
@@ -283,6 +294,19 @@ fn name_is_taken(job: &Job) -> JobRejection {
     let message = format!(
         "the Job {name} exists and was not created by this installation, or was changed since; it \
          is not used; delete it: kubectl delete job -n {namespace} {name}"
+    );
+    JobRejection::NotNow(Problem { reason: Reason::JobRefused, message })
+}
+
+/// Returns that the API server stores another Job than it was sent.
+fn changed_by_webhook(job: &Job) -> JobRejection {
+    let message = format!(
+        "a webhook of the cluster changes the labels or the containers of the Job {} while it is \
+         created: a name, an image, a command or a variable; let it leave out the Jobs with the \
+         label {}: {}",
+        job.name_any(),
+        labels::MANAGED_BY,
+        labels::MANAGED_BY_VALUE,
     );
     JobRejection::NotNow(Problem { reason: Reason::JobRefused, message })
 }

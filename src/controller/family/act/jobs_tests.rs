@@ -5,7 +5,7 @@ use std::{
     convert::Infallible,
     sync::{
         Arc, LazyLock,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -19,6 +19,7 @@ use crate::{
     api::{
         BuildFailure,
         condition::{Problem, Reason},
+        labels,
     },
     build_records::keys::{
         RecordKeys,
@@ -47,9 +48,21 @@ fn unsealed_job() -> Job {
     serde_json::from_value(json!({
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": {"name": "base-0-0", "namespace": "team", "uid": "u", "resourceVersion": "1"},
+        "metadata": {"name": "base-0-0", "namespace": "team", "uid": "u", "resourceVersion": "1",
+            "labels": {labels::MANAGED_BY: labels::MANAGED_BY_VALUE}},
+        "spec": {"template": {"spec": {"containers": [{"name": "build", "image": "builder"}]}}},
     }))
     .expect("a Job")
+}
+
+/// Jobs with the name, the metadata and the seal of ours, and without the label that the watch
+/// selects by, or with another image.
+fn replacements() -> [Job; 2] {
+    let (mut unlabelled, mut changed) = (job(), job());
+    unlabelled.labels_mut().clear();
+    let pod = changed.spec.as_mut().and_then(|spec| spec.template.spec.as_mut()).expect("a pod");
+    pod.containers[0].image = Some("evil".into());
+    [unlabelled, changed]
 }
 
 fn status(code: u16, reason: &str, message: &str) -> Value {
@@ -123,6 +136,73 @@ fn existing(creation: JobCreation) -> Job {
     match creation {
         JobCreation::Exists(job) => *job,
         JobCreation::Rejected(failure) => panic!("{failure:?}"),
+    }
+}
+
+/// The reason and the message of a creation that is not admitted now.
+fn problem(creation: JobCreation) -> Problem {
+    match creation {
+        JobCreation::Rejected(JobRejection::NotNow(problem)) => problem,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// An API server that answers a creation with `code` and `answer`, and has the Job `stored`. It
+/// counts the deletions.
+fn answers(code: u16, answer: Value, stored: Job) -> (Client, Arc<AtomicUsize>) {
+    let deletions = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&deletions);
+    let service = tower::service_fn(move |request: Request<Body>| {
+        let stored = serde_json::to_value(&stored).expect("JSON");
+        let (code, answer) = match *request.method() {
+            Method::POST => (code, answer.clone()),
+            Method::DELETE => {
+                counted.fetch_add(1, Ordering::Relaxed);
+                (200, stored)
+            }
+            _ => (200, stored),
+        };
+        let answer = Body::from(serde_json::to_vec(&answer).expect("JSON"));
+        let response = Response::builder().status(code).body(answer).expect("a response");
+        std::future::ready(Ok::<_, Infallible>(response))
+    });
+    (Client::new(service, "team"), deletions)
+}
+
+#[tokio::test]
+async fn a_job_that_somebody_has_replaced_with_our_seal_is_not_used() {
+    for replaced in replacements() {
+        let (jobs, mut cache) = (ObjectCache::new(|_| None), ReconcileCache::default());
+        let taken = status(409, "AlreadyExists", "base-0-0 already exists");
+        let (client, _) = answers(409, taken, replaced);
+        let api = Api::namespaced(client.clone(), "team");
+        let created = create_jobs(&jobs, &api, &[job()], &mut cache).await.expect("an answer");
+        let problem = problem(created.into_iter().next().expect("one"));
+        assert!(problem.message.contains("was not created by this installation"), "{problem:?}");
+        cache.unanswered.insert("base-0-0".into());
+        find_unanswered(&jobs, &client, "team", &KEYS, &mut cache).await.expect("an answer");
+        assert!(jobs.get(&Key::new("team", "base-0-0")).is_none(), "it counts for nothing");
+    }
+}
+
+#[tokio::test]
+async fn a_job_that_a_webhook_changes_is_deleted_and_explained() {
+    for changed in replacements() {
+        let (jobs, mut cache) = (ObjectCache::new(|_| None), ReconcileCache::default());
+        let answer = serde_json::to_value(&changed).expect("JSON");
+        let (client, deletions) = answers(201, answer, changed);
+        let api = Api::namespaced(client, "team");
+        let kind = "standard".to_owned();
+        let dry = check_acceptance(&api, &job(), kind, &mut cache).await.expect("an answer");
+        let Acceptance::Rejected(JobRejection::NotNow(found)) = dry else { panic!("{dry:?}") };
+        assert_eq!(found.reason, Reason::JobRefused);
+        assert_eq!(deletions.load(Ordering::Relaxed), 0, "nothing was created");
+        let created = create_jobs(&jobs, &api, &[job()], &mut cache).await.expect("an answer");
+        let problem = problem(created.into_iter().next().expect("one"));
+        assert!(problem.message.contains("a webhook of the cluster"), "{problem:?}");
+        assert!(problem.message.contains("app.kubernetes.io/managed-by: groundswell"));
+        assert_eq!(deletions.load(Ordering::Relaxed), 1, "its pod must not run");
+        assert!(jobs.get(&Key::new("team", "base-0-0")).is_none());
     }
 }
 

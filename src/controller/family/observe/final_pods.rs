@@ -1,5 +1,6 @@
 //! The pods of Jobs that have completed although no watch has shown how their pods ended. Only the
-//! pod says what a build has pushed, so that it is read before the build counts. Needs a client.
+//! pod says what a build has pushed, and whether a check has passed, so that it is read before
+//! either counts. Needs a client.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -30,8 +31,8 @@ const MAX_PODS: u32 = 16;
 pub struct FinalPods(HashSet<String>);
 
 impl Observer<'_> {
-    /// Reads the pods of the builds that have completed without a pod that says how it ended. That
-    /// is rare: a watch of pods is behind that of Jobs, or the pod is gone.
+    /// Reads the pods of the Jobs that have completed without a pod that says how it ended. That is
+    /// rare: a watch of pods is behind that of Jobs, or the pod is gone.
     pub(super) async fn read_final_pods(&mut self) -> Result<(), ReconcileError> {
         let stores = &self.context.stores;
         let unknown = unknown_ends(stores, &self.key);
@@ -44,12 +45,10 @@ impl Observer<'_> {
                 continue;
             }
             let name = job.name_any();
-            let of_job =
-                ListParams::default().labels(&format!("{JOB_NAME}={name}")).limit(MAX_PODS);
+            let of_job = ListParams::default().labels(&selector(&name)).limit(MAX_PODS);
             let pods = call(|| format!("read the pods of Job {name}"), api.list(&of_job)).await?;
             for pod in pods {
-                let is_ours = jobs::controlling_job(&pod).is_some_and(|owner| owner.uid == uid);
-                if is_ours && pod.labels().contains_key(labels::FAMILY) {
+                if is_pod_of(&pod, &uid) {
                     stores.pods.record_write(pod);
                 }
             }
@@ -59,10 +58,24 @@ impl Observer<'_> {
     }
 }
 
-/// Returns the builds of a family that have completed and of which no pod says how it ended.
+/// Returns the labels of our own pods of a Job. The watch of pods selects by the first one, too.
+fn selector(job: &str) -> String {
+    format!("{}={},{JOB_NAME}={job}", labels::MANAGED_BY, labels::MANAGED_BY_VALUE)
+}
+
+/// Whether a pod belongs to the Job with this uid, and is one of ours.
+fn is_pod_of(pod: &Pod, uid: &str) -> bool {
+    let is_ours =
+        pod.labels().get(labels::MANAGED_BY).is_some_and(|by| by == labels::MANAGED_BY_VALUE);
+    is_ours
+        && pod.labels().contains_key(labels::FAMILY)
+        && jobs::controlling_job(pod).is_some_and(|owner| owner.uid == uid)
+}
+
+/// Returns the Jobs of a family that have completed and of which no pod says how it ended.
 fn unknown_ends(stores: &Stores, family: &Key) -> Vec<Arc<Job>> {
     let mut jobs = stores.jobs.group(family);
-    jobs.retain(|job| jobs::is_build(job) && jobs::has_completed(job));
+    jobs.retain(|job| jobs::has_completed(job));
     if jobs.is_empty() {
         return jobs;
     }
@@ -77,4 +90,59 @@ fn unknown_ends(stores: &Stores, family: &Key) -> Vec<Arc<Job>> {
         PushReport::of(job, pods) == PushReport::Unknown
     });
     jobs
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn pod(labels: &Value, uid: &str) -> Pod {
+        serde_json::from_value(json!({
+            "metadata": {"name": "p", "namespace": "team", "resourceVersion": "1",
+                "labels": labels, "ownerReferences": [{"apiVersion": "batch/v1", "kind": "Job",
+                "name": "base-check-0-0", "uid": uid, "controller": true}]},
+            "spec": {"containers": [{"name": "check", "image": "i"}]},
+            "status": {"phase": "Succeeded"},
+        }))
+        .expect("a pod")
+    }
+
+    #[test]
+    fn a_pod_without_our_label_ends_no_job() {
+        let ours = json!({labels::MANAGED_BY: "groundswell", labels::FAMILY: "python"});
+        assert!(is_pod_of(&pod(&ours, "uid"), "uid"));
+        assert!(!is_pod_of(&pod(&ours, "another"), "uid"));
+        for adopted in [
+            json!({labels::FAMILY: "python"}),
+            json!({labels::MANAGED_BY: "other", labels::FAMILY: "python"}),
+            json!({labels::MANAGED_BY: "groundswell"}),
+        ] {
+            assert!(!is_pod_of(&pod(&adopted, "uid"), "uid"), "{adopted}");
+        }
+        let selected = selector("base-check-0-0");
+        assert!(selected.contains("app.kubernetes.io/managed-by=groundswell"), "{selected}");
+    }
+
+    #[test]
+    fn the_ends_of_builds_and_checks_are_read_until_a_pod_says_them() {
+        let (stores, family) = (Stores::default(), Key::new("team", "python"));
+        for component in [labels::COMPONENT_BUILD, labels::COMPONENT_CHECK] {
+            let job = json!({
+                "metadata": {"name": component, "namespace": "team", "uid": component,
+                    "resourceVersion": "1",
+                    "labels": {labels::FAMILY: "python", labels::COMPONENT: component}},
+                "spec": {"template": {"spec": {"containers": [{"name": "check", "image": "i"}]}}},
+                "status": {"conditions": [{"type": "Complete", "status": "True"}]},
+            });
+            stores.jobs.record_write(serde_json::from_value::<Job>(job).expect("a Job"));
+        }
+        assert_eq!(unknown_ends(&stores, &family).len(), 2);
+        let ours = json!({labels::MANAGED_BY: "groundswell", labels::FAMILY: "python"});
+        stores.pods.record_write(pod(&ours, labels::COMPONENT_CHECK));
+        let unknown = unknown_ends(&stores, &family);
+        let unknown: Vec<String> = unknown.iter().map(|job| job.name_any()).collect();
+        assert_eq!(unknown, [labels::COMPONENT_BUILD]);
+    }
 }

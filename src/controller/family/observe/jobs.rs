@@ -345,8 +345,17 @@ mod tests {
         check_job::job(&request, &BuildEnvironment::default())
     }
 
+    /// Adds a Job with pods that run what its template says.
     fn add(observed: &mut ObservedJobs, job: &Job, pods: &[Pod], now: Timestamp) {
-        observed.add(job, pods, &PodEvents::default(), now);
+        let mut pods = pods.to_vec();
+        pods.iter_mut().for_each(|pod| run_template(pod, job));
+        observed.add(job, &pods, &PodEvents::default(), now);
+    }
+
+    /// Adds the containers of a Job's template to those of a pod.
+    fn run_template(pod: &mut Pod, job: &Job) {
+        let own = job.spec.as_ref().and_then(|spec| spec.template.spec.clone());
+        pod.spec.get_or_insert_default().containers.extend(own.unwrap_or_default().containers);
     }
 
     fn pods(text: &str) -> Vec<Pod> {
@@ -376,7 +385,8 @@ mod tests {
         assert!(observed.ended_live_checks.is_empty());
         // A sidecar runs on.
         let running = pods(
-            r#"{"status": {"phase": "Running", "containerStatuses": [
+            r#"{"spec": {"containers": [{"name": "mesh"}]},
+                "status": {"phase": "Running", "containerStatuses": [
                 {"name": "check", "image": "i", "imageID": "", "ready": false, "restartCount": 0,
                  "state": {"terminated": {"exitCode": 0}}}]}}"#,
         );
@@ -398,6 +408,7 @@ mod tests {
         job.metadata = metadata;
         job.labels_mut().insert(labels::FAMILY.into(), "python".into());
         let name = job.name_any();
+        let template = job.spec.as_ref().and_then(|spec| spec.template.spec.clone());
         let owner = |uid: &str| {
             json!({"apiVersion": "batch/v1", "kind": "Job", "name": name,
             "uid": uid, "controller": true})
@@ -415,7 +426,7 @@ mod tests {
                 "metadata": {"name": "p", "namespace": "team", "resourceVersion": version,
                     "labels": {labels::FAMILY: "python", "batch.kubernetes.io/job-name": name},
                     "ownerReferences": owners},
-                "status": {"phase": "Succeeded"}});
+                "spec": template, "status": {"phase": "Succeeded"}});
             stores.pods.record_write(serde_json::from_value::<Pod>(pod).expect("a pod"));
             let now = Timestamp::UNIX_EPOCH;
             let observed = ObservedJobs::of(
