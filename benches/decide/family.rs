@@ -156,7 +156,7 @@ impl BenchFamily {
                 let result = if there {
                     present(&fingerprint)
                 } else {
-                    LookupResult::Absent { last_build: None, after }
+                    LookupResult::Absent { last_build: None, after, asked_at: self.now }
                 };
                 self.images[image.position()].lookup = Some(Lookup { fingerprint, result });
             }
