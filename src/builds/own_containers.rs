@@ -160,12 +160,15 @@ mod tests {
         &mut pod.spec.as_mut().expect("a spec").containers[0]
     }
 
+    /// A change of a pod, and a part of what is said of it.
+    type Change = (fn(&mut Pod), &'static str);
+
     #[test]
     fn a_pod_runs_the_containers_of_its_job() {
         let job = job();
         let own = OwnTemplate::of(&job);
         assert_eq!(own.difference(&pod(&job)), None);
-        let changes: [(fn(&mut Pod), &str); 9] = [
+        let changes: [Change; 9] = [
             (|pod| pod.spec = None, "no container `prepare`"),
             (|pod| build(pod).name = "x".into(), "no container `build`"),
             (|pod| build(pod).image = Some("true:1".into()), "the image true:1"),

@@ -19,7 +19,7 @@ mod schemas;
 use std::{collections::BTreeSet, fs};
 
 use groundswell::{
-    api::{BuildStrategy, CascadePhase, StrategyRef, labels},
+    api::{BuildStrategy, CascadePhase, StrategyRef},
     builds::{strategy::validate as validate_strategy, strategy_revision::strategy_revision},
     registry::Platform,
     server::{

@@ -379,7 +379,7 @@ pub fn expires(cluster: &mut Cluster, job: &Value) {
         cluster.invariants.built.remove(&key);
     }
     let starts = cluster.invariants.starts.get(owner(job)).into_iter().flatten();
-    let started = starts.filter(|start| start.job == uid(job)).map(BuildStart::at).last();
+    let started = starts.filter(|start| start.job == uid(job)).map(BuildStart::at).next_back();
     let started = started.map(|at| cluster.time.since_start(at));
     if started.is_some_and(|at| is_unseen(at, Duration::ZERO))
         && let Some(starts) = cluster.invariants.starts.get_mut(owner(job))

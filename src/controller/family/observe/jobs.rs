@@ -348,7 +348,9 @@ mod tests {
     /// Adds a Job with pods that run what its template says.
     fn add(observed: &mut ObservedJobs, job: &Job, pods: &[Pod], now: Timestamp) {
         let mut pods = pods.to_vec();
-        pods.iter_mut().for_each(|pod| run_template(pod, job));
+        for pod in &mut pods {
+            run_template(pod, job);
+        }
         observed.add(job, &pods, &PodEvents::default(), now);
     }
 
