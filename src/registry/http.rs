@@ -52,7 +52,7 @@ pub(super) struct Http {
     clock: Clock,
     requests_per_host: usize,
     /// The hosts that are reached over plain HTTP.
-    plain_http: Vec<String>,
+    unencrypted: Vec<String>,
     hosts: Mutex<HashMap<String, Arc<Semaphore>>>,
     circuits: Circuits,
 }
@@ -136,7 +136,7 @@ impl Http {
             transport,
             clock,
             requests_per_host: config.concurrent_requests_per_host,
-            plain_http: config.plain_http.clone(),
+            unencrypted: config.plain_http.clone(),
             hosts: Mutex::default(),
             circuits: Circuits::default(),
         }
@@ -209,7 +209,7 @@ impl Http {
             redirect_target(from, location).map_err(|problem| context.invalid_response(problem))?;
         // To list what is refused would allow it.
         self.transport.check(&to).map_err(|refused| context.refused(&refused))?;
-        if to.scheme() == "http" && !same_origin(from, &to) && !is_plain(&self.plain_http, &to) {
+        if to.scheme() == "http" && !same_origin(from, &to) && !is_plain(&self.unencrypted, &to) {
             let host = authority(&to);
             return Err(context.invalid_response(format!(
                 "redirected over plain HTTP to {host}; if that is meant, list {host} in \

@@ -167,7 +167,7 @@ fn digit(byte: u8) -> Option<u32> {
     char::from(byte).to_digit(16)
 }
 
-/// Returns the length of what begins a line: blanks, and the step and time that BuildKit prints
+/// Returns the length of what begins a line: blanks, and the step and time that a build prints
 /// before each line of its log, `#12 0.345 `.
 fn line_head(line: &[u8]) -> usize {
     let indented = after(line, |byte| matches!(byte, b' ' | b'\t'));
