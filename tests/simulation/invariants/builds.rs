@@ -378,7 +378,7 @@ pub fn expires(cluster: &mut Cluster, job: &Value) {
         cluster.invariants.built.remove(&key);
     }
     let starts = cluster.invariants.starts.get(owner(job)).into_iter().flatten();
-    let started = starts.filter(|start| start.job == uid(job)).map(BuildStart::at).last();
+    let started = starts.filter(|start| start.job == uid(job)).map(BuildStart::at).next_back();
     let started = started.map(|at| cluster.time.since_start(at));
     let is_forgotten = started.is_some_and(|at| !calm::is_calm_since(cluster, at) && is_unseen(at));
     if is_forgotten && let Some(starts) = cluster.invariants.starts.get_mut(owner(job)) {
