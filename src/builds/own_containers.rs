@@ -161,14 +161,14 @@ mod tests {
     }
 
     /// A change of a pod, and a part of what is said of it.
-    type Change = (fn(&mut Pod), &'static str);
+    type PodEdit = (fn(&mut Pod), &'static str);
 
     #[test]
     fn a_pod_runs_the_containers_of_its_job() {
         let job = job();
         let own = OwnTemplate::of(&job);
         assert_eq!(own.difference(&pod(&job)), None);
-        let changes: [Change; 9] = [
+        let changes: [PodEdit; 9] = [
             (|pod| pod.spec = None, "no container `prepare`"),
             (|pod| build(pod).name = "x".into(), "no container `build`"),
             (|pod| build(pod).image = Some("true:1".into()), "the image true:1"),
