@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use jiff::Timestamp;
 
 use crate::{
-    engine::input::{DecideInput, ObservedCascade, ObservedImage},
+    engine::input::{BuildOutcome, DecideInput, ObservedBuild, ObservedCascade, ObservedImage},
     identity::CascadeName,
     lineage::{ImageIndex, Parent},
 };
@@ -58,8 +58,11 @@ impl CascadeMembers {
         let images = input.spec.images.iter().zip(&input.images);
         let taken = images.map(|(image, observed)| {
             let works_on = |cascade: &CascadeName| self.names.contains(cascade);
-            let mut builds = observed.builds.iter().filter(|build| build.live);
-            if builds.any(|build| works_on(&build.identity.cascade)) {
+            let mut builds = observed.builds.iter();
+            if builds.any(|build| {
+                works_on(&build.identity.cascade)
+                    && (build.live || is_newer_than_recorded(build, observed))
+            }) {
                 return None;
             }
             let last = self.last_ended(observed)?;
@@ -165,6 +168,13 @@ impl CascadeMembers {
         ImageIndex::enumerate(images)
             .filter(move |(image, _)| self.position_of(*image) == Some(cascade))
     }
+}
+
+/// Whether a build has succeeded after the last one in the history of its image. Times do not tell,
+/// because the clock may have been set back between them.
+fn is_newer_than_recorded(build: &ObservedBuild, observed: &ObservedImage<'_>) -> bool {
+    let last = observed.record.and_then(|record| record.history.first()?.build);
+    build.outcome == BuildOutcome::Succeeded && Some(build.identity.number) > last
 }
 
 /// Whether an image was built in this cascade last, or has failed or was cancelled in it.

@@ -4,7 +4,11 @@
 use std::time::Duration;
 
 use groundswell::{
-    api::{ImageFamilySpec, labels},
+    api::{
+        ImageFamilySpec,
+        condition::{Reason, ReasonTrait},
+        labels,
+    },
     controller::object_cache::Key,
 };
 use jiff::SignedDuration;
@@ -107,7 +111,11 @@ impl Waiting<'_> {
                 let failure = &self.record["status"]["failure"];
                 let at: jiff::Timestamp = failure["at"].as_str()?.parse().ok()?;
                 let class = failure["last"]["class"].as_str()?;
+                let reason = Reason::parse(failure["last"]["reason"].as_str()?);
+                let is_lasting =
+                    reason.is_some_and(|reason| reason.has(ReasonTrait::AwaitsCorrection));
                 let (count, first, longest) = match class {
+                    "Infrastructure" if is_lasting => (failure["infrastructure"].as_u64()?, 60, 5),
                     "Infrastructure" => (failure["infrastructure"].as_u64()?, 5, 5),
                     _ => (failure["build"].as_u64()?, 10, 10),
                 };
