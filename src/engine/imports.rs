@@ -45,15 +45,13 @@ struct ImportedFamily {
     family: Arc<ImageFamily>,
     /// The index of each image in the spec, by name.
     images: HashMap<String, usize>,
-    /// Whether the family starts no build, whatever moves: it is suspended, or its window is closed.
+    /// Whether the family starts no build, whatever moves: it is suspended, or no window is open.
     is_paused: bool,
     /// Whether not even running builds change its records: the family is not evaluated, or is being
     /// deleted.
     is_unevaluated: bool,
-    /// Whether the current spec was found invalid, so that records of an older spec are not
-    /// followed by newer ones.
-    is_spec_rejected: bool,
-    /// Whether the records of its images are older than its spec.
+    /// Whether the records of its images are older than its spec, and are about to be written. They
+    /// are not while the spec is invalid.
     is_unrecorded: bool,
 }
 
@@ -154,7 +152,7 @@ impl<'a, R: Records> ImportStates<'a, R> {
         let Some(status) = record.as_ref().and_then(|record| record.status.as_ref()) else {
             return if family.is_idle() { settled } else { in_progress };
         };
-        if family.is_unrecorded && !family.is_unevaluated && !family.is_spec_rejected {
+        if family.is_unrecorded {
             // The record describes an older spec.
             return in_progress;
         }
@@ -292,12 +290,12 @@ impl ImportedFamily {
             .and_then(|condition| Reason::parse(&condition.reason))
             .is_some_and(|reason| reason.has(ReasonTrait::StopsEvaluation))
             || family.metadata.deletion_timestamp.is_some();
-        let is_spec_rejected = stalled.is_some();
         let is_paused = family.spec.suspend || window_closed;
         // The status of the family is written after the records of its images.
-        let is_unrecorded =
+        let is_older =
             status.and_then(|status| status.observed_generation) < family.metadata.generation;
-        Self { is_paused, is_unevaluated, is_spec_rejected, is_unrecorded, images, family }
+        let is_unrecorded = is_older && stalled.is_none() && !is_unevaluated;
+        Self { family, images, is_paused, is_unevaluated, is_unrecorded }
     }
 
     /// Returns whether the family starts no build, whatever moves.

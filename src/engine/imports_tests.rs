@@ -363,7 +363,7 @@ fn images_of_a_paused_family_are_settled() {
         assert_eq!(recorded.state("n/b.mid"), ImportState::Settled, "{number}");
         // A running build runs to completion, unless the family is not evaluated.
         recorded.set("n/b.mid", ImageState::Building, Reason::Building, WaitProgress::InProgress);
-        let expected = if number < 3 { ImportState::InProgress } else { ImportState::Settled };
+        let expected = if number < 2 { ImportState::InProgress } else { ImportState::Settled };
         assert_eq!(recorded.state("n/b.mid"), expected, "{number}");
     }
     let mut recorded = tower();

@@ -163,8 +163,8 @@ fn what_a_superseded_cascade_was_to_retry_does_not_go_back_to_an_older_one() {
     assert!(third > *second && model.running.iter().any(|cascade| cascade.name == **first));
     model.spec.policy.parallelism = 3;
     model.reconcile();
-    let builds = model.jobs.iter().filter(|(image, _)| *image == 1);
-    let cascade = builds.last().map(|(_, build)| build.identity.cascade.as_str());
+    let mut builds = model.jobs.iter().filter(|(image, _)| *image == 1);
+    let cascade = builds.next_back().map(|(_, build)| build.identity.cascade.as_str());
     assert_eq!(cascade, Some(&*third));
     model.settle();
     assert_eq!(model.states(), [CURRENT; 3]);
