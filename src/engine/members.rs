@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use jiff::Timestamp;
 
 use crate::{
-    engine::input::{BuildOutcome, DecideInput, ObservedBuild, ObservedCascade, ObservedImage},
+    engine::input::{DecideInput, ObservedCascade, ObservedImage},
     identity::CascadeName,
     lineage::{ImageIndex, Parent},
 };
@@ -44,7 +44,7 @@ impl CascadeMembers {
         members
     }
 
-    /// Returns for each image the newest running cascade after which another one, which has ended,
+    /// Returns for each image the newest running cascade after which a later one, which has ended,
     /// has worked on it. The result of the image is none of that cascade.
     fn taken_over(&self, input: &DecideInput<'_>) -> Vec<Option<usize>> {
         let finished: Vec<HashMap<&str, Timestamp>> = input
@@ -58,31 +58,34 @@ impl CascadeMembers {
         let images = input.spec.images.iter().zip(&input.images);
         let taken = images.map(|(image, observed)| {
             let works_on = |cascade: &CascadeName| self.names.contains(cascade);
-            let mut builds = observed.builds.iter();
-            if builds.any(|build| {
-                works_on(&build.identity.cascade)
-                    && (build.live || is_newer_than_recorded(build, observed))
-            }) {
+            let mut builds = observed.builds.iter().filter(|build| build.live);
+            if builds.any(|build| works_on(&build.identity.cascade)) {
                 return None;
             }
-            let last = self.last_ended(observed)?;
-            finished.iter().rposition(|finished| {
-                finished.get(image.name.as_str()).is_some_and(|finished_at| last > *finished_at)
+            let ended = self.ended_work(observed);
+            finished.iter().zip(&self.names).rposition(|(finished, running)| {
+                let finished_at = finished.get(image.name.as_str());
+                finished_at.is_some_and(|finished_at| {
+                    // The clock may have been set back since: names tell an earlier cascade.
+                    ended
+                        .iter()
+                        .any(|(cascade, at)| at > finished_at && *cascade > running.as_str())
+                })
             })
         });
         taken.collect()
     }
 
-    /// Returns when a cascade that has ended worked on an image last.
-    fn last_ended(&self, observed: &ObservedImage<'_>) -> Option<Timestamp> {
-        let record = observed.record?;
+    /// Returns the cascades that have ended and worked on an image last, and when.
+    fn ended_work<'r>(&self, observed: &ObservedImage<'r>) -> Vec<(&'r str, Timestamp)> {
+        let Some(record) = observed.record else { return Vec::new() };
         let failed = record.failure.as_ref().map(|failure| (failure.cascade.as_str(), failure.at));
         let built = record.history.first().map(|build| (build.cascade.as_str(), build.finished_at));
         let ended = failed
             .into_iter()
             .chain(built)
             .filter(|(cascade, _)| self.names.iter().all(|running| *running != *cascade));
-        ended.filter_map(|(_, at)| at).max()
+        ended.filter_map(|(cascade, at)| Some((cascade, at?))).collect()
     }
 
     /// Adds the images that a cascade has planned or lists in its record.
@@ -168,13 +171,6 @@ impl CascadeMembers {
         ImageIndex::enumerate(images)
             .filter(move |(image, _)| self.position_of(*image) == Some(cascade))
     }
-}
-
-/// Whether a build has succeeded after the last one in the history of its image. Times do not tell,
-/// because the clock may have been set back between them.
-fn is_newer_than_recorded(build: &ObservedBuild, observed: &ObservedImage<'_>) -> bool {
-    let last = observed.record.and_then(|record| record.history.first()?.build);
-    build.outcome == BuildOutcome::Succeeded && Some(build.identity.number) > last
 }
 
 /// Whether an image was built in this cascade last, or has failed or was cancelled in it.
