@@ -22,8 +22,6 @@ use super::layered::Layered;
 
 /// How many upstreams the family follows.
 const UPSTREAMS: usize = 8;
-/// The generation of its spec.
-const GENERATION: i64 = 1;
 
 /// A family and its surroundings.
 pub struct BenchFamily {
@@ -182,7 +180,7 @@ impl BenchFamily {
                 immutable: tag != "latest",
             };
             image.record = Some(ManagedImageStatus {
-                observed_generation: Some(GENERATION),
+                observed_generation: Some(1),
                 state: decision.state,
                 reason: decision.reason.into(),
                 message: decision.message.to_string(),
@@ -216,7 +214,6 @@ impl BenchFamily {
     pub fn input(&self) -> DecideInput<'_> {
         DecideInput {
             family: "family",
-            generation: Some(GENERATION),
             spec: &self.spec,
             blueprint: &self.blueprint,
             status: &self.status,

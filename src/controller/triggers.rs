@@ -57,6 +57,7 @@ pub fn families(
         watch(scopes.apis(client), &all, &stores.families, guarded::<ImageFamily>),
         families,
     );
+    let families = with_images(context, families, images.clone());
     let images = watch(scopes.apis(client), &all, &stores.images, guarded::<ManagedImage>).then(
         move |change| {
             let images = images.clone();
@@ -117,6 +118,28 @@ pub fn admitted(context: &Arc<Context>) -> BoxStream<'static, FamilyObjectRef> {
         Some((reference(&family), context))
     });
     admitted.boxed()
+}
+
+/// Sends the images of families that somebody has changed to the image reconciler: their rollouts
+/// stand in the spec of the family, and need not change their records.
+fn with_images(
+    context: &Arc<Context>,
+    families: BoxStream<'static, CacheEvent<ImageFamily>>,
+    images: mpsc::Sender<CacheEvent<ManagedImage>>,
+) -> BoxStream<'static, CacheEvent<ImageFamily>> {
+    let context = Arc::clone(context);
+    let sent = families.then(move |change| {
+        let (context, images) = (Arc::clone(&context), images.clone());
+        async move {
+            if let CacheEvent::Applied(family) = &change {
+                for record in context.stores.images.group(&Key::of(&**family)) {
+                    _ = images.send(CacheEvent::Echoed(record)).await;
+                }
+            }
+            change
+        }
+    });
+    sent.boxed()
 }
 
 /// Mirrors the metadata of families into the store of the controller runtime. Reconciles read the

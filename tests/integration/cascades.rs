@@ -1,8 +1,11 @@
 //! What a cascade does: joins wait for both sides, the next cascade builds a move that comes during
 //! this one, and a tag that somebody else moved is restored.
 
-use groundswell::api::{Cascade, CascadePhase, condition::Reason};
+use std::collections::BTreeMap;
+
+use groundswell::api::{Cascade, CascadePhase, ManagedImage, condition::Reason};
 use k8s_openapi::api::{apps::v1::Deployment, events::v1::Event};
+use kube::{ResourceExt, api::ListParams};
 use serde_json::json;
 
 use super::{
@@ -86,6 +89,13 @@ async fn a_tag_that_somebody_else_moved_is_restored() {
     scene.assert_builds("app", 1).await;
 }
 
+/// Returns the versions of the records of all images.
+async fn versions(scene: &Scene) -> BTreeMap<String, Option<String>> {
+    let records = scene.place.api::<ManagedImage>().list(&ListParams::default()).await;
+    let records = records.expect("records").items.into_iter();
+    records.map(|record| (record.name_any(), record.metadata.resource_version)).collect()
+}
+
 #[tokio::test]
 async fn a_suspended_family_builds_nothing_until_it_is_resumed() {
     let client = client().await;
@@ -107,6 +117,12 @@ async fn a_suspended_family_builds_nothing_until_it_is_resumed() {
     place.apply_family("app", &spec).await.expect("a family");
     place.wait_family("app", "Ready", 60).await;
     scene.assert_builds("app", 1).await;
+
+    let before = versions(&scene).await;
+    spec["suspend"] = json!(true);
+    place.apply_family("app", &spec).await.expect("a family");
+    place.wait_family("app", "Ready", 60).await;
+    assert_eq!(versions(&scene).await, before, "no image has changed");
 }
 
 #[tokio::test]

@@ -43,7 +43,9 @@ async fn a_cascade_asks_registries_a_few_times_per_image() {
     of_base.forget();
     scene.move_upstream("2").await;
     scene.place.wait_rebuilt("app", &digests, 60).await;
-    let requests = counted(&own);
+    let mut requests = counted(&own);
+    // The first audit of each tag comes at a time of its own.
+    requests.remove("HEAD manifests a tag");
     let total: usize = requests.values().sum();
     println!("{total} requests for {} images: {requests:#?}", digests.len());
     println!("at the registry of the base: {:#?}", counted(&of_base));
