@@ -123,8 +123,8 @@ fn cancel_leaves_alone_what_has_failed_permanently() {
     assert_eq!(model.states(), [CURRENT; 2], "the next cascade tries it again");
 }
 
-#[test]
-fn an_image_that_waits_for_its_parent_is_taken_out_of_the_cascade() {
+/// A chain whose second image is cancelled while its parent is built.
+fn cancelled_while_waiting() -> FamilyModel {
     let mut model = chain();
     model.upstream_digests[0] = "sha256:up-1".into();
     model.begin();
@@ -132,6 +132,12 @@ fn an_image_that_waits_for_its_parent_is_taken_out_of_the_cascade() {
     model.ask(r#"{"id":"1","action":"Cancel","image":"app"}"#);
     model.reconcile();
     assert_eq!(model.record("app").reason, Reason::Cancelled);
+    model
+}
+
+#[test]
+fn an_image_that_waits_for_its_parent_is_taken_out_of_the_cascade() {
+    let mut model = cancelled_while_waiting();
     model.settle();
     assert_eq!(model.states(), [CURRENT, ImageState::Failed, CURRENT]);
     assert_eq!(model.builds(), [2, 1, 2]);
@@ -154,12 +160,7 @@ fn an_image_that_waits_for_its_parent_is_taken_out_of_the_cascade() {
 
 #[test]
 fn a_forced_image_is_built_that_was_cancelled_while_it_waited() {
-    let mut model = chain();
-    model.upstream_digests[0] = "sha256:up-1".into();
-    model.begin();
-    model.ask(r#"{"id":"1","action":"Cancel","image":"app"}"#);
-    model.reconcile();
-    assert_eq!(model.record("app").reason, Reason::Cancelled);
+    let mut model = cancelled_while_waiting();
     model.ask(r#"{"id":"2","action":"Force","image":"app"}"#);
     model.settle();
     assert_eq!((model.states(), model.builds()), (vec![CURRENT; 3], vec![2, 2, 2]));
@@ -167,11 +168,7 @@ fn a_forced_image_is_built_that_was_cancelled_while_it_waited() {
 
 #[test]
 fn a_cancellation_that_was_recorded_before_is_kept() {
-    let mut model = chain();
-    model.upstream_digests[0] = "sha256:up-1".into();
-    model.begin();
-    model.ask(r#"{"id":"1","action":"Cancel","image":"app"}"#);
-    model.reconcile();
+    let mut model = cancelled_while_waiting();
     // Earlier versions wrote what is absent as an empty text and as -1.
     let app = model.index("app");
     let failure = model.record("app").failure.clone().expect("cancelled");
