@@ -12,7 +12,6 @@ pub mod backoff;
 pub mod build_info;
 pub mod build_records;
 pub mod builds;
-pub mod cli;
 pub mod clock;
 pub mod controller;
 pub mod engine;

@@ -15,13 +15,11 @@ use std::{
     time::Duration,
 };
 
-use clap::Parser as _;
 use groundswell::{
     api::{
         CascadePhase, FailureClass, FamilyRequest, Image, ImageFamily, RequestedAction,
         condition::{READY, RECONCILING, Reason, ReasonClass, STALLED},
     },
-    cli::CommandLine,
     engine::{expansion::expand, validate::validate},
     server::{
         Metrics,
@@ -32,38 +30,11 @@ use serde_json::Value;
 
 #[path = "support/lost_fields.rs"]
 mod lost_fields;
+#[path = "support/documents.rs"]
+mod text;
 
 use lost_fields::lost_fields;
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-fn read(path: &Path) -> String {
-    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
-
-/// All files below a folder, sorted.
-fn files(folder: &Path) -> Vec<PathBuf> {
-    let entries =
-        fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
-    let mut found: Vec<PathBuf> = entries
-        .map(|entry| entry.expect("a folder's entry").path())
-        .flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] })
-        .collect();
-    found.sort();
-    found
-}
-
-fn documents() -> Vec<PathBuf> {
-    let named = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "dev/README.md"]
-        .map(|name| root().join(name));
-    let found = ["docs", "examples"].iter().flat_map(|folder| files(&root().join(folder)));
-    named
-        .into_iter()
-        .chain(found.filter(|path| path.extension().is_some_and(|ending| ending == "md")))
-        .collect()
-}
+use text::{blocks, documents, files, read, root};
 
 /// Returns the text outside of fenced code.
 fn prose(text: &str) -> String {
@@ -78,27 +49,6 @@ fn prose(text: &str) -> String {
         }
     }
     prose
-}
-
-/// Returns the fenced blocks of one language.
-fn blocks(text: &str, language: &str) -> Vec<String> {
-    let mut found = Vec::new();
-    let mut block: Option<String> = None;
-    for line in text.lines() {
-        match &mut block {
-            Some(text) if line == "```" => {
-                found.push(std::mem::take(text));
-                block = None;
-            }
-            Some(text) => {
-                text.push_str(line);
-                text.push('\n');
-            }
-            None if line == format!("```{language}") => block = Some(String::new()),
-            None => {}
-        }
-    }
-    found
 }
 
 /// Returns a heading's anchor, as code hosts generate it.
@@ -379,40 +329,6 @@ fn manifests_in_documents_consist_of_fields_that_exist() {
         }
     }
     assert!(found > 0, "no document shows a family");
-}
-
-/// The commands in the fenced shell code of all documents, each with the document's path. Continued
-/// lines are joined and comments are left out.
-fn commands() -> Vec<(String, String)> {
-    let comment = regex::Regex::new(r"\s+#.*$").expect("regex");
-    let mut found = Vec::new();
-    for document in documents() {
-        let text = read(&document);
-        let console = blocks(&text, "console").join("\n");
-        let prompted =
-            console.lines().filter_map(|line| line.strip_prefix("$ ")).map(str::to_owned);
-        let scripts = blocks(&text, "sh").join("\n").replace("\\\n", " ");
-        let lines: Vec<String> = scripts.lines().map(str::to_owned).chain(prompted).collect();
-        let commands = lines.iter().map(|line| comment.replace(line, "").trim().to_owned());
-        found.extend(commands.map(|command| (document.display().to_string(), command)));
-    }
-    found
-}
-
-#[test]
-fn the_plugin_parses_the_commands_in_documents() {
-    let quoted = regex::Regex::new(r#"'[^']*'|"[^"]*""#).expect("regex");
-    let mut found = 0;
-    for (document, command) in commands() {
-        let Some(arguments) = command.strip_prefix("kubectl family ") else { continue };
-        let line = quoted.replace_all(arguments, "quoted");
-        let parsed = CommandLine::try_parse_from(
-            ["kubectl-family"].into_iter().chain(line.split_whitespace()),
-        );
-        assert!(parsed.is_ok(), "{document}: {command}: {parsed:?}");
-        found += 1;
-    }
-    assert!(found > 0, "no document shows the plugin");
 }
 
 #[test]

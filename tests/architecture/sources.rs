@@ -338,7 +338,7 @@ mod tests {
             let found = paths(&["engine", "image"], code);
             assert!(found.iter().any(|path| path == expected), "{code}: {found:?}");
         }
-        let found = paths(&["engine"], "/// [`x`](crate::cli::x)\nfn f() {}");
+        let found = paths(&["engine"], "/// [`x`](crate::rollout::x)\nfn f() {}");
         assert!(found.is_empty(), "{found:?}");
     }
 

@@ -1,6 +1,6 @@
 //! `kubectl family trigger|retry|cancel|force|hold|unhold|approve`: each command creates one
-//! [`FamilyRequest`](crate::api::FamilyRequest), and shows what happens to it. No command changes a
-//! spec, so that the manifests of a GitOps tool stay as they are.
+//! [`FamilyRequest`](groundswell::api::FamilyRequest), and shows what happens to it. No command
+//! changes a spec, so that the manifests of a GitOps tool stay as they are.
 
 mod render;
 mod send;
@@ -12,13 +12,12 @@ use clap::Args;
 use jiff::Timestamp;
 use kube::ResourceExt;
 
-use crate::{
-    api::{
-        Approval, Duration, FamilyRequestSpec, HoldTarget, ImageFamily, RequestScope,
-        RequestedAction, UpstreamStatus, condition::Reason,
-    },
-    cli::{KubectlFlags, cluster::ClusterConnection, request::send::SendFlags},
+use groundswell::api::{
+    Approval, Duration, FamilyRequestSpec, HoldTarget, ImageFamily, RequestScope, RequestedAction,
+    UpstreamStatus, condition::Reason,
 };
+
+use crate::{cluster::ClusterConnection, command_line::KubectlFlags, request::send::SendFlags};
 
 /// A family, or one of its images.
 #[derive(Clone, Debug, PartialEq, Eq)]

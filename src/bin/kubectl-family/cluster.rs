@@ -13,7 +13,9 @@ use kube::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{api::family_request::MAX_BY, cli::KubectlFlags};
+use groundswell::api::family_request::MAX_BY;
+
+use crate::command_line::KubectlFlags;
 
 /// Timeout of one call to the API server.
 const TIMEOUT: Duration = Duration::from_secs(10);

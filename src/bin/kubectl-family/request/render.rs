@@ -4,11 +4,12 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::ResourceExt;
 
-use crate::{
+use groundswell::{
     api::{FamilyRequest, FamilyRequestSpec, ImageFamily, RequestState},
-    cli::status::age,
     terminal::printable,
 };
+
+use crate::status::age;
 
 /// A Lease that was not renewed for this long belongs to no running controller.
 const LEASE_TTL: SignedDuration = SignedDuration::from_secs(30);

@@ -16,11 +16,10 @@ use kube::{
 };
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-pub use crate::cli::status::render::age;
-use crate::{
-    api::{ImageFamily, ManagedImage},
-    cli::{KubectlFlags, cluster::ClusterConnection, status::screen::Screen},
-};
+use groundswell::api::{ImageFamily, ManagedImage};
+
+pub use crate::status::render::age;
+use crate::{cluster::ClusterConnection, command_line::KubectlFlags, status::screen::Screen};
 
 /// Minimum interval between two updates of the screen after changes.
 const MIN_DRAW_INTERVAL: Duration = Duration::from_millis(200);

@@ -1,19 +1,15 @@
-//! The kubectl plugin `kubectl family`. It acts with the permissions of the user who runs it. It
-//! creates nothing but [requests](request), and `check` runs one pod.
-
-mod check;
-mod cluster;
-mod request;
-mod status;
+//! The command line of `kubectl family`: its commands, their help, and which code runs them.
 
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{
+use groundswell::{
     api::{GROUP, RequestedAction, VERSION},
     build_info,
 };
+
+use crate::{check, request, status};
 
 /// The command line.
 #[derive(Parser, Debug)]
@@ -54,13 +50,13 @@ enum PluginCommand {
 
 /// The flags of kubectl that select the cluster and the namespace.
 #[derive(Args, Debug)]
-struct KubectlFlags {
+pub struct KubectlFlags {
     /// If present, the namespace scope of the command. Defaults to that of the kubeconfig context
     #[arg(short, long, global = true)]
-    namespace: Option<String>,
+    pub namespace: Option<String>,
     /// Name of the kubeconfig context to use
     #[arg(long, global = true)]
-    context: Option<String>,
+    pub context: Option<String>,
 }
 
 /// Runs the command. Returns the exit code.

@@ -130,5 +130,5 @@ async fn without_an_answer_the_request_stays() {
 fn fresh_names_are_unique() {
     assert_ne!(fresh_name(&spec()), fresh_name(&spec()));
     let longest = FamilyRequestSpec { family: "f".repeat(47), ..spec() };
-    assert!(fresh_name(&longest).len() <= crate::api::family_request::MAX_REQUEST_NAME);
+    assert!(fresh_name(&longest).len() <= groundswell::api::family_request::MAX_REQUEST_NAME);
 }

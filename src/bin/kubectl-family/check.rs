@@ -1,13 +1,12 @@
-//! `kubectl family check`: the [pre-flight](crate::preflight), as the user.
+//! `kubectl family check`: the [pre-flight](groundswell::preflight), as the user.
 
 use std::process::ExitCode;
 
 use clap::Args;
 
-use crate::{
-    cli::{KubectlFlags, cluster::ClusterConnection},
-    preflight::{self, CheckCaller, PreflightSettings},
-};
+use groundswell::preflight::{self, CheckCaller, PreflightSettings};
+
+use crate::{cluster::ClusterConnection, command_line::KubectlFlags};
 
 #[derive(Args, Debug)]
 pub struct CheckArguments {

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt as _;
 
-use crate::{
+use groundswell::{
     api::{
         CheckState, ImageCounts, ImageFamily, ImageFamilyStatus, ImageState, ManagedImage,
         RolloutState, UpstreamStatus,

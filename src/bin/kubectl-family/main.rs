@@ -1,12 +1,22 @@
 //! `kubectl family`: a kubectl plugin. kubectl finds it on the `PATH` by the name of this binary.
+//!
+//! It acts with the permissions of the user who runs it. It creates nothing but
+//! [requests](request), and `check` runs one pod.
+
+mod check;
+mod cluster;
+mod command_line;
+#[cfg(test)]
+mod document_tests;
+mod request;
+mod status;
 
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use groundswell::{
-    cli::{CommandLine, run},
-    terminal::printable,
-};
+use groundswell::terminal::printable;
+
+use crate::command_line::{CommandLine, run};
 
 fn main() -> ExitCode {
     let command_line = CommandLine::parse();

@@ -11,10 +11,9 @@ use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::{Api, ResourceExt, runtime::wait::await_condition};
 
-use crate::{
-    api::{Duration, FamilyRequest, FamilyRequestSpec, ImageFamily, RequestState},
-    cli::{cluster::ClusterConnection, request::render},
-};
+use groundswell::api::{Duration, FamilyRequest, FamilyRequestSpec, ImageFamily, RequestState};
+
+use crate::{cluster::ClusterConnection, request::render};
 
 /// How long the command waits for the first answer of the controller.
 const ANSWER_TIMEOUT: StdDuration = StdDuration::from_secs(5);
