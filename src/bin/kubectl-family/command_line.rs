@@ -1,15 +1,15 @@
 //! The command line of `kubectl family`: its commands, their help, and which code runs them.
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 
 use groundswell::{
-    api::{GROUP, RequestedAction, VERSION},
+    api::{Duration, GROUP, RequestedAction, VERSION},
     build_info,
 };
 
-use crate::{check, request, status};
+use crate::{check, output, request, status};
 
 /// The command line.
 #[derive(Parser, Debug)]
@@ -49,7 +49,7 @@ enum PluginCommand {
 }
 
 /// The flags of kubectl that select the cluster and the namespace.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug, Default)]
 pub struct KubectlFlags {
     /// If present, the namespace scope of the command. Defaults to that of the kubeconfig context
     #[arg(short, long, global = true)]
@@ -57,6 +57,15 @@ pub struct KubectlFlags {
     /// Name of the kubeconfig context to use
     #[arg(long, global = true)]
     pub context: Option<String>,
+    /// Path of the kubeconfig file to use
+    #[arg(long, global = true, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// User to impersonate for the calls to the API server
+    #[arg(long = "as", global = true, value_name = "USER")]
+    pub impersonated: Option<String>,
+    /// Timeout of one call to the API server, for example 30s. Defaults to 10s
+    #[arg(long, global = true, value_name = "DURATION")]
+    pub request_timeout: Option<Duration>,
 }
 
 /// Runs the command. Returns the exit code.
@@ -80,7 +89,8 @@ pub async fn run(command_line: CommandLine) -> anyhow::Result<ExitCode> {
         PluginCommand::Unhold(arguments) => request::unhold(arguments).await?,
         PluginCommand::Approve(arguments) => request::approve(arguments).await?,
         PluginCommand::Version => {
-            println!("kubectl-family {}\nAPI {GROUP}/{VERSION}", *build_info::LONG_VERSION);
+            let version = &*build_info::LONG_VERSION;
+            output::write(&format!("kubectl-family {version}\nAPI {GROUP}/{VERSION}\n"))?;
         }
     }
     Ok(ExitCode::SUCCESS)
