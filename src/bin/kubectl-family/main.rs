@@ -3,13 +3,18 @@
 //! It acts with the permissions of the user who runs it. It creates nothing but
 //! [requests](request), and `check` runs one pod.
 
+mod build_times;
 mod check;
 mod cluster;
 mod command_line;
 #[cfg(test)]
 mod document_tests;
+mod estate_graph;
+mod graph;
+mod impact;
 mod input;
 mod output;
+mod plan;
 mod request;
 mod status;
 
