@@ -4,5 +4,8 @@
 #![allow(clippy::expect_used, clippy::panic, reason = "a test reports what is wrong by failing")]
 
 mod graph;
+mod impact;
 mod input;
+mod plan;
 mod runs;
+mod why;

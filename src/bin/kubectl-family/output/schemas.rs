@@ -33,6 +33,7 @@ fn the_schemas_are_published() {
         ("graph", schema::<GraphDocument>("Graph")),
         ("impact", schema::<ImpactDocument>("Impact")),
         ("plan", schema::<PlanDocument>("Plan")),
+        ("why", schema::<WhyDocument>("Why")),
     ] {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let path = root.join(format!("docs/reference/plugin/{file}.schema.json"));
