@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{
     graph::GraphDocument, impact::ImpactDocument, output::API_VERSION, plan::PlanDocument,
+    why::WhyDocument,
 };
 
 /// Returns the schema of a document of this kind.
