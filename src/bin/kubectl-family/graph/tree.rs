@@ -24,6 +24,8 @@ use crate::{
 
 /// Minimum number of siblings that are folded into one line.
 const MIN_FOLDED: usize = 3;
+/// Maximum number of levels that are opened below each other.
+const MAX_LEVELS: usize = 256;
 /// Minimum width to which a line is cut.
 const MIN_WIDTH: usize = 20;
 
@@ -192,6 +194,9 @@ impl<'a> Tree<'a> {
         let mut queues = OpenQueues::default();
         queues.add(&[], self, &entries);
         while let Some(path) = queues.pop() {
+            if path.len() >= MAX_LEVELS {
+                continue;
+            }
             let Some(entry) = entry_at(&mut entries, &path) else { continue };
             let members = match &entry.item {
                 Item::Node(node) => self.below_node(*node).to_vec(),

@@ -4,6 +4,7 @@
 //! - `files`: which files are read, and how much of them
 //! - `manifests`: the objects in a text, with a place for every problem
 //! - `positions`: line and column of a field
+//! - `recorded_edges`: edges that only the cluster knows
 //! - `schema`: what the API server would reject
 //! - `cluster_objects`: the objects of a cluster
 //! - [`target`]: the image or upstream that a user names
@@ -14,6 +15,7 @@ mod files;
 pub mod fixtures;
 mod manifests;
 mod positions;
+mod recorded_edges;
 mod schema;
 pub mod target;
 #[cfg(test)]
@@ -261,6 +263,15 @@ impl InputObjects {
 
     /// Expands and validates the families, and gives each what is recorded of it.
     fn estate(self, mut problems: Vec<InputProblem>, origin: EstateOrigin) -> Estate {
+        let of = |namespace: Option<String>, family: &str| FamilyName {
+            namespace: namespace.unwrap_or_default(),
+            name: family.to_owned(),
+        };
+        let mut records: HashMap<FamilyName, HashMap<String, ManagedImage>> = HashMap::new();
+        for image in self.images {
+            let family = records.entry(of(image.namespace(), &image.spec.family)).or_default();
+            family.insert(image.spec.image.clone(), image);
+        }
         let mut families: BTreeMap<FamilyName, EstateFamily> = BTreeMap::new();
         let mut places: HashMap<FamilyName, String> = HashMap::new();
         for PlacedFamily { family, place } in self.families {
@@ -273,18 +284,10 @@ impl InputObjects {
                 problems.push(InputProblem { place: place.field(""), message });
                 continue;
             }
-            match valid_family(name.clone(), family, &place) {
+            let images = records.remove(&name).unwrap_or_default();
+            match valid_family(name.clone(), family, images, &place) {
                 Ok(valid) => _ = families.insert(name, valid),
                 Err(found) => problems.extend(found),
-            }
-        }
-        let of = |namespace: Option<String>, family: &str| FamilyName {
-            namespace: namespace.unwrap_or_default(),
-            name: family.to_owned(),
-        };
-        for image in self.images {
-            if let Some(family) = families.get_mut(&of(image.namespace(), &image.spec.family)) {
-                family.images.insert(image.spec.image.clone(), image);
             }
         }
         for cascade in self.cascades {
@@ -313,6 +316,7 @@ impl InputObjects {
 fn valid_family(
     name: FamilyName,
     mut family: ImageFamily,
+    images: HashMap<String, ManagedImage>,
     place: &Place,
 ) -> Result<EstateFamily, Vec<InputProblem>> {
     let written: Vec<String> = family.spec.images.iter().map(|image| image.name.clone()).collect();
@@ -326,6 +330,17 @@ fn valid_family(
         message: left_out.problem.message.clone(),
     });
     let mut problems: Vec<InputProblem> = left_out.collect();
+    let unknown = recorded_edges::add_recorded_edges(&mut family, &images);
+    if let Some(first) = unknown.first() {
+        let others = match unknown.len() {
+            1 => String::new(),
+            count => format!(" and {} more", count - 1),
+        };
+        note(&format!(
+            "{name}: what {first}{others} is built on follows from Dockerfiles, and no cluster has \
+             recorded it; only edges of the manifest are shown"
+        ));
+    }
     match validate(&family.spec) {
         Ok(blueprint) => {
             let of_images = family.spec.images.iter().zip(&blueprint.images);
@@ -334,7 +349,7 @@ fn valid_family(
                 Some(InputProblem { place: position(&image.name), message })
             }));
             if problems.is_empty() {
-                let (images, cascades, requests) = (HashMap::new(), Vec::new(), Vec::new());
+                let (cascades, requests) = (Vec::new(), Vec::new());
                 return Ok(EstateFamily { name, family, blueprint, images, cascades, requests });
             }
         }
