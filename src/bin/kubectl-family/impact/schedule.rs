@@ -144,3 +144,35 @@ impl<'a> Scheduler<'a> {
         among.max_by_key(|at| (self.remaining.get(*at), Reverse(*at)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        estate_graph::GraphNodeKind,
+        input::fixtures::{estate, layered_family},
+    };
+
+    /// Returns the seconds that builds of 10 seconds each take.
+    fn seconds(images: usize, places: usize) -> u64 {
+        let estate = estate(&layered_family(images));
+        let graph = EstateGraph::of(&estate).expect("a graph");
+        let nodes = graph.nodes().filter(|(_, node)| node.kind == GraphNodeKind::Image);
+        let time = Duration::from_secs(10);
+        let builds: Vec<ScheduledBuild> =
+            nodes.map(|(node, _)| ScheduledBuild { node, family: 0, time }).collect();
+        let schedule = schedule(&graph, &builds, |_| places);
+        assert_eq!(schedule.critical_path.len(), if images > 6 { 3 } else { 2 });
+        schedule.total.as_secs()
+    }
+
+    #[test]
+    fn builds_wait_for_their_parents_and_for_a_place() {
+        // One base, five images on it, and four on these.
+        assert_eq!(seconds(6, 1), 60);
+        assert_eq!(seconds(6, 5), 20);
+        assert_eq!(seconds(10, 100), 30);
+        assert_eq!(seconds(10, 3), 40);
+        assert_eq!(seconds(6, 0), 60, "at least one build runs");
+    }
+}
