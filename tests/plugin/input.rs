@@ -43,6 +43,10 @@ fn what_cannot_be_read_is_an_error_and_no_panic() {
         (format!("graph nothing -f {FAMILY}"), "there is no image or upstream nothing"),
         (format!("graph flsk -f {FAMILY}"), "did you mean flask"),
         ("graph --context nowhere --kubeconfig /nonexistent".into(), "read the kubeconfig"),
+        (
+            "graph -n elsewhere -f tests/plugin/recorded.yaml".into(),
+            "no ImageFamily in namespace elsewhere",
+        ),
         ("graph -R".into(), "--filename"),
         ("graph a//b".into(), "NAMESPACE/FAMILY/NAME"),
     ] {

@@ -196,6 +196,8 @@ impl InputArguments {
             let scope = if self.all_namespaces { "the cluster" } else { "the namespace" };
             let all = if self.all_namespaces { "" } else { "; read all namespaces with -A" };
             format!("{scope} has no ImageFamily that matches{all}, or name a file with -f")
+        } else if let Some(namespace) = &self.kubectl_flags.namespace {
+            format!("the files have no ImageFamily in namespace {namespace}; name another one")
         } else {
             "the files have no object of the kind ImageFamily; name other files, or read the \
              folders below with -R"

@@ -185,6 +185,7 @@ fn edit_distance(from: &str, to: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::input::fixtures::{estate, layered_family};
 
     #[test]
     fn distances_are_those_of_levenshtein() {
@@ -194,6 +195,21 @@ mod tests {
             assert_eq!(edit_distance(from, to), expected, "{from} {to}");
             assert_eq!(edit_distance(to, from), expected, "{to} {from}");
         }
+    }
+
+    #[test]
+    fn a_name_in_several_families_needs_its_family() {
+        let family =
+            |name: &str| layered_family(1).replace("name: layered", &format!("name: {name}"));
+        let text = format!("{}---\n{}", family("one"), family("two"));
+        let estate = estate(&text.replace("base-000", "debian"));
+        let find = |name: &str| name.parse::<TargetName>().expect("a name").find(&estate);
+        let error = find("debian").expect_err("two families").to_string();
+        assert!(error.contains("default/one/debian or default/two/debian"), "{error}");
+        let found = find("two/debian").expect("one family");
+        assert_eq!(found.family.name.name, "two");
+        assert!(matches!(found.target, NamedTarget::Image(_)), "not the upstream of that name");
+        assert!(find("three/debian").is_err());
     }
 
     #[test]
