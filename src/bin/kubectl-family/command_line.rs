@@ -9,7 +9,7 @@ use groundswell::{
     build_info,
 };
 
-use crate::{check, request, status};
+use crate::{check, import, request, status};
 
 /// The command line.
 #[derive(Parser, Debug)]
@@ -28,6 +28,8 @@ pub struct CommandLine {
 enum PluginCommand {
     /// Check whether builds can run in a namespace, before or after the installation. Runs one pod
     Check(Box<check::CheckArguments>),
+    /// Write families from a tree of Dockerfiles, Bake files and Compose files
+    Import(Box<import::ImportArguments>),
     /// Show the status of a family and its images, or of all families if no name is given
     Status(status::StatusArguments),
     /// Start stale builds now, without waiting for the quiet time
@@ -63,6 +65,7 @@ pub struct KubectlFlags {
 pub async fn run(command_line: CommandLine) -> anyhow::Result<ExitCode> {
     match command_line.command {
         PluginCommand::Check(arguments) => return check::run(*arguments).await,
+        PluginCommand::Import(arguments) => return Ok(import::run(&arguments)),
         PluginCommand::Status(arguments) => status::run(arguments).await?,
         PluginCommand::Trigger(arguments) => {
             request::send_for_scope(RequestedAction::Trigger, arguments).await?;
@@ -152,7 +155,7 @@ mod tests {
         command.build();
         let mut texts = vec![command.render_long_help().to_string()];
         texts.extend(command.get_subcommands_mut().map(|one| one.render_long_help().to_string()));
-        assert_eq!(texts.len(), 12, "the command itself, its commands, and help");
+        assert_eq!(texts.len(), 13, "the command itself, its commands, and help");
         for text in texts {
             assert!(!text.contains('`'), "a back-quote in:\n{text}");
         }

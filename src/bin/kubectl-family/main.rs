@@ -8,6 +8,7 @@ mod cluster;
 mod command_line;
 #[cfg(test)]
 mod document_tests;
+mod import;
 mod request;
 mod status;
 

@@ -82,6 +82,14 @@ impl Dockerfile {
         let target = self.graph.target(self.target.as_deref());
         target.map(|target| self.graph.needed(target, triggers)).transpose()
     }
+
+    /// Returns the `ONBUILD` triggers that the stage to build adds to the image. Those of its base
+    /// are not known here.
+    #[must_use]
+    pub fn triggers(&self) -> &[String] {
+        let target = self.graph.target(self.target.as_deref());
+        target.map_or(&[], |target| self.graph.triggers(target))
+    }
 }
 
 #[cfg(test)]
