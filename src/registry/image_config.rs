@@ -36,7 +36,7 @@ pub struct ImageConfig {
 
 impl ImageConfig {
     /// Parses a configuration blob. The error is a predicate whose subject is the registry.
-    pub(super) fn parse(bytes: &[u8]) -> Result<Self, String> {
+    pub fn parse(bytes: &[u8]) -> Result<Self, String> {
         let config: ConfigShape = serde_json::from_slice(bytes).map_err(|error| {
             format!(
                 "sent a malformed image configuration (line {}, column {})",

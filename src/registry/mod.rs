@@ -9,6 +9,7 @@ mod addresses;
 mod artifacts;
 mod authentication;
 mod authorizations;
+mod blobs;
 mod ca_bundle;
 mod call;
 mod challenge;
@@ -46,6 +47,7 @@ pub(crate) mod fuzz;
 
 pub use crate::registry::{
     addresses::{AddressPolicy, PermittedAddresses, RefusedAddress},
+    blobs::MAX_BLOB_PART_BYTES,
     ca_bundle::{CaBundle, CaBundleError},
     client::{Client, MAX_MANIFEST_BYTES, ManifestHead},
     config::{Config, ConfigError, Mirror},

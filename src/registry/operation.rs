@@ -62,6 +62,15 @@ impl Operation {
         }
     }
 
+    /// Reads a part of a blob, or all of it if `range` is `None`.
+    pub(super) fn blob(digest: &str, range: Option<HeaderValue>, limit: usize) -> Self {
+        let mut operation = Self { what: "blob", limit, ..Self::config(digest) };
+        if let Some(range) = range {
+            operation.headers.insert(header::RANGE, range);
+        }
+        operation
+    }
+
     /// Reads the root of the API, which says how to authenticate.
     pub(super) fn root() -> Self {
         Self {
