@@ -12,7 +12,7 @@ enum Format {
     Apk,
     Dpkg,
     RpmSqlite,
-    /// The write-ahead log of a SQLite database: what is in it is missing in the database.
+    /// The write-ahead log of a `SQLite` database: what is in it is missing in the database.
     SqliteLog,
     /// A format of RPM that is not read: Berkeley DB (until Red Hat Enterprise Linux 8), and ndb
     /// (SUSE).

@@ -13,7 +13,7 @@ const MAGIC: &[u8] = b"SQLite format 3\0";
 const FORMAT_VERSIONS: std::ops::Range<usize> = 18..20;
 /// Maximum size of a package's header in bytes.
 const MAX_HEADER_BYTES: i32 = 64 << 20;
-/// Number of instructions of SQLite's machine between two checks of [`MAX_CHECKS`].
+/// Number of instructions of the machine of `SQLite` between two checks of [`MAX_CHECKS`].
 const CHECK_INTERVAL: i32 = 10_000;
 /// Maximum number of checks. Reading 100,000 packages takes about 200.
 const MAX_CHECKS: u32 = 10_000;
