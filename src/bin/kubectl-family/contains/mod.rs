@@ -1,6 +1,8 @@
 //! `kubectl family contains`: which images, and which running workloads, contain a package.
 
 mod query;
+#[cfg(test)]
+mod tests;
 mod workloads;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -2,6 +2,8 @@
 
 mod names;
 mod size;
+#[cfg(test)]
+pub mod test_registry;
 
 use std::{fs::File, io::Read as _, path::PathBuf};
 
