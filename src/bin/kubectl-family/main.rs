@@ -6,18 +6,23 @@
 mod check;
 mod cluster;
 mod command_line;
+mod contains;
+mod diff;
+mod discover;
 #[cfg(test)]
 mod document_tests;
+mod images;
 mod import;
+mod input;
+mod layers;
+mod output;
 mod request;
 mod status;
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
-use groundswell::terminal::printable;
-
 use crate::command_line::{CommandLine, run};
+use clap::Parser as _;
 
 fn main() -> ExitCode {
     let command_line = CommandLine::parse();
@@ -25,11 +30,7 @@ fn main() -> ExitCode {
     // call can fail.
     _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let outcome = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    match outcome.map_err(Into::into).and_then(|runtime| runtime.block_on(run(command_line))) {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("error: {}", printable(&format!("{error:#}")));
-            ExitCode::FAILURE
-        }
-    }
+    output::exit_code(
+        outcome.map_err(Into::into).and_then(|runtime| runtime.block_on(run(command_line))),
+    )
 }

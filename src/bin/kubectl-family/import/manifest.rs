@@ -59,8 +59,8 @@ pub struct FamilyManifest {
     pub name: String,
     pub namespace: Option<String>,
     pub repository: String,
-    /// The repository of the sources.
-    pub git: GitSource,
+    /// The fields of `spec` that come after the repository, and are written only into new files.
+    pub head: OrderedFields,
     pub upstreams: Vec<OrderedFields>,
     pub entries: Vec<ManifestEntry>,
     /// The names of the images that other families are built on.
@@ -71,7 +71,33 @@ pub struct FamilyManifest {
 pub struct ManifestSettings {
     pub namespace: Option<String>,
     pub repository: String,
-    pub git: GitSource,
+    /// The repository of the sources, if they are in Git.
+    pub git: Option<GitSource>,
+    pub start: FamilyStart,
+}
+
+/// How a new family begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FamilyStart {
+    /// With a build of each image.
+    Build,
+    /// With the images that exist, and suspended until the sources are known.
+    AdoptSuspended,
+}
+
+impl ManifestSettings {
+    fn head(&self) -> OrderedFields {
+        let mut head = Vec::new();
+        if let Some(git) = &self.git {
+            let git = json!({"git": {"url": git.url, "revision": git.revision}});
+            head.push(("sourceDefaults", git));
+        }
+        if self.start == FamilyStart::AdoptSuspended {
+            head.push(("adopt", json!({})));
+            head.push(("suspend", Value::Bool(true)));
+        }
+        OrderedFields(head)
+    }
 }
 
 impl FamilyManifest {
@@ -99,7 +125,7 @@ impl FamilyManifest {
             name: family.name.clone(),
             namespace: settings.namespace.clone(),
             repository: settings.repository.clone(),
-            git: settings.git.clone(),
+            head: settings.head(),
             upstreams: upstreams.iter().map(upstream_fields).collect(),
             entries: entries
                 .iter()
@@ -122,11 +148,8 @@ impl FamilyManifest {
             text.push_str(&format!("  namespace: {namespace}\n"));
         }
         text.push_str("spec:\n");
-        let git = json!({"git": {"url": self.git.url, "revision": self.git.revision}});
-        let head = OrderedFields(vec![
-            ("repository", Value::String(self.repository.clone())),
-            ("sourceDefaults", git),
-        ]);
+        let mut head = self.head.clone();
+        head.0.insert(0, ("repository", Value::String(self.repository.clone())));
         text.push_str(&indented(&yaml(&head)?, 2));
         if !self.upstreams.is_empty() {
             text.push_str("  upstreams:\n");
@@ -182,7 +205,7 @@ fn spec(
     ImageFamilySpec {
         repository: settings.repository.clone(),
         upstreams: upstreams.to_vec(),
-        source_defaults: Some(SourceDefaults { git: Some(settings.git.clone()) }),
+        source_defaults: settings.git.clone().map(|git| SourceDefaults { git: Some(git) }),
         images: images.to_vec(),
         exports: family
             .exports

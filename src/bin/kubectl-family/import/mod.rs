@@ -13,21 +13,21 @@ pub mod analysis;
 mod bake;
 mod build_args;
 mod compose;
-mod definition;
-mod entries;
+pub mod definition;
+pub mod entries;
 mod existing;
-mod finding;
+pub mod finding;
 mod fold;
 mod git_origin;
-mod grouping;
-mod manifest;
+pub mod grouping;
+pub mod manifest;
 mod mapping;
 mod merge;
-mod names;
-mod references;
+pub mod names;
+pub mod references;
 mod sources;
 mod tree;
-mod write;
+pub mod write;
 mod yaml_lines;
 
 #[cfg(test)]
@@ -36,14 +36,14 @@ mod tests;
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
-    process::ExitCode,
 };
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use groundswell::{api::Image, registry::Platform, terminal::printable};
+use groundswell::{api::Image, registry::{Platform, Reference}};
 
-use crate::import::{
+use crate::{
+    import::{
     analysis::{AnalysisInput, ImportedImage, analyse},
     entries::{PlainFamily, families},
     existing::{EntryKind, ExistingManifests},
@@ -51,17 +51,14 @@ use crate::import::{
     fold::fold,
     git_origin::RequestedOrigin,
     grouping::group,
-    manifest::{FamilyManifest, ManifestSettings},
+    manifest::{FamilyManifest, FamilyStart, ManifestSettings},
     mapping::ImportMapping,
     merge::OrphanPolicy,
     sources::builds,
     tree::read_tree,
+    },
+    output::{Outcome, note},
 };
-
-/// Exit code if something could not be imported.
-const FINDINGS: u8 = 1;
-/// Exit code of a usage or input error.
-const INPUT_ERROR: u8 = 2;
 
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  \
@@ -103,6 +100,8 @@ pub struct ImportArguments {
     namespace: Option<String>,
 }
 
+pub use crate::import::tree::read_text_of;
+
 /// What an import has found.
 #[derive(Debug)]
 pub struct ImportedTree {
@@ -111,18 +110,8 @@ pub struct ImportedTree {
     pub findings: Vec<ImportFinding>,
 }
 
-/// Runs the command. Returns the exit code.
-pub fn run(arguments: &ImportArguments) -> ExitCode {
-    match import_and_write(arguments) {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("error: {}", printable(&format!("{error:#}")));
-            ExitCode::from(INPUT_ERROR)
-        }
-    }
-}
-
-fn import_and_write(arguments: &ImportArguments) -> anyhow::Result<ExitCode> {
+/// Runs the command.
+pub fn run(arguments: &ImportArguments) -> anyhow::Result<Outcome> {
     let existing = match &arguments.write {
         Some(folder) => ExistingManifests::read(folder)?,
         None => ExistingManifests::default(),
@@ -135,7 +124,7 @@ fn import_and_write(arguments: &ImportArguments) -> anyhow::Result<ExitCode> {
     let report = match &arguments.write {
         Some(folder) => write::write(folder, &existing, &mut imported, orphans)?,
         None => {
-            write::print(&imported)?;
+            write::print(&imported.manifests)?;
             Vec::new()
         }
     };
@@ -150,11 +139,8 @@ fn import_and_write(arguments: &ImportArguments) -> anyhow::Result<ExitCode> {
         imported.manifests.len(),
         imported.findings.len()
     ));
-    for line in lines {
-        eprintln!("{}", printable(&line));
-    }
-    let code = if imported.findings.is_empty() { 0 } else { FINDINGS };
-    Ok(ExitCode::from(code))
+    lines.iter().for_each(|line| note(line));
+    Ok(if imported.findings.is_empty() { Outcome::Fine } else { Outcome::Findings })
 }
 
 /// Reads the directories, and returns the families that follow.
@@ -204,7 +190,8 @@ pub fn import(
     let settings = ManifestSettings {
         namespace: arguments.namespace.clone(),
         repository,
-        git: origin.source,
+        git: Some(origin.source),
+        start: FamilyStart::Build,
     };
     let mut manifests = Vec::new();
     for family in plain {
@@ -239,7 +226,7 @@ fn directories(named: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
 
 /// Returns the prefix of the repositories that files name, if all have the same.
 fn common_repository(definitions: &[definition::BuildDefinition]) -> Option<String> {
-    let prefix = |reference: &groundswell::registry::Reference| {
+    let prefix = |reference: &Reference| {
         let repository = reference.repository();
         repository.rsplit_once('/').map(|(prefix, _)| prefix.to_owned())
     };
@@ -251,7 +238,7 @@ fn common_repository(definitions: &[definition::BuildDefinition]) -> Option<Stri
 fn check_repository(repository: &str) -> anyhow::Result<()> {
     let host = repository.split('/').next().unwrap_or_default();
     let is_host = host.contains(['.', ':']) || host == "localhost";
-    let parsed = format!("{repository}/name").parse::<groundswell::registry::Reference>();
+    let parsed = format!("{repository}/name").parse::<Reference>();
     if !is_host || parsed.is_err() || Path::new(repository).is_absolute() {
         bail!(
             "`{repository}` is no repository prefix: write the registry's host and a path, as \

@@ -9,29 +9,30 @@ use std::{
 use anyhow::Context as _;
 use groundswell::terminal::printable;
 
-use crate::import::{
-    ImportedTree,
-    existing::ExistingManifests,
-    finding::ImportFinding,
-    merge::{OrphanPolicy, merge},
+use crate::{
+    import::{
+        ImportedTree,
+        existing::ExistingManifests,
+        finding::ImportFinding,
+        manifest::FamilyManifest,
+        merge::{OrphanPolicy, merge},
+    },
+    output,
 };
 
-/// Prints the manifests as one YAML stream.
+/// Prints manifests as one YAML stream.
 ///
 /// # Errors
-/// Returns an error if the output cannot be written. A closed pipe is none.
-pub fn print(imported: &ImportedTree) -> anyhow::Result<()> {
+/// Returns an error if the output cannot be written.
+pub fn print(manifests: &[FamilyManifest]) -> anyhow::Result<()> {
     let mut text = String::new();
-    for manifest in &imported.manifests {
+    for manifest in manifests {
         if !text.is_empty() {
             text.push_str("---\n");
         }
         text.push_str(&manifest.text()?);
     }
-    match std::io::stdout().lock().write_all(printable(&text).as_bytes()) {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        other => other.context("print the manifests"),
-    }
+    output::write(&printable(&text))
 }
 
 /// Writes the manifests to a folder: new files, and updates of files that have the families
