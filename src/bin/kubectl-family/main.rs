@@ -13,6 +13,7 @@ mod document_tests;
 mod images;
 mod input;
 mod layers;
+mod lint;
 mod output;
 mod request;
 mod status;
