@@ -9,7 +9,7 @@ use groundswell::{
     build_info,
 };
 
-use crate::{check, contains, diff, discover, import, layers, output, request, status};
+use crate::{check, contains, diff, discover, import, layers, lint, output, request, status};
 
 /// The command line.
 #[derive(Parser, Debug)]
@@ -38,6 +38,8 @@ enum PluginCommand {
     Diff(Box<diff::DiffArguments>),
     /// Show the layers of an image, what they share, and what a node pulls after a rebuild
     Layers(Box<layers::LayersArguments>),
+    /// Check families and their Dockerfiles for what a linter of single Dockerfiles cannot see
+    Lint(Box<lint::LintArguments>),
     /// Show the status of a family and its images, or of all families if no name is given
     Status(status::StatusArguments),
     /// Start stale builds now, without waiting for the quiet time
@@ -89,6 +91,7 @@ pub async fn run(command_line: CommandLine) -> anyhow::Result<ExitCode> {
         }
         PluginCommand::Diff(arguments) => return diff::run(*arguments).await.map(Into::into),
         PluginCommand::Layers(arguments) => return layers::run(*arguments).await.map(Into::into),
+        PluginCommand::Lint(arguments) => return lint::run(*arguments).await.map(Into::into),
         PluginCommand::Status(arguments) => status::run(arguments).await?,
         PluginCommand::Trigger(arguments) => {
             request::send_for_scope(RequestedAction::Trigger, arguments).await?;
@@ -179,7 +182,7 @@ mod tests {
         command.build();
         let mut texts = vec![command.render_long_help().to_string()];
         texts.extend(command.get_subcommands_mut().map(|one| one.render_long_help().to_string()));
-        assert_eq!(texts.len(), 17, "the command itself, its commands, and help");
+        assert_eq!(texts.len(), 18, "the command itself, its commands, and help");
         for text in texts {
             assert!(!text.contains('`'), "a back-quote in:\n{text}");
         }

@@ -15,6 +15,7 @@ mod images;
 mod import;
 mod input;
 mod layers;
+mod lint;
 mod output;
 mod request;
 mod status;

@@ -26,8 +26,9 @@ pub use args::undeclared_args;
 pub use edges::{
     DeclaredEdge, DockerfileMismatch, EdgeError, ReplacedDigest, undeclared_images, verify_edges,
 };
+pub use fields::quoted_words;
 pub use graph::{NamedImage, NeededImage};
-pub use instructions::SyntaxError;
+pub use instructions::{Instruction, SyntaxError, parse as parse_instructions};
 
 use crate::registry::Platform;
 

@@ -208,7 +208,8 @@ impl PackageReport {
             ListFormat::Json => document.json()?,
             ListFormat::Yaml => document.yaml()?,
             ListFormat::Name => {
-                let names = self.images.iter().map(|image| table::one_line(&image.reference) + "\n");
+                let names =
+                    self.images.iter().map(|image| table::one_line(&image.reference) + "\n");
                 names.collect()
             }
             ListFormat::Table => self.table(Terminal::of_stdout().width),

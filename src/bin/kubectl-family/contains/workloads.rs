@@ -14,7 +14,7 @@ const TEMPLATE_HASH: &str = "pod-template-hash";
 const ID_PREFIXES: [&str; 2] = ["docker-pullable://", "docker://"];
 
 /// An image and a workload that runs it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunningImage {
     pub reference: Reference,
     /// As `namespace/kind/name`.
@@ -39,9 +39,7 @@ fn of_pod(pod: &Pod) -> Vec<RunningImage> {
         containers.chain(status.init_container_statuses.iter().flatten())
     });
     let references: BTreeSet<String> = containers
-        .filter(|container| {
-            container.state.as_ref().is_some_and(|state| state.running.is_some())
-        })
+        .filter(|container| container.state.as_ref().is_some_and(|state| state.running.is_some()))
         .filter_map(|container| {
             let id = container.image_id.as_str();
             let mut prefixes = ID_PREFIXES.iter();

@@ -72,8 +72,12 @@ pub async fn run(arguments: DiffArguments) -> anyhow::Result<Outcome> {
 
 fn number(text: &str) -> anyhow::Result<i64> {
     let number = text.parse().ok();
-    number.ok_or_else(|| anyhow!("`{text}` is no number of a build; both images of a comparison \
-                                  are references, or both are builds"))
+    number.ok_or_else(|| {
+        anyhow!(
+            "`{text}` is no number of a build; both images of a comparison \
+                                  are references, or both are builds"
+        )
+    })
 }
 
 async fn read(reader: &ContentsReader, reference: &Reference) -> anyhow::Result<ComparedImage> {

@@ -26,11 +26,8 @@ impl ImageDiff {
     }
 
     fn text(&self, width: Option<u16>) -> String {
-        let mut text = format!(
-            "from {}\nto   {}\n",
-            table::one_line(&self.from),
-            table::one_line(&self.to)
-        );
+        let mut text =
+            format!("from {}\nto   {}\n", table::one_line(&self.from), table::one_line(&self.to));
         if self.is_empty() {
             text += "\nnothing differs\n";
         }
@@ -76,7 +73,11 @@ impl ImageDiff {
         }
         let rows = self.settings.iter().map(|change| {
             let value = |value: &Option<String>| value.clone().unwrap_or_else(|| "-".into());
-            vec![change.setting.clone().into(), value(&change.from).into(), value(&change.to).into()]
+            vec![
+                change.setting.clone().into(),
+                value(&change.from).into(),
+                value(&change.to).into(),
+            ]
         });
         format!("\n{}", table::render(&["SETTING", "BEFORE", "NOW"], rows.collect(), width))
     }

@@ -23,7 +23,8 @@ async fn registry() -> TestRegistry {
     let bottom = layer(&[("etc/motd", "hello")]);
     let old = deb_layer(&[("bash", "5.2-1"), ("libssl3", "3.0.14-1"), ("vim", "9"), ("zip", "3")]);
     let new = deb_layer(&[("bash", "5.2-1"), ("libssl3", "3.0.15-1"), ("curl", "8"), ("zip", "2")]);
-    let settings = json!({"User": "1000", "Env": ["A=1", "B=2"], "Labels": {"v": "1"}, "Cmd": null});
+    let settings =
+        json!({"User": "1000", "Env": ["A=1", "B=2"], "Labels": {"v": "1"}, "Cmd": null});
     images.annotated("team/app:1", &[bottom.clone(), old], settings, base("sha256:old"));
     let settings = json!({"User": "1000", "Env": ["A=1", "B=3"], "Cmd": ["run"]});
     images.annotated("team/app:2", &[bottom, new], settings, base("sha256:new"));
@@ -67,7 +68,8 @@ async fn the_text_hides_nothing_and_ends_in_every_format() {
     let registry = registry().await;
     let changed = diff(&registry, "team/app:1", "team/app:2").await;
     let text = changed.rendered(ListFormat::Wide).expect("a text");
-    for line in ["- docker.io/library/debian:12@sha256:old", "libssl3  3.0.14-1  3.0.15-1  upgraded"]
+    for line in
+        ["- docker.io/library/debian:12@sha256:old", "libssl3  3.0.14-1  3.0.15-1  upgraded"]
     {
         assert!(text.contains(line), "{line} is missing in:\n{text}");
     }

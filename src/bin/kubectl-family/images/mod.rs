@@ -66,8 +66,7 @@ impl RegistryArguments {
     pub fn access(&self) -> anyhow::Result<RegistryAccess> {
         let mut config = Config { plain_http: self.plain_http.clone(), ..Config::default() };
         if let Some(path) = &self.ca_bundle {
-            config.ca_bundle =
-                CaBundle::read(path).with_context(|| path.display().to_string())?;
+            config.ca_bundle = CaBundle::read(path).with_context(|| path.display().to_string())?;
         }
         config.validate()?;
         let default = format!("linux/{}", std::env::consts::ARCH);

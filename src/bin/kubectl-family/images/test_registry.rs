@@ -73,10 +73,8 @@ impl TestImages {
         let config = json!({"os": "linux", "architecture": "amd64", "config": settings,
             "rootfs": {"type": "layers", "diff_ids": diff_ids}, "history": history});
         let layer_type = "application/vnd.oci.image.layer.v1.tar";
-        let layers: Vec<Value> = layers
-            .iter()
-            .map(|layer| self.blob(path, layer_type, layer.clone()))
-            .collect();
+        let layers: Vec<Value> =
+            layers.iter().map(|layer| self.blob(path, layer_type, layer.clone())).collect();
         let config_type = "application/vnd.oci.image.config.v1+json";
         let config = self.blob(path, config_type, config.to_string().into_bytes());
         let manifest = json!({"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config,

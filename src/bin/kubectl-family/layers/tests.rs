@@ -54,7 +54,8 @@ async fn the_table_has_the_command_of_each_layer() {
     let registry = registry().await;
     let layers = layers(&registry).await;
     let text = layers.rendered(ListFormat::Wide).expect("a text");
-    for expected in ["RUN step 4", "a node pulls", "when base is rebuilt", "1 more could not be read"]
+    for expected in
+        ["RUN step 4", "a node pulls", "when base is rebuilt", "1 more could not be read"]
     {
         assert!(text.contains(expected), "{expected} is missing in:\n{text}");
     }
