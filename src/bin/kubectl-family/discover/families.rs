@@ -38,10 +38,10 @@ pub fn manifests(
     namespace: Option<String>,
     problems: &mut Vec<String>,
 ) -> anyhow::Result<Vec<FamilyManifest>> {
-    let imported = imported(images, bases, prefix, problems);
+    let repository = repository(images, prefix);
+    let imported = imported(images, bases, &repository, problems);
     let root = prefix.path.rsplit('/').next().filter(|name| !name.is_empty());
     let groups = group(&imported, root.unwrap_or(&prefix.registry));
-    let repository = repository(prefix);
     let settings = ManifestSettings {
         namespace,
         repository: repository.clone(),
@@ -58,30 +58,30 @@ pub fn manifests(
     Ok(manifests)
 }
 
-/// Returns the prefix of the repositories. That of one repository is the folder above it.
-fn repository(prefix: &RegistryPrefix) -> String {
-    match prefix.path.as_str() {
-        "" => prefix.registry.clone(),
-        path => format!("{}/{path}", prefix.registry),
-    }
+/// Returns the prefix of the repositories: the folder above, if the prefix is a repository itself.
+fn repository(images: &[DiscoveredImage], prefix: &RegistryPrefix) -> String {
+    let RegistryPrefix { registry, path } = prefix;
+    let whole = format!("{registry}/{path}");
+    let is_image = images.iter().flat_map(|one| &one.names).any(|name| name.repository() == whole);
+    let folder = if is_image { path.rsplit_once('/').map_or("", |(folder, _)| folder) } else { path };
+    if folder.is_empty() { registry.clone() } else { format!("{registry}/{folder}") }
 }
 
 /// Returns the images that a family can build, with their edges.
 fn imported(
     images: &[DiscoveredImage],
     bases: &[FoundBase],
-    prefix: &RegistryPrefix,
+    repository: &str,
     problems: &mut Vec<String>,
 ) -> Vec<ImportedImage> {
-    let repository = repository(prefix);
     let definitions: Vec<BuildDefinition> =
-        images.iter().map(|image| definition(images, image, &repository)).collect();
+        images.iter().map(|image| definition(images, image, repository)).collect();
     let names = image_names(&definitions, "images");
     let mut positions: BTreeMap<usize, usize> = BTreeMap::new();
     let mut kept = Vec::new();
     for (at, ((image, base), name)) in images.iter().zip(bases).zip(names).enumerate() {
         let shown = image.names.first().map(ToString::to_string).unwrap_or_default();
-        let path = path_below(image, &repository);
+        let path = path_below(image, repository);
         match (base, name, path) {
             // What somebody else builds is followed.
             (_, _, Some(path)) if path.starts_with(OFFICIAL) => {}
@@ -101,7 +101,7 @@ fn imported(
             let mut definition = definitions.get(at)?.clone();
             let edge = edge(images, bases.get(at)?, &positions);
             definition.dockerfile = DockerfileOrigin::Inline(dockerfile(edge.as_ref()));
-            let tags = tags(images.get(at)?, &repository, &path);
+            let tags = tags(images.get(at)?, repository, &path);
             Some(ImportedImage {
                 path: (path != name).then_some(path),
                 definition,

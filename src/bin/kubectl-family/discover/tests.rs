@@ -86,7 +86,7 @@ impl RegistryShape {
                 let mut parent = Some(os);
                 for level in ["runtime-deps", "runtime", "aspnet", "sdk"] {
                     let name = format!("{level}:{version}-{os}");
-                    // An image of no layer of its own is told by its history alone.
+                    // Only its history distinguishes an image without a layer of its own.
                     let own = usize::from(level != "runtime-deps");
                     parent = Some(shape.add(&name, parent, own));
                 }
