@@ -6,12 +6,8 @@ use serde::Deserialize;
 use url::{Url, form_urlencoded};
 
 use crate::registry::{
-    Client, Keychain, Reference, RegistryError,
-    call::RegistryCall,
-    error::ErrorContext,
-    http::HttpResponse,
-    operation::Operation,
-    platform::null_is_absent,
+    Client, Keychain, Reference, RegistryError, call::RegistryCall, error::ErrorContext,
+    http::HttpResponse, operation::Operation, platform::null_is_absent,
 };
 
 /// Number of names that are requested per page. A registry may send fewer.
@@ -100,7 +96,8 @@ fn read_page(
 /// Returns the query of the next page. Of the URL that the registry names, nothing else counts:
 /// it must not lead to another host or path.
 fn next_query(link: &str, page: &Url) -> Option<String> {
-    let link = link.split(',').find(|link| link.contains("rel=\"next\"") || link.contains("rel=next"))?;
+    let link =
+        link.split(',').find(|link| link.contains("rel=\"next\"") || link.contains("rel=next"))?;
     let (_, target) = link.split_once('<')?;
     let (target, _) = target.split_once('>')?;
     let target = page.join(target).ok()?;

@@ -82,10 +82,7 @@ impl Operation {
 
     /// Reads a page of a repository's tags.
     pub(super) fn tags(query: &str) -> Self {
-        Self {
-            what: "list of tags",
-            ..Self::pull(Method::GET, format!("tags/list?{query}"))
-        }
+        Self { what: "list of tags", ..Self::pull(Method::GET, format!("tags/list?{query}")) }
     }
 
     /// Reads the root of the API, which says how to authenticate.

@@ -31,9 +31,11 @@ impl Monorepo {
         let mut draw = Draw(dockerfiles as u64 + 7);
         let bases = (dockerfiles / 100).max(1);
         for base in 0..bases {
-            tree.add(&format!("platform/base-{base}"), &format!("base-{base}"), &[
-                "FROM debian:trixie-slim",
-            ]);
+            tree.add(
+                &format!("platform/base-{base}"),
+                &format!("base-{base}"),
+                &["FROM debian:trixie-slim"],
+            );
             tree.edge(&format!("base-{base}"), "docker.io/library/debian:trixie-slim");
         }
         let mut team = 0;
@@ -66,9 +68,8 @@ impl Monorepo {
     /// Adds runtimes in several versions on a base, and applications with stages on the runtimes.
     fn add_team(&mut self, team: usize, size: usize, base: usize, draw: &mut Draw) {
         let versions = size.min(VERSIONS.len());
-        let runtime = |version: usize| {
-            format!("t{team}-runtime-{}", VERSIONS[version].replace('.', "-"))
-        };
+        let runtime =
+            |version: usize| format!("t{team}-runtime-{}", VERSIONS[version].replace('.', "-"));
         for (index, version) in VERSIONS.iter().enumerate().take(versions) {
             let folder = format!("teams/t{team}/t{team}-runtime/{version}");
             let from = format!("FROM {REPOSITORY}/base-{base}:latest");

@@ -85,7 +85,9 @@ pub async fn run(command_line: CommandLine) -> anyhow::Result<ExitCode> {
     match command_line.command {
         PluginCommand::Check(arguments) => return check::run(*arguments).await,
         PluginCommand::Import(arguments) => return import::run(&arguments).map(Into::into),
-        PluginCommand::Discover(arguments) => return discover::run(*arguments).await.map(Into::into),
+        PluginCommand::Discover(arguments) => {
+            return discover::run(*arguments).await.map(Into::into);
+        }
         PluginCommand::Contains(arguments) => {
             return contains::run(*arguments).await.map(Into::into);
         }

@@ -83,11 +83,10 @@ fn an_earlier_build_of_a_base_is_never_taken_for_the_image_below_it() {
     assert_eq!(bases(&images)[2], FoundBase::Ambiguous(vec![0, 1]));
     let known = annotated(images[2].clone(), "r.example/base:1", Some(digest("earlier")));
     let [debian, base, _] = images;
-    assert_eq!(bases(&[debian, base, known])[2], FoundBase::Image {
-        index: 1,
-        evidence: BaseEvidence::Annotation,
-        is_outdated: true
-    });
+    assert_eq!(
+        bases(&[debian, base, known])[2],
+        FoundBase::Image { index: 1, evidence: BaseEvidence::Annotation, is_outdated: true }
+    );
 }
 
 #[test]

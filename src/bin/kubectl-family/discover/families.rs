@@ -63,7 +63,8 @@ fn repository(images: &[DiscoveredImage], prefix: &RegistryPrefix) -> String {
     let RegistryPrefix { registry, path } = prefix;
     let whole = format!("{registry}/{path}");
     let is_image = images.iter().flat_map(|one| &one.names).any(|name| name.repository() == whole);
-    let folder = if is_image { path.rsplit_once('/').map_or("", |(folder, _)| folder) } else { path };
+    let folder =
+        if is_image { path.rsplit_once('/').map_or("", |(folder, _)| folder) } else { path };
     if folder.is_empty() { registry.clone() } else { format!("{registry}/{folder}") }
 }
 
@@ -86,7 +87,8 @@ fn imported(
             // What somebody else builds is followed.
             (_, _, Some(path)) if path.starts_with(OFFICIAL) => {}
             (FoundBase::Ambiguous(_), _, _) => {
-                problems.push(format!("{shown}: it is in no family, because its base is ambiguous"));
+                problems
+                    .push(format!("{shown}: it is in no family, because its base is ambiguous"));
             }
             (_, Ok(name), Some(path)) => {
                 positions.insert(at, kept.len());
@@ -123,9 +125,8 @@ fn definition(
 ) -> BuildDefinition {
     let path = path_below(image, repository).unwrap_or_default();
     let first = image.names.first().map(Reference::repository);
-    let is_of_repository = |other: &&DiscoveredImage| {
-        other.names.first().map(Reference::repository) == first
-    };
+    let is_of_repository =
+        |other: &&DiscoveredImage| other.names.first().map(Reference::repository) == first;
     let is_only = images.iter().filter(is_of_repository).nth(1).is_none();
     let tag = image.names.iter().filter_map(Reference::tag).find(|tag| *tag != "latest");
     let context = match tag.or_else(|| image.names.first()?.tag()) {

@@ -139,8 +139,8 @@ fn print(report: &DiscoveryReport, format: DiscoverFormat) -> anyhow::Result<()>
 /// Reads a list of references. Empty lines and comments are skipped.
 fn read_list(file: &std::path::Path, limit: usize) -> anyhow::Result<Vec<Reference>> {
     let shown = file.display();
-    let text = crate::import::read_text_of(file, MAX_LIST_BYTES)
-        .with_context(|| shown.to_string())?;
+    let text =
+        crate::import::read_text_of(file, MAX_LIST_BYTES).with_context(|| shown.to_string())?;
     let mut references = Vec::new();
     for (number, line) in (1..).zip(text.lines().map(str::trim)) {
         if line.is_empty() || line.starts_with('#') {

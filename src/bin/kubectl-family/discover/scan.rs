@@ -56,7 +56,9 @@ impl RegistryPrefix {
         let name = if path.is_empty() { ANY_REPOSITORY } else { path };
         let parsed = format!("{registry}/{name}").parse::<Reference>();
         if !is_host || parsed.is_err() || text.contains('@') || path.contains(':') {
-            bail!("`{text}` is no registry: write registry.example.com or registry.example.com/team");
+            bail!(
+                "`{text}` is no registry: write registry.example.com or registry.example.com/team"
+            );
         }
         Ok(Self { registry: registry.to_ascii_lowercase(), path: path.to_owned() })
     }

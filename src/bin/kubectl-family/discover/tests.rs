@@ -101,9 +101,8 @@ impl RegistryShape {
         let mut shape = Self::default();
         let ubi = shape.add("ubi:9", None, 1);
         let base = shape.add("openshift-base:4", Some(ubi), 2);
-        let bases: Vec<usize> = (0..8)
-            .map(|at| shape.add(&format!("base-{at}:4"), Some(base), 1))
-            .collect();
+        let bases: Vec<usize> =
+            (0..8).map(|at| shape.add(&format!("base-{at}:4"), Some(base), 1)).collect();
         for at in 0..256 {
             let parent = if at % 3 == 2 { shape.images.len() - 1 } else { bases[at % bases.len()] };
             let parent = if shape.unknowable.contains(&parent) { bases[0] } else { parent };
@@ -245,9 +244,10 @@ fn contents(shape: &RegistryShape, host: &str) -> BTreeMap<String, Vec<u8>> {
         let (path, tag) = image.name.split_once(':').expect("a tag");
         tags.entry(path).or_default().push(tag);
         let digest = |layer: &String| Digest::of(layer.as_bytes());
-        let history = image.commands.iter().map(|command| {
-            json!({"created_by": command, "empty_layer": command.starts_with('!')})
-        });
+        let history = image
+            .commands
+            .iter()
+            .map(|command| json!({"created_by": command, "empty_layer": command.starts_with('!')}));
         let config = json!({
             "architecture": "amd64", "os": "linux", "created": "2026-05-01T00:00:00Z",
             "rootfs": {"type": "layers",

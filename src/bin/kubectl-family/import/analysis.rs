@@ -160,8 +160,9 @@ fn edges<'a>(
         let edge = index
             .edge(position, &build.definition, needed)
             .map_err(|problem| format!("line {}: {problem}", needed.image.line))?;
-        let same =
-            |known: &&mut ImportedEdge| known.parent == edge.parent && known.written == edge.written;
+        let same = |known: &&mut ImportedEdge| {
+            known.parent == edge.parent && known.written == edge.written
+        };
         match edges.iter_mut().find(same) {
             Some(known) => {
                 known.usage = known.usage.min(edge.usage);
@@ -186,16 +187,13 @@ fn resolve_triggers(
     builds: &[ReadBuild],
     resolved: &mut [Result<Vec<ImportedEdge>, String>],
 ) {
-    let triggers: Vec<&[String]> =
-        builds.iter().map(|build| build.dockerfile.triggers()).collect();
+    let triggers: Vec<&[String]> = builds.iter().map(|build| build.dockerfile.triggers()).collect();
     for (position, build) in builds.iter().enumerate() {
         let Some(Ok(found)) = resolved.get(position) else { continue };
         let of_parents: BTreeMap<String, &[String]> = found
             .iter()
             .filter_map(|edge| match edge.parent {
-                EdgeParent::Image(parent) => {
-                    Some((edge.written.clone(), *triggers.get(parent)?))
-                }
+                EdgeParent::Image(parent) => Some((edge.written.clone(), *triggers.get(parent)?)),
                 EdgeParent::Upstream(_) => None,
             })
             .filter(|(_, triggers)| !triggers.is_empty())
@@ -226,9 +224,7 @@ fn known_tags(
             continue;
         };
         let reference: Option<Reference> = edge.written.parse().ok();
-        let own = reference.filter(|reference| {
-            reference.repository() == build.identity.repository
-        });
+        let own = reference.filter(|reference| reference.repository() == build.identity.repository);
         tags.extend(own.and_then(|reference| reference.tag().map(str::to_owned)));
     }
     let mut all = Vec::new();
@@ -260,7 +256,8 @@ fn leave_out_cycles(builds: &[ReadBuild], resolved: &mut [Result<Vec<ImportedEdg
         }
     }
     for component in kosaraju_scc(&graph).iter().filter(|component| component.len() > 1) {
-        let members: Vec<usize> = component.iter().filter_map(|node| graph.node_weight(*node)).copied().collect();
+        let members: Vec<usize> =
+            component.iter().filter_map(|node| graph.node_weight(*node)).copied().collect();
         let names: Vec<&str> = members
             .iter()
             .take(MAX_NAMED)
@@ -276,10 +273,7 @@ fn leave_out_cycles(builds: &[ReadBuild], resolved: &mut [Result<Vec<ImportedEdg
 }
 
 /// Leaves out the images that are built on one that is left out.
-fn leave_out_descendants(
-    builds: &[ReadBuild],
-    resolved: &mut [Result<Vec<ImportedEdge>, String>],
-) {
+fn leave_out_descendants(builds: &[ReadBuild], resolved: &mut [Result<Vec<ImportedEdge>, String>]) {
     let mut children: Vec<Vec<usize>> = vec![Vec::new(); builds.len()];
     for (position, edges) in resolved.iter().enumerate() {
         for edge in edges.iter().flatten() {

@@ -24,7 +24,14 @@ const MAX_TARGETS: usize = 10_000;
 const MAX_INHERITANCE: usize = 64;
 /// The attributes of a target that say what is built.
 const READ: [&str; 9] = [
-    "args", "context", "contexts", "dockerfile", "dockerfile-inline", "inherits", "matrix", "tags",
+    "args",
+    "context",
+    "contexts",
+    "dockerfile",
+    "dockerfile-inline",
+    "inherits",
+    "matrix",
+    "tags",
     "target",
 ];
 
@@ -232,8 +239,7 @@ fn with_inherited(
     if depth > MAX_INHERITANCE {
         return Err("its `inherits` name each other".into());
     }
-    let target =
-        targets.get(name).ok_or_else(|| format!("the file has no target `{name}`"))?;
+    let target = targets.get(name).ok_or_else(|| format!("the file has no target `{name}`"))?;
     if let Some(problem) = &target.problem {
         return Err(problem.clone());
     }

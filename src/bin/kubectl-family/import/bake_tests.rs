@@ -11,7 +11,8 @@ fn read(text: &str) -> (Vec<BuildDefinition>, Vec<String>) {
 
 #[test]
 fn variables_inheritance_and_contexts_are_resolved() {
-    let (definitions, findings) = read(r#"
+    let (definitions, findings) = read(
+        r#"
 variable "REGISTRY" { default = "registry.example.com/team" }
 variable "PREFIX" { default = "${REGISTRY}/x" }
 group "default" { targets = ["app"] }
@@ -31,7 +32,8 @@ target "app" {
   args = { MIRROR = "other", UNSET = null }
   contexts = { base = "target:base", alpine = "docker-image://alpine:3.20", src = "../src" }
 }
-"#);
+"#,
+    );
     assert_eq!(findings, Vec::<String>::new());
     let [app, base] = definitions.as_slice() else { panic!("{definitions:?}") };
     assert_eq!(app.context, "app");
@@ -57,14 +59,16 @@ fn owned((key, value): (&str, &str)) -> (String, String) {
 
 #[test]
 fn a_matrix_is_expanded() {
-    let (definitions, findings) = read(r#"
+    let (definitions, findings) = read(
+        r#"
 target "python" {
   name = "python-${replace}-${variant}"
   matrix = { replace = ["3-12", "3-13"], variant = ["slim", "full"] }
   context = "python"
   args = { VERSION = replace }
 }
-"#);
+"#,
+    );
     assert_eq!(findings, Vec::<String>::new());
     let labels: Vec<_> = definitions.iter().filter_map(|one| one.label.as_deref()).collect();
     assert_eq!(

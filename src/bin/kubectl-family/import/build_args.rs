@@ -13,9 +13,8 @@ pub fn pairs(text: &str) -> BTreeMap<String, String> {
 }
 
 fn unquoted(value: &str) -> String {
-    let inner = ['"', '\''].iter().find_map(|quote| {
-        value.strip_prefix(*quote)?.strip_suffix(*quote)
-    });
+    let inner =
+        ['"', '\''].iter().find_map(|quote| value.strip_prefix(*quote)?.strip_suffix(*quote));
     inner.unwrap_or(value).to_owned()
 }
 

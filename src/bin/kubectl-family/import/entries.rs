@@ -85,8 +85,7 @@ fn plain_image(image: &ImportedImage, from: Vec<Edge>) -> Image {
             let path = if definition.context.is_empty() { "." } else { &definition.context };
             let dockerfile =
                 if file == GitSource::DOCKERFILE { String::new() } else { file.clone() };
-            let git =
-                GitSource { path: Some(path.to_owned()), dockerfile, ..GitSource::default() };
+            let git = GitSource { path: Some(path.to_owned()), dockerfile, ..GitSource::default() };
             Source { git: Some(git), ..Source::default() }
         }
     };
@@ -180,9 +179,7 @@ impl<'a> RepositoryNames<'a> {
             .iter()
             .any(|((of, repository), count)| *of == family && *repository == own && *count == 1);
         match reference.tag() {
-            Some(tag) => {
-                image.tags.iter().any(|known| known == tag) || (tag == LATEST && is_only)
-            }
+            Some(tag) => image.tags.iter().any(|known| known == tag) || (tag == LATEST && is_only),
             None => is_only,
         }
     }
@@ -196,9 +193,7 @@ fn same(a: &str, b: &str) -> bool {
 fn without_digest_full(text: &str) -> String {
     text.parse::<Reference>().map_or_else(
         |_| text.to_owned(),
-        |reference| {
-            format!("{}:{}", reference.repository(), reference.tag().unwrap_or(LATEST))
-        },
+        |reference| format!("{}:{}", reference.repository(), reference.tag().unwrap_or(LATEST)),
     )
 }
 

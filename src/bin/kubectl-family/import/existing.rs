@@ -172,9 +172,8 @@ impl ExistingManifests {
         let document = self.families.get(family);
         let entries = document.and_then(|family| family.value.pointer("/spec/images"));
         let entries = entries.and_then(Value::as_array).into_iter().flatten();
-        let wanted = |entry: &&Value| {
-            entry.get("matrix").is_some() == matches!(of, EntryKind::WithMatrix)
-        };
+        let wanted =
+            |entry: &&Value| entry.get("matrix").is_some() == matches!(of, EntryKind::WithMatrix);
         let names = entries.filter(wanted).filter_map(|entry| entry.get("name")?.as_str());
         names.map(str::to_owned).collect()
     }

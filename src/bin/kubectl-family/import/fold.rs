@@ -29,11 +29,7 @@ struct VersionedImage {
 /// Returns the entries for these images, in the order of the first image of each. `plain` names the
 /// images that stay entries of their own, and `folded` the entries that have a matrix already, even
 /// if only one version is left.
-pub fn fold(
-    images: &[Image],
-    plain: &BTreeSet<String>,
-    folded: &BTreeSet<String>,
-) -> Vec<Image> {
+pub fn fold(images: &[Image], plain: &BTreeSet<String>, folded: &BTreeSet<String>) -> Vec<Image> {
     let mut by_shape: BTreeMap<String, Vec<VersionedImage>> = BTreeMap::new();
     for (position, image) in images.iter().enumerate().filter(|(_, one)| !plain.contains(&one.name))
     {
@@ -56,8 +52,7 @@ pub fn fold(
         if free.len() < 2 && !folded.contains(&entry.name) {
             continue;
         }
-        let members: Vec<&Image> =
-            free.iter().filter_map(|one| images.get(one.position)).collect();
+        let members: Vec<&Image> = free.iter().filter_map(|one| images.get(one.position)).collect();
         if !stands_for(&entry, &members) {
             continue;
         }

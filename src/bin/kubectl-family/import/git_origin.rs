@@ -25,7 +25,10 @@ pub struct RequestedOrigin<'a> {
 ///
 /// # Errors
 /// Returns an error if the directories are of several repositories, or of none and no URL is given.
-pub fn find(directories: &[PathBuf], requested: &RequestedOrigin<'_>) -> anyhow::Result<TreeOrigin> {
+pub fn find(
+    directories: &[PathBuf],
+    requested: &RequestedOrigin<'_>,
+) -> anyhow::Result<TreeOrigin> {
     let first = directories.first().context("name a directory to import")?;
     let repository = Repository::discover(first).ok();
     let workdir = repository.as_ref().and_then(Repository::workdir).map(canonical).transpose()?;
@@ -117,7 +120,8 @@ mod tests {
     fn a_password_never_reaches_a_manifest() {
         let folder = tempfile::tempdir().expect("a folder");
         let directories = [folder.path().canonicalize().expect("a path")];
-        for url in ["https://user:secret@git.example.com/a.git", "https://token@git.example.com/a"] {
+        for url in ["https://user:secret@git.example.com/a.git", "https://token@git.example.com/a"]
+        {
             let requested = RequestedOrigin { url: Some(url), revision: None };
             let error = find(&directories, &requested).expect_err(url).to_string();
             assert!(error.contains("no password") && !error.contains("secret"), "{error}");

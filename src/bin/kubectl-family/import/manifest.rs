@@ -115,7 +115,8 @@ impl FamilyManifest {
         let plain = spec(&family.images, &upstreams, settings, &family);
         let entries = fold(&family.images);
         let folded = spec(&entries, &upstreams, settings, &family);
-        let entries = if same_images(folded, plain.clone()) { entries } else { family.images.clone() };
+        let entries =
+            if same_images(folded, plain.clone()) { entries } else { family.images.clone() };
         check(&family.name, plain, findings)?;
         let owns_tags = |entry: &Image| {
             let is_template = entry.tags.iter().any(|tag| tag.contains("{{"));

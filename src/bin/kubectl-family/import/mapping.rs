@@ -57,9 +57,7 @@ impl ImportMapping {
         let mapping: Self =
             serde_yaml::from_str(&text).with_context(|| format!("read {}", file.display()))?;
         for entry in &mapping.images {
-            for (field, name, most) in
-                [("name", &entry.name, 63), ("family", &entry.family, 47)]
-            {
+            for (field, name, most) in [("name", &entry.name, 63), ("family", &entry.family, 47)] {
                 if let Some(name) = name.as_ref().filter(|name| !is_label(name, most)) {
                     bail!(
                         "{}: {}: `{field}: {name}` is no DNS label of at most {most} characters: \

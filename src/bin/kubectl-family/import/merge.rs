@@ -340,15 +340,15 @@ fn check(text: &str, manifest: &FamilyManifest) -> anyhow::Result<()> {
     let found = value.pointer("/spec/images").and_then(Value::as_array);
     let found = found.map(Vec::as_slice).unwrap_or_default();
     for entry in &manifest.entries {
-        let Some(value) = found.iter().find(|value| {
-            value.get("name").and_then(Value::as_str) == Some(entry.name())
-        }) else {
+        let Some(value) = found
+            .iter()
+            .find(|value| value.get("name").and_then(Value::as_str) == Some(entry.name()))
+        else {
             bail!("spec.images[{}] could not be added", entry.name());
         };
         let differs = |(key, wanted): &&ManifestField| {
             let found = value.get(*key).unwrap_or(&Value::Null);
-            (*key != "tags" || entry.owns_tags)
-                && with_fields_of_user(key, wanted, found) != *found
+            (*key != "tags" || entry.owns_tags) && with_fields_of_user(key, wanted, found) != *found
         };
         if let Some((key, _)) = entry.fields.0.iter().find(differs) {
             bail!("spec.images[{}].{key} could not be updated", entry.name());

@@ -40,22 +40,25 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use groundswell::{api::Image, registry::{Platform, Reference}};
+use groundswell::{
+    api::Image,
+    registry::{Platform, Reference},
+};
 
 use crate::{
     import::{
-    analysis::{AnalysisInput, ImportedImage, analyse},
-    entries::{PlainFamily, families},
-    existing::{EntryKind, ExistingManifests},
-    finding::ImportFinding,
-    fold::fold,
-    git_origin::RequestedOrigin,
-    grouping::group,
-    manifest::{FamilyManifest, FamilyStart, ManifestSettings},
-    mapping::ImportMapping,
-    merge::OrphanPolicy,
-    sources::builds,
-    tree::read_tree,
+        analysis::{AnalysisInput, ImportedImage, analyse},
+        entries::{PlainFamily, families},
+        existing::{EntryKind, ExistingManifests},
+        finding::ImportFinding,
+        fold::fold,
+        git_origin::RequestedOrigin,
+        grouping::group,
+        manifest::{FamilyManifest, FamilyStart, ManifestSettings},
+        mapping::ImportMapping,
+        merge::OrphanPolicy,
+        sources::builds,
+        tree::read_tree,
     },
     output::{Outcome, note},
 };

@@ -63,8 +63,9 @@ fn counts(names: &[String]) -> BTreeMap<&str, usize> {
 
 fn checked(name: &str) -> Result<String, String> {
     if name.is_empty() {
-        return Err("its path has no letters or digits for a DNS label; name it in the mapping"
-            .into());
+        return Err(
+            "its path has no letters or digits for a DNS label; name it in the mapping".into()
+        );
     }
     if !is_label(name, MAX_NAME) {
         return Err(format!(
@@ -76,12 +77,8 @@ fn checked(name: &str) -> Result<String, String> {
 
 /// Returns the parts from the end of which the name of a build is made.
 fn name_parts(definition: &BuildDefinition, root: &str) -> Vec<String> {
-    let mut parts: Vec<String> = definition
-        .context
-        .split('/')
-        .filter(|part| !part.is_empty())
-        .map(str::to_owned)
-        .collect();
+    let mut parts: Vec<String> =
+        definition.context.split('/').filter(|part| !part.is_empty()).map(str::to_owned).collect();
     if let Some(name) = &definition.mapped.name {
         return vec![name.clone()];
     }

@@ -88,9 +88,10 @@ impl<'a> ReferenceIndex<'a> {
             let own = index.repositories.entry(identity.repository.clone()).or_default();
             own.insert(position);
             let own = identity.tags.iter().map(|tag| (identity.repository.clone(), tag.clone()));
-            let aliases = identity.aliases.iter().map(|alias| {
-                (alias.repository(), alias.tag().unwrap_or(LATEST).to_owned())
-            });
+            let aliases = identity
+                .aliases
+                .iter()
+                .map(|alias| (alias.repository(), alias.tag().unwrap_or(LATEST).to_owned()));
             for (repository, tag) in own.chain(aliases) {
                 let named = TaggedName { repository, tag };
                 index.tagged.entry(named).or_default().insert(position);

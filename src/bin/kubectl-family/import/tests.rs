@@ -90,7 +90,8 @@ fn generated_trees_are_imported_with_all_edges_and_no_other() {
             entries += spec.images.len();
             let spec = expand(spec);
             assert_eq!(spec.left_out, [], "{family}");
-            let blueprint = validate(&spec).unwrap_or_else(|problem| panic!("{family}: {problem:?}"));
+            let blueprint =
+                validate(&spec).unwrap_or_else(|problem| panic!("{family}: {problem:?}"));
             assert!(blueprint.images.iter().all(|image| image.problem.is_none()), "{family}");
             names.extend(spec.images.into_iter().map(|image| image.name));
         }
@@ -104,7 +105,10 @@ fn edges_to_another_family_are_declared_and_exported() {
     let imported = import_tree(
         &[
             ("platform/base/Dockerfile", "FROM alpine:3.20\n"),
-            ("shop/app/Dockerfile", "FROM registry.example.com/platform/base:1.2@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\n"),
+            (
+                "shop/app/Dockerfile",
+                "FROM registry.example.com/platform/base:1.2@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\n",
+            ),
         ],
         "images:\n- {dockerfile: platform/base/Dockerfile, family: platform, tags: ['1.2']}\n\
          - {dockerfile: shop/app/Dockerfile, family: shop}\n",
@@ -154,9 +158,10 @@ fn what_cannot_be_resolved_is_listed_with_what_is_built_on_it() {
         ("one/Dockerfile", "it is built on `many`, which is left out"),
         ("copy/Dockerfile", "there is no stage number 9"),
     ] {
-        let found = imported.findings.iter().any(|finding| {
-            finding.place == place && finding.message.contains(problem)
-        });
+        let found = imported
+            .findings
+            .iter()
+            .any(|finding| finding.place == place && finding.message.contains(problem));
         assert!(found, "{place}: {problem} in {:#?}", imported.findings);
     }
 }
@@ -230,8 +235,14 @@ fn an_update_keeps_what_users_have_written() {
     assert_eq!(fs::read_to_string(&file).expect("a manifest"), first, "nothing has changed");
 
     let edited = first
-        .replace("    args:\n      V: \"1\"\n", "    args: # of the release\n      V: \"1\" # one\n      W: x\n")
-        .replace("  - name: base\n", "  # The base of all.\n  - name: base # kept\n    required: false\n")
+        .replace(
+            "    args:\n      V: \"1\"\n",
+            "    args: # of the release\n      V: \"1\" # one\n      W: x\n",
+        )
+        .replace(
+            "  - name: base\n",
+            "  # The base of all.\n  - name: base # kept\n    required: false\n",
+        )
         .replace("        path: app\n", "        path: app\n        include: [src]\n")
         + "  policy:\n    parallelism: 9 # slow\n";
     assert!(edited.contains("W: x") && edited.contains("include"), "{first}");
@@ -277,7 +288,10 @@ fn a_manifest_that_cannot_be_updated_is_left_as_it_is() {
     let families = folder.path().join("families");
     fs::create_dir(&families).expect("a folder");
     for (text, problem) in [
-        ("kind: ImageFamily\nmetadata: {name: src}\nspec: {repository: r.example.com/x, images: [{name: b}]}\n", "line"),
+        (
+            "kind: ImageFamily\nmetadata: {name: src}\nspec: {repository: r.example.com/x, images: [{name: b}]}\n",
+            "line",
+        ),
         ("kind: [\n", "no YAML"),
         ("kind: ImageFamily\nmetadata: {name: src}\nspec: {images: 1}\n", "no valid ImageFamily"),
     ] {
@@ -299,10 +313,8 @@ fn wrong_arguments_are_named() {
         (vec!["--repository", REPOSITORY, "--platform", "x"], "--platform x"),
         (vec!["--repository", REPOSITORY, "--mapping", "/nonexistent"], "/nonexistent"),
     ] {
-        let error = import(
-            &arguments(&folder.path().join("src"), &more),
-            &ExistingManifests::default(),
-        );
+        let error =
+            import(&arguments(&folder.path().join("src"), &more), &ExistingManifests::default());
         let error = format!("{:#}", error.expect_err(problem));
         assert!(error.contains(problem), "{error}");
     }

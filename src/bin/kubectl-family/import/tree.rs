@@ -187,9 +187,8 @@ fn role(name: &str) -> Option<FileRole> {
 
 /// Whether `Dockerfile` and this are the name of a Dockerfile, and not that of a file next to it.
 fn is_suffix(rest: &str) -> bool {
-    const OTHERS: [&str; 10] = [
-        "dockerignore", "md", "txt", "sh", "j2", "tmpl", "template", "in", "erb", "swp",
-    ];
+    const OTHERS: [&str; 10] =
+        ["dockerignore", "md", "txt", "sh", "j2", "tmpl", "template", "in", "erb", "swp"];
     let Some(suffix) = rest.strip_prefix('.') else { return false };
     let last = suffix.rsplit('.').next().unwrap_or(suffix);
     !suffix.is_empty() && !OTHERS.contains(&last)

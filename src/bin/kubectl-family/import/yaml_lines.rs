@@ -148,7 +148,12 @@ impl<'a, I: Iterator<Item = (Event<'a>, Span)>> NodeReader<'a, I> {
             _ => YamlKind::Alias,
         };
         self.depth -= 1;
-        Ok(YamlNode { kind, first_line, last_line: last_line.max(first_line), column: span.start.col() })
+        Ok(YamlNode {
+            kind,
+            first_line,
+            last_line: last_line.max(first_line),
+            column: span.start.col(),
+        })
     }
 }
 
