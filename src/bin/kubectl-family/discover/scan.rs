@@ -70,7 +70,8 @@ impl RegistryPrefix {
     }
 }
 
-/// Returns the tags below a prefix, at most `limit`. What cannot be listed is added to the problems.
+/// Returns the tags below a prefix, at most `limit`. What cannot be listed is added to the
+/// problems.
 ///
 /// # Errors
 /// Returns an error if the registry does not list its repositories.

@@ -76,8 +76,8 @@ impl RegistryShape {
         self.images[index].is_annotated = true;
     }
 
-    /// 600 images: distributions, runtime dependencies, runtime, framework, development kit, each in
-    /// versions and variants, with images that only set the environment.
+    /// 600 images: distributions, runtime dependencies, runtime, framework, development kit, each
+    /// in versions and variants, with images that only set the environment.
     fn dotnet() -> Self {
         let mut shape = Self::default();
         for version in 0..5 {

@@ -144,8 +144,8 @@ fn pairs(
     Ok(pairs)
 }
 
-/// Substitutes variables as Compose does: `$NAME`, `${NAME}`, `${NAME:-default}`, `${NAME-default}`,
-/// and `$$` for a dollar sign. The environment is not read: it is not part of the files.
+/// Substitutes variables as Compose does: `$NAME`, `${NAME}`, `${NAME:-default}`,
+/// `${NAME-default}`, and `$$` for a dollar sign. The environment is not read: it is not part of the files.
 fn interpolate(text: &str, variables: &BTreeMap<String, String>) -> Result<String, String> {
     let mut result = String::with_capacity(text.len());
     let mut rest = text;
@@ -203,9 +203,9 @@ mod tests {
     #[test]
     fn services_that_are_built_are_images() {
         let (definitions, findings) = read(
-            "services:\n  db: {image: 'postgres:17'}\n  web:\n    image: ${REGISTRY}/web:${V:-1}\n    \
-             build:\n      context: ../web\n      args: [BASE=a, FROM_ENV]\n      target: prod\n      \
-             additional_contexts: {base: 'service:base'}\n  base: {build: ../base}\n",
+            "services:\n  db: {image: 'postgres:17'}\n  base: {build: ../base}\n  web:\n    image: \
+             ${REGISTRY}/web:${V:-1}\n    build: {context: ../web, args: [BASE=a, FROM_ENV], \
+             target: prod, additional_contexts: {base: 'service:base'}}\n",
             "REGISTRY=registry.example.com/team\n",
         );
         assert_eq!(findings, Vec::<String>::new());

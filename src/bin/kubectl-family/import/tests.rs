@@ -107,7 +107,8 @@ fn edges_to_another_family_are_declared_and_exported() {
             ("platform/base/Dockerfile", "FROM alpine:3.20\n"),
             (
                 "shop/app/Dockerfile",
-                "FROM registry.example.com/platform/base:1.2@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\n",
+                "FROM registry.example.com/platform/base:1.2@sha256:e3b0c44298fc1c149afbf4c8996fb9\
+                 2427ae41e4649b934ca495991b7852b855\n",
             ),
         ],
         "images:\n- {dockerfile: platform/base/Dockerfile, family: platform, tags: ['1.2']}\n\
@@ -289,7 +290,8 @@ fn a_manifest_that_cannot_be_updated_is_left_as_it_is() {
     fs::create_dir(&families).expect("a folder");
     for (text, problem) in [
         (
-            "kind: ImageFamily\nmetadata: {name: src}\nspec: {repository: r.example.com/x, images: [{name: b}]}\n",
+            "kind: ImageFamily\nmetadata: {name: src}\nspec: {repository: r.example.com/x, images: \
+             [{name: b}]}\n",
             "line",
         ),
         ("kind: [\n", "no YAML"),
