@@ -18,7 +18,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
-use groundswell::{registry::Reference, terminal::printable};
+use groundswell::registry::Reference;
 use jiff::Timestamp;
 
 use crate::{
@@ -129,11 +129,7 @@ fn print(report: &DiscoveryReport, format: DiscoverFormat) -> anyhow::Result<()>
             report.table(Terminal::of_stdout().width) + "\n" + &report.summary()
         }
     };
-    // JSON escapes what a terminal acts on, and the other formats are shown as they are.
-    match format {
-        DiscoverFormat::Json | DiscoverFormat::Yaml => output::write(&text),
-        _ => output::write(&printable(&text)),
-    }
+    output::write(&write::shown(text))
 }
 
 /// Reads a list of references. Empty lines and comments are skipped.

@@ -97,6 +97,7 @@ fn read_build(
     mut definition: BuildDefinition,
     name: Result<String, String>,
 ) -> Result<ReadBuild, String> {
+    check_path(&definition)?;
     let text = dockerfile_text(input.dockerfiles, &definition);
     let options = BuildOptions {
         args: &definition.args,
@@ -140,6 +141,19 @@ fn read_build(
     let aliases = definition.references.clone();
     let identity = ImageIdentity { name, repository, tags, aliases };
     Ok(ReadBuild { definition, dockerfile, identity, path })
+}
+
+/// Checks that a source can name the folder and the Dockerfile of a build.
+fn check_path(definition: &BuildDefinition) -> Result<(), String> {
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || "_@+=.-/".contains(c);
+    let path = definition.dockerfile_path().unwrap_or_default();
+    match path.chars().find(|c| !is_allowed(*c)) {
+        Some(other) => Err(format!(
+            "its path contains `{other}`, which the source of an image cannot have; rename the \
+             folder or the file"
+        )),
+        None => Ok(()),
+    }
 }
 
 /// Returns the edges of a build, each once.

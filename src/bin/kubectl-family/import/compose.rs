@@ -24,6 +24,7 @@ struct ComposeFile {
 #[derive(Deserialize)]
 struct ComposeService {
     build: Option<Value>,
+    extends: Option<Value>,
     image: Option<String>,
 }
 
@@ -46,6 +47,11 @@ pub fn read_compose(
     let variables = variables.map(|file| build_args::pairs(&file.text)).unwrap_or_default();
     let mut definitions = Vec::new();
     for (name, service) in compose.services {
+        if service.extends.is_some() {
+            let why = "`extends` is not followed; write its `build` into the service";
+            findings.push(ImportFinding::new(format!("{}: {name}", file.path), why));
+            continue;
+        }
         let Some(build) = &service.build else { continue };
         match definition(file, &name, &service, build, &variables) {
             Ok(definition) => definitions.push(definition),
@@ -222,6 +228,7 @@ mod tests {
             ("services: {a: {build: ., image: '$NAME'}}", "uses the variable `NAME`"),
             ("services: {a: {build: ., image: '${NAME:?no}'}}", "uses `:?no`"),
             ("services: {a: {build: 'https://git.example.com/a.git'}}", "no folder of the tree"),
+            ("services: {a: {extends: b}}", "`extends` is not followed"),
             ("services: {a: {build: [x]}}", "neither a text nor a mapping"),
             ("services: [", "cannot be read"),
         ] {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use groundswell::{
-    api::{Edge, EdgeSource, EdgeUse, FamilyRef, GitSource, Image, Source},
+    api::{Edge, EdgeSource, FamilyRef, GitSource, Image, Source},
     registry::Reference,
 };
 
@@ -16,6 +16,8 @@ use crate::import::{
 
 /// The tag of a reference without one.
 const LATEST: &str = "latest";
+/// Length to which the name of an upstream is cut, so that it can still be made unique.
+const MAX_UPSTREAM_NAME: usize = 50;
 
 /// A family whose images are not folded yet.
 #[derive(Clone, Debug, PartialEq)]
@@ -212,14 +214,14 @@ pub fn name_upstreams(family: &mut PlainFamily) -> BTreeMap<String, String> {
         let name = names.entry(reference.clone()).or_insert_with(|| {
             let familiar = reference.parse().map_or(reference.clone(), |r: Reference| r.familiar());
             let mut name = super::mapping::to_label(&familiar);
-            name.truncate(55);
+            name.truncate(MAX_UPSTREAM_NAME);
+            name.truncate(name.trim_end_matches('-').len());
             while !taken.insert(name.clone()) {
                 name.push_str("-x");
             }
             name
         });
         edge.upstream = Some(name.clone());
-        edge.usage = edge.usage.min(EdgeUse::BuildStage);
     }
     names
 }

@@ -181,19 +181,8 @@ impl Merge<'_> {
         let old = self.lines.get(range.clone()).unwrap_or_default();
         // What begins with `#` in the text of a Dockerfile is no comment of the manifest.
         let is_text = field.1.get("inline").is_some();
-        let comments: Vec<&str> =
-            old.iter().filter(|_| !is_text).filter_map(|line| comment(line)).collect();
-        match comments.as_slice() {
-            [] => {}
-            [only] if text.lines().count() == 1 => {
-                text = format!("{} {only}\n", text.trim_end());
-            }
-            all => {
-                let indent = " ".repeat(entry.column);
-                for comment in all {
-                    text.push_str(&format!("{indent}{comment}\n"));
-                }
-            }
+        if !is_text {
+            text = with_comments(&text, old, entry.column);
         }
         self.edits.push(LineEdit { lines: range, text });
         Ok(())
@@ -310,6 +299,32 @@ fn comment(line: &str) -> Option<&str> {
         before = c;
     }
     None
+}
+
+/// Returns the new lines of a field with the comments of its old ones: at the end of the line of the
+/// same key or item, or in a line of their own after the field.
+fn with_comments(new: &str, old: &[&str], column: usize) -> String {
+    let mut lines: Vec<String> = new.lines().map(str::to_owned).collect();
+    let mut left = Vec::new();
+    for line in old {
+        let Some(comment) = comment(line) else { continue };
+        let content = line.strip_suffix('\n').unwrap_or(line);
+        let content = content.strip_suffix(comment).unwrap_or_default();
+        let key = key_of(content);
+        let same = lines.iter_mut().find(|line| !key.is_empty() && key_of(line) == key);
+        match same {
+            Some(line) => line.push_str(&format!(" {comment}")),
+            None => left.push(format!("{}{comment}", " ".repeat(column))),
+        }
+    }
+    lines.extend(left);
+    lines.join("\n") + "\n"
+}
+
+/// Returns the key or the item that a line begins with.
+fn key_of(line: &str) -> &str {
+    let line = line.trim();
+    line.split_once(": ").map_or(line, |(key, _)| key).trim_end_matches(':')
 }
 
 /// Applies edits, which do not overlap.

@@ -229,11 +229,11 @@ impl<'a> ReferenceIndex<'a> {
         }
         let last = reference.path().rsplit('/').next().unwrap_or_default();
         let (name, position) = self.names.get_key_value(last)?;
-        (*position != image && !self.is_official(written)).then_some(name)
+        (*position != image && !self.is_external_repository(written)).then_some(name)
     }
 
     /// Whether the mapping says that a repository is somebody else's, with any tag.
-    fn is_official(&self, written: &str) -> bool {
+    fn is_external_repository(&self, written: &str) -> bool {
         let repository = full(written);
         let repository = repository.rsplit_once(':').map_or("", |(repository, _)| repository);
         self.mapping.external.iter().any(|text| {

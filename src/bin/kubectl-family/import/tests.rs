@@ -137,6 +137,7 @@ fn what_cannot_be_resolved_is_listed_with_what_is_built_on_it() {
             ("many/Dockerfile", "FROM alpine\n"),
             ("one/Dockerfile", "FROM registry.example.com/platform/many:1\n"),
             ("two/Dockerfile", "FROM registry.example.com/platform/many:2\n"),
+            ("with space/Dockerfile", "FROM alpine\n"),
             ("copy/Dockerfile", "FROM alpine AS x\nCOPY --from=9 /a /a\n"),
         ],
         "",
@@ -157,6 +158,7 @@ fn what_cannot_be_resolved_is_listed_with_what_is_built_on_it() {
         ("a/Dockerfile", "are built on one another: "),
         ("many/Dockerfile", "name it with the tags 1, 2"),
         ("one/Dockerfile", "it is built on `many`, which is left out"),
+        ("with space/Dockerfile", "its path contains ` `"),
         ("copy/Dockerfile", "there is no stage number 9"),
     ] {
         let found = imported

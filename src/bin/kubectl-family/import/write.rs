@@ -17,7 +17,7 @@ use crate::{
         manifest::FamilyManifest,
         merge::{OrphanPolicy, merge},
     },
-    output,
+    output::{self, Terminal},
 };
 
 /// Prints manifests as one YAML stream.
@@ -32,7 +32,12 @@ pub fn print(manifests: &[FamilyManifest]) -> anyhow::Result<()> {
         }
         text.push_str(&manifest.text()?);
     }
-    output::write(&printable(&text))
+    output::write(&shown(text))
+}
+
+/// Returns a text as it is, unless it is for a terminal, on which none of its characters may act.
+pub fn shown(text: String) -> String {
+    if Terminal::of_stdout().width.is_some() { printable(&text) } else { text }
 }
 
 /// Writes the manifests to a folder: new files, and updates of files that have the families
