@@ -81,11 +81,17 @@ pub async fn run(command_line: CommandLine) -> anyhow::Result<ExitCode> {
     match command_line.command {
         PluginCommand::Check(arguments) => return check::run(*arguments).await,
         PluginCommand::Contains(arguments) => {
-            return contains::run(*arguments).await.map(Into::into);
+            return Box::pin(contains::run(*arguments)).await.map(Into::into);
         }
-        PluginCommand::Diff(arguments) => return diff::run(*arguments).await.map(Into::into),
-        PluginCommand::Layers(arguments) => return layers::run(*arguments).await.map(Into::into),
-        PluginCommand::Lint(arguments) => return lint::run(*arguments).await.map(Into::into),
+        PluginCommand::Diff(arguments) => {
+            return Box::pin(diff::run(*arguments)).await.map(Into::into);
+        }
+        PluginCommand::Layers(arguments) => {
+            return Box::pin(layers::run(*arguments)).await.map(Into::into);
+        }
+        PluginCommand::Lint(arguments) => {
+            return Box::pin(lint::run(*arguments)).await.map(Into::into);
+        }
         PluginCommand::Status(arguments) => status::run(arguments).await?,
         PluginCommand::Trigger(arguments) => {
             request::send_for_scope(RequestedAction::Trigger, arguments).await?;
