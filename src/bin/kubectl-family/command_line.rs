@@ -9,7 +9,7 @@ use groundswell::{
     build_info,
 };
 
-use crate::{check, contains, diff, layers, lint, output, request, status};
+use crate::{check, contains, diff, graph, impact, layers, lint, output, plan, request, status};
 
 /// The command line.
 #[derive(Parser, Debug)]
@@ -38,6 +38,12 @@ enum PluginCommand {
     Lint(Box<lint::LintArguments>),
     /// Show the status of a family and its images, or of all families if no name is given
     Status(status::StatusArguments),
+    /// Show how images are built on one another, as a tree or a drawing
+    Graph(Box<graph::GraphArguments>),
+    /// Show what would be rebuilt if an upstream or an image moved
+    Impact(Box<impact::ImpactArguments>),
+    /// Show what the controller would do now, after a move, or with another manifest
+    Plan(Box<plan::PlanArguments>),
     /// Start stale builds now, without waiting for the quiet time
     Trigger(request::ScopeArguments),
     /// Clear recorded failures, so that failed images are built again
@@ -93,6 +99,9 @@ pub async fn run(command_line: CommandLine) -> anyhow::Result<ExitCode> {
             return Box::pin(lint::run(*arguments)).await.map(Into::into);
         }
         PluginCommand::Status(arguments) => status::run(arguments).await?,
+        PluginCommand::Graph(arguments) => return Ok(graph::run(*arguments).await?.into()),
+        PluginCommand::Impact(arguments) => return Ok(impact::run(*arguments).await?.into()),
+        PluginCommand::Plan(arguments) => return Ok(plan::run(*arguments).await?.into()),
         PluginCommand::Trigger(arguments) => {
             request::send_for_scope(RequestedAction::Trigger, arguments).await?;
         }
@@ -182,7 +191,7 @@ mod tests {
         command.build();
         let mut texts = vec![command.render_long_help().to_string()];
         texts.extend(command.get_subcommands_mut().map(|one| one.render_long_help().to_string()));
-        assert_eq!(texts.len(), 16, "the command itself, its commands, and help");
+        assert_eq!(texts.len(), 19, "the command itself, its commands, and help");
         for text in texts {
             assert!(!text.contains('`'), "a back-quote in:\n{text}");
         }
