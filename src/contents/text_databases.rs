@@ -58,7 +58,7 @@ fn paragraphs<'b, const N: usize>(
             let matches = |field: &&str| {
                 if field.len() == 1 { **field == *name } else { field.eq_ignore_ascii_case(name) }
             };
-            let known = fields.iter().position(|field| matches(field));
+            let known = fields.iter().position(matches);
             if let Some(known) = known.and_then(|index| values.get_mut(index))
                 && known.is_empty()
             {

@@ -9,7 +9,10 @@ use groundswell::{
     build_info,
 };
 
-use crate::{check, contains, diff, discover, import, layers, lint, output, request, status};
+use crate::{
+    check, contains, diff, discover, graph, impact, import, layers, lint, output, plan, request,
+    status,
+};
 
 /// The command line.
 #[derive(Parser, Debug)]
@@ -42,6 +45,12 @@ enum PluginCommand {
     Lint(Box<lint::LintArguments>),
     /// Show the status of a family and its images, or of all families if no name is given
     Status(status::StatusArguments),
+    /// Show how images are built on one another, as a tree or a drawing
+    Graph(Box<graph::GraphArguments>),
+    /// Show what would be rebuilt if an upstream or an image moved
+    Impact(Box<impact::ImpactArguments>),
+    /// Show what the controller would do now, after a move, or with another manifest
+    Plan(Box<plan::PlanArguments>),
     /// Start stale builds now, without waiting for the quiet time
     Trigger(request::ScopeArguments),
     /// Clear recorded failures, so that failed images are built again
@@ -86,15 +95,24 @@ pub async fn run(command_line: CommandLine) -> anyhow::Result<ExitCode> {
         PluginCommand::Check(arguments) => return check::run(*arguments).await,
         PluginCommand::Import(arguments) => return import::run(&arguments).map(Into::into),
         PluginCommand::Discover(arguments) => {
-            return discover::run(*arguments).await.map(Into::into);
+            return Box::pin(discover::run(*arguments)).await.map(Into::into);
         }
         PluginCommand::Contains(arguments) => {
-            return contains::run(*arguments).await.map(Into::into);
+            return Box::pin(contains::run(*arguments)).await.map(Into::into);
         }
-        PluginCommand::Diff(arguments) => return diff::run(*arguments).await.map(Into::into),
-        PluginCommand::Layers(arguments) => return layers::run(*arguments).await.map(Into::into),
-        PluginCommand::Lint(arguments) => return lint::run(*arguments).await.map(Into::into),
+        PluginCommand::Diff(arguments) => {
+            return Box::pin(diff::run(*arguments)).await.map(Into::into);
+        }
+        PluginCommand::Layers(arguments) => {
+            return Box::pin(layers::run(*arguments)).await.map(Into::into);
+        }
+        PluginCommand::Lint(arguments) => {
+            return Box::pin(lint::run(*arguments)).await.map(Into::into);
+        }
         PluginCommand::Status(arguments) => status::run(arguments).await?,
+        PluginCommand::Graph(arguments) => return Ok(graph::run(*arguments).await?.into()),
+        PluginCommand::Impact(arguments) => return Ok(impact::run(*arguments).await?.into()),
+        PluginCommand::Plan(arguments) => return Ok(plan::run(*arguments).await?.into()),
         PluginCommand::Trigger(arguments) => {
             request::send_for_scope(RequestedAction::Trigger, arguments).await?;
         }
@@ -184,7 +202,7 @@ mod tests {
         command.build();
         let mut texts = vec![command.render_long_help().to_string()];
         texts.extend(command.get_subcommands_mut().map(|one| one.render_long_help().to_string()));
-        assert_eq!(texts.len(), 18, "the command itself, its commands, and help");
+        assert_eq!(texts.len(), 21, "the command itself, its commands, and help");
         for text in texts {
             assert!(!text.contains('`'), "a back-quote in:\n{text}");
         }

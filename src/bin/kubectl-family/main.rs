@@ -3,6 +3,7 @@
 //! It acts with the permissions of the user who runs it. It creates nothing but
 //! [requests](request), and `check` runs one pod.
 
+mod build_times;
 mod check;
 mod cluster;
 mod command_line;
@@ -11,12 +12,16 @@ mod diff;
 mod discover;
 #[cfg(test)]
 mod document_tests;
+mod estate_graph;
+mod graph;
 mod images;
 mod import;
+mod impact;
 mod input;
 mod layers;
 mod lint;
 mod output;
+mod plan;
 mod request;
 mod status;
 

@@ -92,7 +92,7 @@ impl SearchedImages {
 pub async fn run(arguments: ContainsArguments) -> anyhow::Result<Outcome> {
     let reader = arguments.registry.reader()?;
     let mut report = PackageReport::default();
-    let images = arguments.images(&mut report.problems).await?;
+    let images = Box::pin(arguments.images(&mut report.problems)).await?;
     report.search(&reader, &arguments.package, images).await;
     for problem in &report.problems {
         note(&format!("not searched: {problem}"));
@@ -117,7 +117,7 @@ impl ContainsArguments {
         if !self.references.is_empty() {
             return Ok(images);
         }
-        let estate = Estate::read(&self.input).await?;
+        let estate = Box::pin(Estate::read(&self.input)).await?;
         for family in &estate.families {
             for (index, image) in ImageIndex::enumerate(&family.family.spec.images) {
                 match current_reference(family, index) {
@@ -222,10 +222,8 @@ impl PackageReport {
             names.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
         };
         let rows = self.images.iter().flat_map(|image| {
-            let name = match image.names.is_empty() {
-                true => image.reference.clone(),
-                false => joined(&image.names),
-            };
+            let name =
+                if image.names.is_empty() { image.reference.clone() } else { joined(&image.names) };
             let workloads = joined(&image.workloads);
             image.packages.iter().map(move |package| {
                 vec![

@@ -1,7 +1,9 @@
 use serde_json::json;
 
 use super::*;
-use crate::images::test_registry::{TestImages, TestRegistry, deb_layer, layer};
+use crate::images::test_registry::{
+    TestImages, TestRegistry, deb_layer, layer, packages_of_this_machine,
+};
 
 async fn registry() -> TestRegistry {
     let mut images = TestImages::default();
@@ -71,4 +73,30 @@ async fn the_table_names_workloads() {
     assert!(names.contains("team/old@sha256:"), "{names}");
     let text = search("none").await.rendered(ListFormat::Table).expect("a text");
     assert_eq!(text, "0 of 4 images contain it\n");
+}
+
+/// An image with the packages of this machine contains every version that dpkg lists, and none that
+/// is older.
+#[tokio::test]
+async fn packages_are_those_that_dpkg_lists() {
+    let Some((installed, packages)) = packages_of_this_machine() else { return };
+    let mut images = TestImages::default();
+    images.add("team/app:1", &[packages], json!({}));
+    let registry = images.start().await;
+    let reader = registry.reader();
+    let image = reader.image(&registry.reference("team/app:1")).await.expect("an image");
+    let packages = reader.packages(&image).await.expect("packages").packages;
+    assert_eq!(packages.len(), installed.len());
+    for package in installed {
+        let mut fields = package.split(' ');
+        let (name, version) = (fields.next().expect("a name"), fields.next().expect("a version"));
+        for (operator, contains) in [("=", true), ("<=", true), ("<", false), (">", false)] {
+            let query: PackageQuery =
+                format!("{name}{operator}{version}").parse().expect("a question");
+            // Several architectures of a package may be installed in several versions.
+            let mut packages = packages.iter().filter(|package| package.version == version);
+            let found = packages.any(|package| query.matches(package) == PackageMatch::Yes);
+            assert_eq!(found, contains, "{name} {operator} {version}");
+        }
+    }
 }

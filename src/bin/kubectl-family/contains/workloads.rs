@@ -24,10 +24,8 @@ pub struct RunningImage {
 /// Reads the images that the pods run which the flags select.
 pub async fn running_images(input: &InputArguments) -> anyhow::Result<Vec<RunningImage>> {
     let cluster = ClusterConnection::connect(&input.kubectl_flags).await?;
-    let api = match input.all_namespaces {
-        true => Api::all(cluster.client.clone()),
-        false => cluster.api::<Pod>(),
-    };
+    let api =
+        if input.all_namespaces { Api::all(cluster.client.clone()) } else { cluster.api::<Pod>() };
     let pods = cluster.list(api, ListParams::default()).await?;
     Ok(pods.iter().flat_map(of_pod).collect())
 }

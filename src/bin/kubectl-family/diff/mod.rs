@@ -56,7 +56,7 @@ pub async fn run(arguments: DiffArguments) -> anyhow::Result<Outcome> {
         ImageArgument::Name(name) => {
             let numbers: Vec<i64> =
                 arguments.builds.iter().map(|text| number(text)).collect::<anyhow::Result<_>>()?;
-            let estate = Estate::read(&arguments.input).await?;
+            let estate = Box::pin(Estate::read(&arguments.input)).await?;
             let (family, image) = name.find_image(&estate)?;
             let history = Builds::of(family, image)?;
             let (from, to) = history.choose(&numbers)?;

@@ -1,5 +1,7 @@
 //! Writes the difference of two images.
 
+use std::fmt::Write as _;
+
 use crate::{
     diff::compare::{DiffLayer, ImageDiff, PackageChangeKind, SizeChange},
     images::human_size,
@@ -32,7 +34,8 @@ impl ImageDiff {
             text += "\nnothing differs\n";
         }
         if let Some(base) = &self.base {
-            text += &format!(
+            _ = write!(
+                text,
                 "\nbase\n- {}\n+ {}\n",
                 table::one_line(&base.from),
                 table::one_line(&base.to)
@@ -42,7 +45,7 @@ impl ImageDiff {
         text += &self.settings(width);
         text += &self.packages(width);
         for problem in &self.problems {
-            text += &format!("\npackages may be missing: {}\n", table::one_line(problem));
+            _ = write!(text, "\npackages may be missing: {}\n", table::one_line(problem));
         }
         text
     }

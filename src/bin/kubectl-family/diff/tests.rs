@@ -3,7 +3,7 @@ use serde_json::json;
 use super::*;
 use crate::{
     diff::compare::{Change, PackageChangeKind, SettingChange},
-    images::test_registry::{TestImages, TestRegistry, deb_layer, layer},
+    images::test_registry::{TestImages, TestRegistry, deb_layer, layer, packages_of_this_machine},
 };
 
 async fn diff(registry: &TestRegistry, from: &str, to: &str) -> ImageDiff {
@@ -120,4 +120,21 @@ fn builds_are_chosen_by_number() {
     assert!(error(&history, &[1]).contains("no recorded build before"));
     assert!(error(&history, &[2]).contains("no recorded build 2; it has 5, 4, 3, 1"));
     assert!(error(&builds(&[]), &[]).contains("its builds are none"));
+}
+
+/// What an image with the packages of this machine has more than an empty one is what dpkg lists.
+#[tokio::test]
+async fn packages_are_those_that_dpkg_lists() {
+    let Some((expected, packages)) = packages_of_this_machine() else { return };
+    let mut images = TestImages::default();
+    images.add("team/app:1", &[deb_layer(&[])], json!({}));
+    images.add("team/app:2", &[deb_layer(&[]), packages], json!({}));
+    let registry = images.start().await;
+    let diff = diff(&registry, "team/app:1", "team/app:2").await;
+    let added = diff.packages.iter().map(|change| {
+        assert_eq!(change.change, PackageChangeKind::Added);
+        let version = change.to.as_deref().expect("a version");
+        format!("{} {version} {}", change.name, change.architecture)
+    });
+    assert_eq!(added.collect::<std::collections::BTreeSet<_>>(), expected);
 }

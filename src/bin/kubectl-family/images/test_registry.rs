@@ -142,3 +142,16 @@ impl TestRegistry {
         format!("{}/{name}", self.host).parse().expect("a reference")
     }
 }
+
+/// The packages of this machine, as `name version architecture`, and the layer that has their
+/// database; `None` if the machine has no dpkg.
+pub fn packages_of_this_machine() -> Option<(std::collections::BTreeSet<String>, Vec<u8>)> {
+    let status = std::fs::read_to_string("/var/lib/dpkg/status").ok()?;
+    let format = "${Package} ${Version} ${Architecture} ${db:Status-Status}\n";
+    let output =
+        std::process::Command::new("dpkg-query").args(["-W", "-f", format]).output().ok()?;
+    let output = String::from_utf8(output.stdout).expect("text");
+    let installed = output.lines().filter_map(|line| line.strip_suffix(" installed"));
+    let layer = layer(&[("var/lib/dpkg/status", &status)]);
+    Some((installed.map(str::to_owned).collect(), layer))
+}

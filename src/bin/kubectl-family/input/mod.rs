@@ -10,6 +10,8 @@
 
 mod cluster_objects;
 mod files;
+#[cfg(test)]
+pub mod fixtures;
 mod manifests;
 mod positions;
 mod schema;

@@ -4,7 +4,10 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+};
 
 use clap::Args;
 use futures::{StreamExt as _, stream};
@@ -94,7 +97,7 @@ pub async fn run(arguments: LayersArguments) -> anyhow::Result<Outcome> {
             ImageLayers::new("", &reader.image(reference).await?, &[], None)
         }
         ImageArgument::Name(name) => {
-            let estate = Estate::read(&arguments.input).await?;
+            let estate = Box::pin(Estate::read(&arguments.input)).await?;
             let (family, image) = name.find_image(&estate)?;
             layers_in_family(&reader, family, image).await?
         }
@@ -238,17 +241,18 @@ impl ImageLayers {
         let mut text = format!("\n{} in {count} layer{}\n", human_size(self.size), plural(count));
         for Pull { rebuilt, bytes } in &self.pulls {
             let bytes = human_size(*bytes);
-            text += &format!("a node pulls {bytes} of it when {rebuilt} is rebuilt\n");
+            _ = writeln!(text, "a node pulls {bytes} of it when {rebuilt} is rebuilt");
         }
         if let Some(FamilySize { images, unread, unshared, stored }) = &self.family {
             let (stored, unshared) = (human_size(*stored), human_size(*unshared));
-            text += &format!(
+            _ = writeln!(
+                text,
                 "the {images} image{} of the family take {stored} in the registry, and would take \
-                 {unshared} if they shared no layer\n",
+                 {unshared} if they shared no layer",
                 plural(*images)
             );
             if *unread > 0 {
-                text += &format!("{unread} more could not be read and are not counted\n");
+                _ = writeln!(text, "{unread} more could not be read and are not counted");
             }
         }
         text

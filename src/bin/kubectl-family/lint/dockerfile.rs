@@ -145,20 +145,18 @@ impl Stage {
 fn chain(stages: &[Stage], target: Option<&str>) -> Vec<usize> {
     let named = |name: &str, before: usize| {
         let name = name.to_lowercase();
-        let candidates = stages.iter().take(before);
-        candidates.enumerate().filter(|(_, stage)| stage.name.as_ref() == Some(&name)).last()
+        stages.iter().take(before).rposition(|stage| stage.name.as_ref() == Some(&name))
     };
     let last = stages.len().checked_sub(1);
     let target = match target {
-        Some(target) => named(target, stages.len()).map(|(index, _)| index),
+        Some(target) => named(target, stages.len()),
         None => last,
     };
     let (mut chain, mut next) = (Vec::new(), target);
     // Each stage comes before the one that is built on it, so that this ends.
     while let Some(index) = next {
         chain.push(index);
-        next =
-            stages.get(index).and_then(|stage| named(&stage.base, index)).map(|(index, _)| index);
+        next = stages.get(index).and_then(|stage| named(&stage.base, index));
     }
     chain.reverse();
     chain

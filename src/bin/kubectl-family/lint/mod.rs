@@ -10,7 +10,7 @@ mod subject;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::{collections::BTreeSet, fmt::Write as _, path::PathBuf};
 
 use clap::{Args, ValueEnum, builder::PossibleValuesParser};
 use comfy_table::Color;
@@ -73,7 +73,7 @@ struct LintReport {
 
 /// Runs the command.
 pub async fn run(arguments: LintArguments) -> anyhow::Result<Outcome> {
-    let estate = Estate::read(&arguments.input).await?;
+    let estate = Box::pin(Estate::read(&arguments.input)).await?;
     let now = jiff::Timestamp::now();
     let linted = LintedEstate::read(&estate, arguments.checkout.as_deref(), now);
     let disabled: BTreeSet<&str> = arguments.disable.iter().map(String::as_str).collect();
@@ -136,7 +136,7 @@ impl LintReport {
         text +=
             &format!("{count} finding{}, {read} Dockerfile{} read", plural(count), plural(read));
         if self.unread > 0 {
-            text += &format!(", {} not here (see --checkout)", self.unread);
+            _ = write!(text, ", {} not here (see --checkout)", self.unread);
         }
         text + "\n"
     }

@@ -177,7 +177,7 @@ pub const RULES: [Rule; 18] = [
         title: "A Dockerfile cannot be read.",
         why: "Its build fails, and no other rule sees it.",
         example: "FROM",
-        check: dockerfile::unreadable,
+        check: edges::unreadable,
     },
     Rule {
         id: "unused-image",

@@ -40,6 +40,7 @@ fn descriptor(rule: &Rule) -> ReportingDescriptor {
         .id(rule.id)
         .short_description(text(rule.title))
         .full_description(text(rule.why))
+        .help(text(&format!("{}\n\nExample:\n{}", rule.why, rule.example)))
         .default_configuration(
             ReportingConfiguration::builder().level(serde_json::json!(rule.level.as_str())).build(),
         )

@@ -10,10 +10,14 @@ fn family(name: &str, upstreams: &str, images: &[(&str, &str, &str)]) -> String 
          spec:\n  repository: registry.example.com/team\n  upstreams:\n{upstreams}  images:\n"
     );
     for (image, settings, dockerfile) in images {
-        text += &format!("  - name: {image}\n");
-        settings.lines().for_each(|line| text += &format!("    {line}\n"));
+        let indented = |spaces: usize, lines: &str| {
+            let lines = lines.lines().map(|line| format!("{:spaces$}{line}\n", ""));
+            lines.collect::<String>()
+        };
+        text += &indented(2, &format!("- name: {image}"));
+        text += &indented(4, settings);
         text += "    source:\n      inline: |\n";
-        dockerfile.lines().for_each(|line| text += &format!("        {line}\n"));
+        text += &indented(8, dockerfile);
     }
     text
 }
@@ -30,7 +34,7 @@ async fn read(files: &[String]) -> (Estate, tempfile::TempDir) {
     }
     let filenames = vec![folder.path().to_owned()];
     let input = InputArguments { filenames, ..InputArguments::default() };
-    (Estate::read(&input).await.expect("an estate"), folder)
+    (Box::pin(Estate::read(&input)).await.expect("an estate"), folder)
 }
 
 /// Returns the findings as `rule subject:line`, and all messages.
@@ -155,7 +159,7 @@ async fn edges_and_dockerfiles_are_compared() {
     let shadowed = "from: [{upstream: alpine, as: \"alpine:3.20\"}]\ntags: [latest]";
     let found = lint(&[("app", shadowed, "FROM alpine:3.20")]).await;
     assert_eq!(found, ["shadowed-reference app"]);
-    assert_eq!(lint(&[("app", ON_ALPINE, "FROM")]).await, ["unreadable-dockerfile app"]);
+    assert_eq!(lint(&[("app", ON_ALPINE, "FROM")]).await, ["unreadable-dockerfile app:1"]);
 }
 
 #[tokio::test]
@@ -205,7 +209,9 @@ async fn secrets_are_found_and_never_shown() {
 async fn upstreams_are_checked() {
     let upstreams = "  - {name: alpine, image: docker.io/library/alpine, follow: {tag: \"3.15\"}}\n  \
                      - {name: node, image: docker.io/library/node, follow: {tag: latest}}\n";
-    let found = lint_files(&[family("f", upstreams, &[])], &[]).await.0;
+    let edges = "from: [{upstream: alpine, as: \"alpine:3.15\"}]\ntags: [latest]";
+    let images = [("app", edges, "FROM alpine:3.15")];
+    let found = lint_files(&[family("f", upstreams, &images)], &[]).await.0;
     assert_eq!(found, ["end-of-life alpine", "unpinned-reference node"]);
 }
 

@@ -4,6 +4,8 @@
 //! - [`colours`]: the colour of each state
 
 pub mod colours;
+#[cfg(test)]
+mod schemas;
 pub mod table;
 
 use std::{

@@ -63,15 +63,6 @@ const SECRET_ENDINGS: [&str; 2] = ["TOKEN", "_PAT"];
 const SECRET_FORMS: [&str; 8] =
     ["AKIA", "ghp_", "github_pat_", "glpat-", "npm_", "xoxb-", "sk_live_", "-----BEGIN"];
 
-/// Reports Dockerfiles that cannot be read.
-pub fn unreadable(estate: &LintedEstate<'_>, reports: &mut Reports) {
-    for image in estate.images() {
-        if let Some(problem) = &image.dockerfile.problem {
-            image.report(reports, None, problem.clone());
-        }
-    }
-}
-
 /// Reports compilers in final stages.
 pub fn build_tools(estate: &LintedEstate<'_>, reports: &mut Reports) {
     for (image, stage) in with_stages(estate).filter(|(image, _)| !is_build_stage(image)) {

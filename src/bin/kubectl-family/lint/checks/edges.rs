@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use groundswell::{
     api::EdgeSource,
-    builds::dockerfile::{BuildOptions, DeclaredEdge, Dockerfile, undeclared_images, verify_edges},
+    builds::dockerfile::{
+        BuildOptions, DeclaredEdge, Dockerfile, SyntaxError, undeclared_images, verify_edges,
+    },
     lineage::Parent,
     registry::{Platform, Reference},
 };
@@ -13,6 +15,9 @@ use crate::lint::{
     rules::Reports,
     subject::{LintedEstate, LintedImage},
 };
+
+/// The platform for which Dockerfiles are read. It matters only to arguments such as `TARGETARCH`.
+const PLATFORM: &str = "linux/amd64";
 
 /// Reports images that a Dockerfile names and no edge declares.
 pub fn outside_reference(estate: &LintedEstate<'_>, reports: &mut Reports) {
@@ -65,25 +70,40 @@ pub fn shadowed_reference(estate: &LintedEstate<'_>, reports: &mut Reports) {
     }
 }
 
+/// Reports Dockerfiles that cannot be read.
+pub fn unreadable(estate: &LintedEstate<'_>, reports: &mut Reports) {
+    for image in estate.images() {
+        if let Some(problem) = &image.dockerfile.problem {
+            image.report(reports, None, problem.clone());
+        } else if let Some(Err(error)) = parse(&image) {
+            image.report(reports, Some(error.line()), error.to_string());
+        }
+    }
+}
+
 /// Returns the images that declare all their edges and whose Dockerfile can be interpreted.
 fn with_edges<'a>(
     estate: &'a LintedEstate<'a>,
 ) -> impl Iterator<Item = (LintedImage<'a>, Dockerfile, Vec<DeclaredEdge>)> {
-    estate.images().filter_map(|image| {
-        let text = &image.dockerfile.text.as_ref()?.text;
-        if image.spec.edges == EdgeSource::Dockerfile {
-            return None;
-        }
-        let edges = declared_edges(&image)?;
-        let by_arg = edges.iter().filter_map(|edge| Some((edge.arg.clone()?, edge.pinned.clone())));
-        let args: BTreeMap<String, String> =
-            image.spec.args.clone().into_iter().chain(by_arg).collect();
-        let platform = Platform::from_user("linux/amd64")?;
-        let target = image.spec.target.as_deref();
-        let options = BuildOptions { args: &args, platform: &platform, target };
-        let dockerfile = Dockerfile::parse(text, &options).ok()?;
+    let images = estate.images().filter(|image| image.spec.edges == EdgeSource::Declared);
+    images.filter_map(|image| {
+        let (dockerfile, edges) = parse(&image)?.ok()?;
         Some((image, dockerfile, edges))
     })
+}
+
+/// Parses the Dockerfile of an image as its build does. Returns `None` if it is not here, or if the
+/// reference of a parent is in another family.
+fn parse(image: &LintedImage<'_>) -> Option<Result<(Dockerfile, Vec<DeclaredEdge>), SyntaxError>> {
+    let text = &image.dockerfile.text.as_ref()?.text;
+    let edges = declared_edges(image)?;
+    let by_arg = edges.iter().filter_map(|edge| Some((edge.arg.clone()?, edge.pinned.clone())));
+    let args: BTreeMap<String, String> =
+        image.spec.args.clone().into_iter().chain(by_arg).collect();
+    let platform = Platform::from_user(PLATFORM)?;
+    let target = image.spec.target.as_deref();
+    let options = BuildOptions { args: &args, platform: &platform, target };
+    Some(Dockerfile::parse(text, &options).map(|dockerfile| (dockerfile, edges)))
 }
 
 /// Returns the edges as a build declares them, or `None` if the reference of one is in another
