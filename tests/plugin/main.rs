@@ -3,6 +3,11 @@
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a test reports what is wrong by failing")]
 
+mod discover;
 mod graph;
+mod impact;
+mod import;
 mod input;
+mod plan;
 mod runs;
+mod why;

@@ -16,6 +16,8 @@ mod tests;
 
 use std::path::PathBuf;
 
+pub use crate::discover::report::DiscoveryReport;
+
 use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
 use groundswell::registry::Reference;
@@ -24,7 +26,6 @@ use jiff::Timestamp;
 use crate::{
     discover::{
         ancestry::bases,
-        report::DiscoveryReport,
         scan::{RegistryPrefix, list_tags, read_images},
     },
     images::RegistryArguments,

@@ -8,6 +8,7 @@ use groundswell::{
     registry::{Digest, Reference},
 };
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::{
@@ -20,7 +21,7 @@ const SECONDS_PER_HOUR: i64 = 3600;
 const SECONDS_PER_DAY: i64 = 24 * SECONDS_PER_HOUR;
 
 /// The images of a registry, as `-o json` writes them.
-#[derive(Serialize, Debug, PartialEq, Eq)]
+#[derive(Serialize, JsonSchema, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct DiscoveryReport {
     pub images: Vec<DiscoveredRow>,
@@ -30,14 +31,16 @@ pub struct DiscoveryReport {
 }
 
 /// An image and what it is built on.
-#[derive(Serialize, Debug, PartialEq, Eq)]
+#[derive(Serialize, JsonSchema, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct DiscoveredRow {
     /// The references by tag.
     pub names: Vec<String>,
+    #[schemars(with = "String")]
     pub digest: Digest,
     pub base: BaseRow,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub created: Option<Timestamp>,
     /// Age in seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -52,7 +55,7 @@ pub struct DiscoveredRow {
 }
 
 /// What an image is built on.
-#[derive(Serialize, Debug, PartialEq, Eq)]
+#[derive(Serialize, JsonSchema, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct BaseRow {
     pub state: BaseState,
@@ -72,7 +75,7 @@ pub struct BaseRow {
 }
 
 /// Whether the base of an image is known.
-#[derive(Serialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Serialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BaseState {
     /// It is one of the images.
     Known,
@@ -83,7 +86,7 @@ pub enum BaseState {
 }
 
 /// Counts of images and bytes.
-#[derive(Serialize, Debug, Default, PartialEq, Eq)]
+#[derive(Serialize, JsonSchema, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct DiscoveryTotals {
     pub images: usize,

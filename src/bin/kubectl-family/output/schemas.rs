@@ -6,7 +6,8 @@ use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Value, json};
 
 use crate::{
-    graph::GraphDocument, impact::ImpactDocument, output::API_VERSION, plan::PlanDocument,
+    discover::DiscoveryReport, graph::GraphDocument, impact::ImpactDocument, output::API_VERSION,
+    plan::PlanDocument, why::WhyDocument,
 };
 
 /// Returns the schema of a document of this kind.
@@ -30,9 +31,11 @@ fn schema<T: JsonSchema>(kind: &str) -> Value {
 #[test]
 fn the_schemas_are_published() {
     for (file, schema) in [
+        ("discovery", schema::<DiscoveryReport>("RegistryDiscovery")),
         ("graph", schema::<GraphDocument>("Graph")),
         ("impact", schema::<ImpactDocument>("Impact")),
         ("plan", schema::<PlanDocument>("Plan")),
+        ("why", schema::<WhyDocument>("Why")),
     ] {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let path = root.join(format!("docs/reference/plugin/{file}.schema.json"));

@@ -6,7 +6,7 @@
 //! - [`report`]: tables, Markdown and the document
 
 mod changes;
-mod dry_run;
+pub mod dry_run;
 mod report;
 
 use std::{collections::BTreeSet, path::PathBuf};

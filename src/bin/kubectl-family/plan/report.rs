@@ -8,8 +8,8 @@ use serde::Serialize;
 
 use groundswell::{
     api::{Cause, CauseType, ImageState, condition::shorten},
-    engine::{CascadeDecision, ImageDecision},
-    lineage::{ImageIndex, families::FamilyName},
+    engine::{CascadeDecision, Decision, ImageDecision},
+    lineage::{ImageIndex, Parent, families::FamilyName},
     terminal::printable,
 };
 
@@ -111,19 +111,24 @@ impl FamilyPlan {
                 plan.waits_for = (wait > 0).then(|| waiting_message(end)).flatten();
                 levels
             }
-            _ => &[],
+            _ => {
+                plan.waits_for = closed_gate(after, end);
+                &[]
+            }
         };
         let mut is_built = vec![false; after.family.spec.images.len()];
         for index in levels.iter().flatten() {
             if let Some(is_built) = is_built.get_mut(index.position()) {
                 *is_built = true;
             }
-            plan.builds.extend(planned(after, *index, end, Role::Built));
+        }
+        for index in levels.iter().flatten() {
+            plan.builds.extend(planned(after, *index, end, &Role::Built { with: &is_built }));
         }
         for (index, decided) in ImageIndex::enumerate(&end.decision.images) {
             let is_other = is_built.get(index.position()) == Some(&false);
             if is_other && decided.state != ImageState::Current {
-                plan.others.extend(planned(after, index, end, Role::Other));
+                plan.others.extend(planned(after, index, end, &Role::Other));
             }
         }
         if let Some(before) = before {
@@ -197,8 +202,10 @@ impl FamilyPlan {
 
 /// Which part of a plan an image belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Role {
-    Built,
+enum Role<'a> {
+    /// The cascade builds it, with these images.
+    Built { with: &'a [bool] },
+    /// The cascade does not build it.
     Other,
 }
 
@@ -206,7 +213,7 @@ fn planned(
     family: &EstateFamily,
     index: ImageIndex,
     end: &DryRunEnd,
-    role: Role,
+    role: &Role<'_>,
 ) -> Option<PlannedImage> {
     let image = family.family.spec.images.get(index.position())?;
     let decided = end.decision.images.get(index.position())?;
@@ -215,31 +222,56 @@ fn planned(
         level: family.blueprint.lineage.level(index),
         state: decided.state.as_str(),
         why: match role {
-            Role::Built => cause_of(decided),
+            Role::Built { with } => cause_of(family, index, decided, with),
             Role::Other => shorten(&decided.message.to_string(), MAX_CAUSE),
         },
     })
 }
 
 /// Says why an image is built: its own causes, or the parents that are built before it.
-fn cause_of(decided: &ImageDecision) -> String {
-    if decided.causes.is_empty() {
-        return "a parent is rebuilt".into();
-    }
+fn cause_of(
+    family: &EstateFamily,
+    index: ImageIndex,
+    decided: &ImageDecision,
+    built: &[bool],
+) -> String {
     let causes: Vec<String> = decided.causes.iter().map(describe).collect();
-    shorten(&causes.join("; "), MAX_CAUSE)
+    if !causes.is_empty() {
+        return shorten(&causes.join("; "), MAX_CAUSE);
+    }
+    let parents = family.blueprint.lineage.parents(index).iter();
+    let names = parents.filter_map(|parent| match parent {
+        Parent::Image(parent) if built.get(parent.position()) == Some(&true) => {
+            Some(family.family.spec.images.get(parent.position())?.name.as_str())
+        }
+        _ => None,
+    });
+    let names: Vec<&str> = names.collect();
+    if names.is_empty() { "an input changes".into() } else { format!("after {}", names.join(", ")) }
+}
+
+/// Returns why upstreams use no newer digest.
+fn unadopted(decision: &Decision) -> Option<String> {
+    let upstreams = decision.upstreams.iter();
+    let messages = upstreams.filter_map(|upstream| {
+        let message = upstream.message.as_ref().filter(|_| upstream.candidate.is_some())?;
+        Some(format!("{}: {message}", upstream.name))
+    });
+    let messages: Vec<String> = messages.collect();
+    (!messages.is_empty()).then(|| messages.join("; "))
+}
+
+/// Returns what keeps a cascade from starting that no time opens.
+fn closed_gate(family: &EstateFamily, end: &DryRunEnd) -> Option<String> {
+    let is_pending = end.decision.pending.is_some();
+    let suspended = family.family.spec.suspend && is_pending;
+    suspended.then(|| "spec.suspend is set".into()).or_else(|| unadopted(&end.decision))
 }
 
 /// Returns what keeps a cascade from starting at the first moment.
 fn waiting_message(end: &DryRunEnd) -> Option<String> {
-    let upstreams = end.first.upstreams.iter();
-    let of_upstreams = upstreams.filter_map(|upstream| {
-        let message = upstream.message.as_ref().filter(|_| upstream.candidate.is_some())?;
-        Some(format!("{}: {message}", upstream.name))
-    });
-    let messages: Vec<String> = of_upstreams.collect();
-    if !messages.is_empty() {
-        return Some(messages.join("; "));
+    if let Some(message) = unadopted(&end.first) {
+        return Some(message);
     }
     if end.first.window.as_ref().is_some_and(|window| !window.open) {
         return Some("a window".into());
@@ -396,5 +428,5 @@ fn markdown_text(text: &str) -> String {
 }
 
 #[cfg(test)]
-#[path = "plan_tests.rs"]
+#[path = "report_tests.rs"]
 mod tests;
