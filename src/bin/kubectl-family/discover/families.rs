@@ -75,8 +75,12 @@ fn imported(
     repository: &str,
     problems: &mut Vec<String>,
 ) -> Vec<ImportedImage> {
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for name in images.iter().filter_map(|image| image.names.first()) {
+        *counts.entry(name.repository()).or_default() += 1;
+    }
     let definitions: Vec<BuildDefinition> =
-        images.iter().map(|image| definition(images, image, repository)).collect();
+        images.iter().map(|image| definition(image, repository, &counts)).collect();
     let names = image_names(&definitions, "images");
     let mut positions: BTreeMap<usize, usize> = BTreeMap::new();
     let mut kept = Vec::new();
@@ -119,18 +123,15 @@ fn imported(
 /// Returns what the name of an image follows from: its repository, and a tag if the repository has
 /// several images.
 fn definition(
-    images: &[DiscoveredImage],
     image: &DiscoveredImage,
     repository: &str,
+    counts: &BTreeMap<String, usize>,
 ) -> BuildDefinition {
     let path = path_below(image, repository).unwrap_or_default();
-    let first = image.names.first().map(Reference::repository);
-    let is_of_repository =
-        |other: &&DiscoveredImage| other.names.first().map(Reference::repository) == first;
-    let is_only = images.iter().filter(is_of_repository).nth(1).is_none();
+    let own = image.names.first().map(Reference::repository).unwrap_or_default();
     let tag = image.names.iter().filter_map(Reference::tag).find(|tag| *tag != "latest");
     let context = match tag.or_else(|| image.names.first()?.tag()) {
-        Some(tag) if !is_only => format!("{path}/{tag}"),
+        Some(tag) if counts.get(&own) != Some(&1) => format!("{path}/{tag}"),
         _ => path,
     };
     BuildDefinition::of_dockerfile(&format!("{context}/Dockerfile"))

@@ -113,7 +113,9 @@ pub async fn run(arguments: DiscoverArguments) -> anyhow::Result<Outcome> {
         let report = DiscoveryReport::new(&scan.images, &bases, problems.clone(), Timestamp::now());
         print(&report, arguments.output)?;
     }
-    problems.iter().for_each(|problem| note(&format!("not read: {problem}")));
+    for problem in &problems {
+        note(&format!("not read: {problem}"));
+    }
     Ok(if problems.is_empty() { Outcome::Fine } else { Outcome::Findings })
 }
 

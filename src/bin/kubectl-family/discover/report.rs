@@ -1,6 +1,9 @@
 //! What `discover` shows: one row for each image, and the totals.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+};
 
 use groundswell::{
     api::{Follow, Upstream},
@@ -160,10 +163,10 @@ impl DiscoveryReport {
             human_size(t.size.saturating_sub(t.stored))
         );
         if t.behind > 0 {
-            text.push_str(&format!("{} are built on an earlier build of their base.\n", t.behind));
+            _ = writeln!(text, "{} are built on an earlier build of their base.", t.behind);
         }
         if t.end_of_life > 0 {
-            text.push_str(&format!("{} are built on a release without support.\n", t.end_of_life));
+            _ = writeln!(text, "{} are built on a release without support.", t.end_of_life);
         }
         text.push_str("Build stages leave no trace in an image, so they are not shown.\n");
         text

@@ -136,7 +136,7 @@ impl<'a> RepositoryNames<'a> {
 
     /// Returns the entry of an edge that the Dockerfile does not say by itself.
     fn entry(&self, child: usize, edge: &ImportedEdge) -> Option<Edge> {
-        let EdgeParent::Image(parent) = edge.parent else { return self.upstream_entry(edge) };
+        let EdgeParent::Image(parent) = edge.parent else { return upstream_entry(edge) };
         let image = self.images.get(parent)?;
         let (own, other) = (self.family_of.get(&child)?, self.family_of.get(&parent)?);
         let is_own = own == other;
@@ -153,19 +153,6 @@ impl<'a> RepositoryNames<'a> {
         })
     }
 
-    /// An upstream that only an `ONBUILD` trigger names, or a named context, has to be declared.
-    /// Its name is set with the upstreams of the family.
-    fn upstream_entry(&self, edge: &ImportedEdge) -> Option<Edge> {
-        let EdgeParent::Upstream(reference) = &edge.parent else { return None };
-        let is_written = same(reference, &edge.written);
-        (!is_written || edge.is_of_trigger).then(|| Edge {
-            upstream: Some(reference.clone()),
-            reference: Some(without_digest(&edge.written)),
-            usage: edge.usage,
-            ..Edge::default()
-        })
-    }
-
     /// Whether the controller finds the image of a family by what the Dockerfile writes.
     fn says(&self, parent: usize, family: &str, written: &str) -> bool {
         let Some(image) = self.images.get(parent) else { return false };
@@ -176,15 +163,25 @@ impl<'a> RepositoryNames<'a> {
             // else has this reference.
             return written == image.name;
         }
-        let is_only = self
-            .counts
-            .iter()
-            .any(|((of, repository), count)| *of == family && *repository == own && *count == 1);
+        let is_only = self.counts.get(&(family, own)) == Some(&1);
         match reference.tag() {
             Some(tag) => image.tags.iter().any(|known| known == tag) || (tag == LATEST && is_only),
             None => is_only,
         }
     }
+}
+
+/// Returns the entry of an upstream that only an `ONBUILD` trigger or a named context names. Its name
+/// is set with the upstreams of the family.
+fn upstream_entry(edge: &ImportedEdge) -> Option<Edge> {
+    let EdgeParent::Upstream(reference) = &edge.parent else { return None };
+    let is_written = same(reference, &edge.written);
+    (!is_written || edge.is_of_trigger).then(|| Edge {
+        upstream: Some(reference.clone()),
+        reference: Some(without_digest(&edge.written)),
+        usage: edge.usage,
+        ..Edge::default()
+    })
 }
 
 /// Whether two references are the same without their digests.

@@ -1,7 +1,7 @@
 //! The manifest of a family, as it is written: the fields that the import owns, in the order in
 //! which users write them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use anyhow::{Context as _, bail};
 use groundswell::{
@@ -146,7 +146,7 @@ impl FamilyManifest {
             self.name
         );
         if let Some(namespace) = &self.namespace {
-            text.push_str(&format!("  namespace: {namespace}\n"));
+            _ = writeln!(text, "  namespace: {namespace}");
         }
         text.push_str("spec:\n");
         let mut head = self.head.clone();

@@ -88,7 +88,7 @@ impl MappingEntry {
                 return Err(format!("the Dockerfile is not below the context `{context}`"));
             };
             definition.dockerfile = super::definition::DockerfileOrigin::File(file.to_owned());
-            definition.context = context.to_owned();
+            context.clone_into(&mut definition.context);
         }
         definition.target.clone_from(&self.target);
         definition.args.clone_from(&self.args);

@@ -226,22 +226,19 @@ impl Merge<'_> {
             return Ok(());
         }
         let column = spec.entries().first().map_or(2, |entry| entry.column);
-        let (at, indent, mut text) = match spec.entry(list) {
-            Some(entry) => {
-                let Some(last) = entry.value.items().last() else {
-                    bail!("line {}: `{list}` is empty; remove it", entry.key_line + 1);
-                };
-                let line = self.lines.get(last.first_line).copied().unwrap_or_default();
-                let indent = line.len() - line.trim_start().len();
-                if !line.trim_start().starts_with("- ") {
-                    bail!("line {}: write `{list}` in lines", last.first_line + 1);
-                }
-                (last.last_line + 1, indent, String::new())
+        let (at, indent, mut text) = if let Some(entry) = spec.entry(list) {
+            let Some(last) = entry.value.items().last() else {
+                bail!("line {}: `{list}` is empty; remove it", entry.key_line + 1);
+            };
+            let line = self.lines.get(last.first_line).copied().unwrap_or_default();
+            let indent = line.len() - line.trim_start().len();
+            if !line.trim_start().starts_with("- ") {
+                bail!("line {}: write `{list}` in lines", last.first_line + 1);
             }
-            None => {
-                let head = format!("{}{list}:\n", " ".repeat(column));
-                (spec.last_line + 1, column, head)
-            }
+            (last.last_line + 1, indent, String::new())
+        } else {
+            let head = format!("{}{list}:\n", " ".repeat(column));
+            (spec.last_line + 1, column, head)
         };
         for fields in new {
             text.push_str(&item(fields, indent)?);
@@ -313,7 +310,7 @@ fn with_comments(new: &str, old: &[&str], column: usize) -> String {
         let key = key_of(content);
         let same = lines.iter_mut().find(|line| !key.is_empty() && key_of(line) == key);
         match same {
-            Some(line) => line.push_str(&format!(" {comment}")),
+            Some(line) => line.extend([" ", comment]),
             None => left.push(format!("{}{comment}", " ".repeat(column))),
         }
     }

@@ -124,12 +124,11 @@ pub fn run(arguments: &ImportArguments) -> anyhow::Result<Outcome> {
         bail!("there is no Dockerfile in these directories; name the folder that contains them");
     }
     let orphans = if arguments.prune { OrphanPolicy::Remove } else { OrphanPolicy::Keep };
-    let report = match &arguments.write {
-        Some(folder) => write::write(folder, &existing, &mut imported, orphans)?,
-        None => {
-            write::print(&imported.manifests)?;
-            Vec::new()
-        }
+    let report = if let Some(folder) = &arguments.write {
+        write::write(folder, &existing, &mut imported, orphans)?
+    } else {
+        write::print(&imported.manifests)?;
+        Vec::new()
     };
     let edges: usize = imported.images.iter().map(|image| image.edges.len()).sum();
     let mut lines = report;
@@ -142,7 +141,9 @@ pub fn run(arguments: &ImportArguments) -> anyhow::Result<Outcome> {
         imported.manifests.len(),
         imported.findings.len()
     ));
-    lines.iter().for_each(|line| note(line));
+    for line in &lines {
+        note(line);
+    }
     Ok(if imported.findings.is_empty() { Outcome::Fine } else { Outcome::Findings })
 }
 

@@ -116,7 +116,7 @@ impl<'a> ReferenceIndex<'a> {
         needed: &NeededImage,
     ) -> Result<ImportedEdge, String> {
         let written = needed.image.name.clone();
-        let parent = match self.named_context(definition, &written) {
+        let parent = match named_context(definition, &written) {
             Some(NamedContext::Target(label)) => {
                 let key = (definition.defined_in.as_str(), label.as_str());
                 let position = self.labels.get(&key).ok_or_else(|| {
@@ -141,18 +141,6 @@ impl<'a> ReferenceIndex<'a> {
             written,
             usage: needed.usage,
             is_of_trigger: needed.image.trigger_of.is_some(),
-        })
-    }
-
-    fn named_context<'b>(
-        &self,
-        definition: &'b BuildDefinition,
-        written: &str,
-    ) -> Option<&'b NamedContext> {
-        let exact = definition.contexts.get(written);
-        exact.or_else(|| {
-            let wanted = full(written);
-            definition.contexts.iter().find(|(name, _)| full(name) == wanted).map(|(_, to)| to)
         })
     }
 
@@ -241,6 +229,15 @@ impl<'a> ReferenceIndex<'a> {
                 && text.parse::<Reference>().is_ok_and(|known| known.repository() == repository)
         })
     }
+}
+
+/// Returns what the build uses in place of an image that the Dockerfile names.
+fn named_context<'a>(definition: &'a BuildDefinition, written: &str) -> Option<&'a NamedContext> {
+    let exact = definition.contexts.get(written);
+    exact.or_else(|| {
+        let wanted = full(written);
+        definition.contexts.iter().find(|(name, _)| full(name) == wanted).map(|(_, to)| to)
+    })
 }
 
 /// Returns a reference in full form without its digest, or the text itself if it is none.

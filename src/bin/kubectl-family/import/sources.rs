@@ -8,7 +8,7 @@ use std::{
 
 use crate::import::{
     bake, build_args, compose,
-    definition::{BuildDefinition, DockerfileOrigin},
+    definition::{BuildDefinition, DockerfileOrigin, MappedImage},
     finding::ImportFinding,
     mapping::ImportMapping,
     tree::{SourceTree, TreeFile, read_text},
@@ -68,7 +68,7 @@ fn add(known: &mut Vec<BuildDefinition>, definition: BuildDefinition) {
             && other.target == definition.target
             && other.args == definition.args
             && other.contexts == definition.contexts
-            && (other.mapped == definition.mapped || other.mapped == Default::default())
+            && (other.mapped == definition.mapped || other.mapped == MappedImage::default())
             && other.defined_in != definition.defined_in
     };
     match known.iter_mut().find(is_same) {

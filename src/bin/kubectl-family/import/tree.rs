@@ -179,7 +179,7 @@ fn role(name: &str) -> Option<FileRole> {
     }
     let is_dockerfile = ["dockerfile", "containerfile"].iter().any(|known| {
         lower == *known
-            || lower.strip_prefix(known).is_some_and(|rest| is_suffix(rest))
+            || lower.strip_prefix(known).is_some_and(is_suffix)
             || lower.strip_suffix(known).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.'))
     });
     is_dockerfile.then_some(FileRole::Dockerfile)
