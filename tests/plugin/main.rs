@@ -3,6 +3,13 @@
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a test reports what is wrong by failing")]
 
+mod contents;
 mod graph;
 mod input;
+mod lint;
 mod runs;
+
+/// It is that of the unit tests, which use all of it.
+#[allow(dead_code)]
+#[path = "../../src/bin/kubectl-family/images/test_registry.rs"]
+mod test_registry;

@@ -6,7 +6,9 @@ use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Value, json};
 
 use crate::{
-    graph::GraphDocument, impact::ImpactDocument, output::API_VERSION, plan::PlanDocument,
+    contains::PackageReport, diff::compare::ImageDiff, graph::GraphDocument,
+    impact::ImpactDocument, layers::ImageLayers, lint::LintReport, output::API_VERSION,
+    plan::PlanDocument,
 };
 
 /// Returns the schema of a document of this kind.
@@ -30,8 +32,12 @@ fn schema<T: JsonSchema>(kind: &str) -> Value {
 #[test]
 fn the_schemas_are_published() {
     for (file, schema) in [
+        ("contains", schema::<PackageReport>("PackageReport")),
+        ("diff", schema::<ImageDiff>("ImageDiff")),
         ("graph", schema::<GraphDocument>("Graph")),
         ("impact", schema::<ImpactDocument>("Impact")),
+        ("layers", schema::<ImageLayers>("ImageLayers")),
+        ("lint", schema::<LintReport>("LintReport")),
         ("plan", schema::<PlanDocument>("Plan")),
     ] {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
