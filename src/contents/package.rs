@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// Maximum length of a package's name, version or architecture in bytes.
@@ -10,7 +11,7 @@ pub(super) const MAX_FIELD: usize = 512;
 pub(super) const MAX_PACKAGES: usize = 100_000;
 
 /// The package manager that a package belongs to. It determines how versions compare.
-#[derive(Serialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(JsonSchema, Serialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[serde(rename_all = "lowercase")]
 pub enum Ecosystem {
     /// Alpine and Wolfi.
@@ -32,7 +33,7 @@ impl fmt::Display for Ecosystem {
 }
 
 /// A package that is installed in an image.
-#[derive(Serialize, Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(JsonSchema, Serialize, Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Package {
     /// The name.
     pub name: String,

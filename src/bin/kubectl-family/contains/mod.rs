@@ -15,6 +15,7 @@ use groundswell::{
     lineage::ImageIndex,
     registry::Reference,
 };
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::{
@@ -47,9 +48,9 @@ pub struct ContainsArguments {
 }
 
 /// What contains a package, as `-o json` writes it.
-#[derive(Serialize, Debug, Default, PartialEq, Eq)]
+#[derive(JsonSchema, Serialize, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
-struct PackageReport {
+pub struct PackageReport {
     images: Vec<ContainingImage>,
     /// Number of images that were read.
     read: usize,
@@ -57,7 +58,7 @@ struct PackageReport {
     problems: Vec<String>,
 }
 
-#[derive(Serialize, Debug, PartialEq, Eq)]
+#[derive(JsonSchema, Serialize, Debug, PartialEq, Eq)]
 struct ContainingImage {
     /// The reference by digest.
     reference: String,

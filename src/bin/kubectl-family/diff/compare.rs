@@ -6,6 +6,7 @@ use std::{
 };
 
 use groundswell::contents::{Ecosystem, Package, ReadImage, compare_versions};
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -16,7 +17,7 @@ const BASE_NAME: &str = "org.opencontainers.image.base.name";
 const BASE_DIGEST: &str = "org.opencontainers.image.base.digest";
 
 /// What differs between two images, as `-o json` writes it.
-#[derive(Serialize, Clone, Debug, PartialEq, Eq)]
+#[derive(JsonSchema, Serialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct ImageDiff {
     /// The first image, by digest.
@@ -42,26 +43,26 @@ pub struct ImageDiff {
     pub problems: Vec<String>,
 }
 
-#[derive(Serialize, Clone, Debug, PartialEq, Eq)]
+#[derive(JsonSchema, Serialize, Clone, Debug, PartialEq, Eq)]
 pub struct Change {
     pub from: String,
     pub to: String,
 }
 
-#[derive(Serialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(JsonSchema, Serialize, Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SizeChange {
     pub from: u64,
     pub to: u64,
 }
 
-#[derive(Serialize, Clone, Debug, PartialEq, Eq)]
+#[derive(JsonSchema, Serialize, Clone, Debug, PartialEq, Eq)]
 pub struct DiffLayer {
     pub digest: String,
     pub size: u64,
     pub command: String,
 }
 
-#[derive(Serialize, Clone, Debug, PartialEq, Eq)]
+#[derive(JsonSchema, Serialize, Clone, Debug, PartialEq, Eq)]
 pub struct SettingChange {
     /// The name, such as `User` or `Env PATH`.
     pub setting: String,
@@ -71,7 +72,7 @@ pub struct SettingChange {
     pub to: Option<String>,
 }
 
-#[derive(Serialize, Clone, Debug, PartialEq, Eq)]
+#[derive(JsonSchema, Serialize, Clone, Debug, PartialEq, Eq)]
 pub struct PackageChange {
     pub name: String,
     pub architecture: String,
@@ -83,7 +84,7 @@ pub struct PackageChange {
     pub to: Option<String>,
 }
 
-#[derive(Serialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(JsonSchema, Serialize, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PackageChangeKind {
     Added,
     Removed,

@@ -1,6 +1,6 @@
 //! `kubectl family diff`: what a rebuild has changed.
 
-mod compare;
+pub mod compare;
 mod render;
 #[cfg(test)]
 mod tests;

@@ -16,6 +16,7 @@ use groundswell::{
     lineage::ImageIndex,
     registry::{Digest, Reference},
 };
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::{
@@ -42,9 +43,9 @@ pub struct LayersArguments {
 }
 
 /// The layers of an image, as `-o json` writes them.
-#[derive(Serialize, Debug, PartialEq, Eq)]
+#[derive(JsonSchema, Serialize, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
-struct ImageLayers {
+pub struct ImageLayers {
     /// The reference by digest.
     reference: String,
     /// Size of all layers in bytes, compressed.
@@ -58,7 +59,7 @@ struct ImageLayers {
     family: Option<FamilySize>,
 }
 
-#[derive(Serialize, Debug, PartialEq, Eq)]
+#[derive(JsonSchema, Serialize, Debug, PartialEq, Eq)]
 struct LayerRow {
     digest: String,
     size: u64,
@@ -70,14 +71,14 @@ struct LayerRow {
     command: String,
 }
 
-#[derive(Serialize, Debug, PartialEq, Eq)]
+#[derive(JsonSchema, Serialize, Debug, PartialEq, Eq)]
 struct Pull {
     /// The image that is rebuilt, with all that are built on it.
     rebuilt: String,
     bytes: u64,
 }
 
-#[derive(Serialize, Debug, PartialEq, Eq)]
+#[derive(JsonSchema, Serialize, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 struct FamilySize {
     images: usize,

@@ -14,6 +14,7 @@ use std::{collections::BTreeSet, fmt::Write as _, path::PathBuf};
 
 use clap::{Args, ValueEnum, builder::PossibleValuesParser};
 use comfy_table::Color;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::{
@@ -62,8 +63,8 @@ enum LintFormat {
 }
 
 /// The findings, as `-o json` writes them.
-#[derive(Serialize)]
-struct LintReport {
+#[derive(JsonSchema, Serialize)]
+pub struct LintReport {
     findings: Vec<Finding>,
     /// Number of Dockerfiles that were read.
     read: usize,

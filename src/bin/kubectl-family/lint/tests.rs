@@ -275,24 +275,25 @@ fn rules_are_sorted_and_unique() {
     assert!(RULES.is_sorted_by(|a, b| a.id < b.id));
 }
 
-/// The table of rules in the documentation is that of the program. `UPDATE_DOCS=1` writes it.
+/// The table of rules in the documentation is that of the program. `GENERATE=1` writes it.
 #[test]
 fn the_documentation_has_every_rule() {
     let mut expected = String::new();
     for rule in &RULES {
         let level = rule.level.as_str();
-        expected += &format!("\n### `{}`\n\n*{level}.* {}\n", rule.id, wrapped(rule.title, level));
-        expected += &format!("\n{}\n\n```\n{}\n```\n", fill(rule.why), rule.example);
+        let (id, title, why) = (rule.id, wrapped(rule.title, level), fill(rule.why));
+        let section = format!("\n### `{id}`\n\n*{level}.* {title}\n\n{why}\n\n");
+        expected += &(section + "```\n" + rule.example + "\n```\n");
     }
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/lint.md");
     let text = std::fs::read_to_string(path).expect("the page");
     let begin = "<!-- rules -->\n";
     let (head, table) = text.split_once(begin).expect("the mark");
-    if std::env::var_os("UPDATE_DOCS").is_some() {
+    if std::env::var_os("GENERATE").is_some() {
         std::fs::write(path, format!("{head}{begin}{expected}")).expect("written");
         return;
     }
-    assert_eq!(table, expected, "run this test with UPDATE_DOCS=1");
+    assert_eq!(table, expected, "run this test with GENERATE=1");
 }
 
 /// Wraps a text to 100 columns.
