@@ -1,5 +1,5 @@
 //! `kubectl family import` of generated trees of 200 and 2,000 Dockerfiles: time, growth and peak
-//! memory of the whole program, from its start to its end.
+//! memory of the whole program.
 //!
 //! `make bench` runs it.
 

@@ -398,6 +398,13 @@ async fn the_report_counts_images_and_bytes() {
     assert_eq!(report.totals.stored, 35_000);
     assert!(report.totals.size > report.totals.stored);
     insta::assert_snapshot!(report.table(Some(120)) + "\n" + &report.summary());
+    let document = Document::new("RegistryDiscovery", &report).json().expect("JSON");
+    let document = serde_json::from_str(&document).expect("JSON");
+    let schema = include_str!("../../../../docs/reference/plugin/discovery.schema.json");
+    let schema = serde_json::from_str(schema).expect("a schema");
+    let validator = jsonschema::validator_for(&schema).expect("a schema");
+    let errors: Vec<_> = validator.iter_errors(&document).map(|e| e.to_string()).collect();
+    assert_eq!(errors, Vec::<String>::new());
     let row = &report.images[0];
     assert_eq!(row.age_seconds, Some(2 * 24 * 3600));
 }

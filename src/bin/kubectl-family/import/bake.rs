@@ -11,7 +11,7 @@ use hcl::{
 };
 
 use crate::import::{
-    definition::{BuildDefinition, DockerfileOrigin, MappedImage, NamedContext},
+    definition::{BuildContext, BuildDefinition, DockerfileOrigin, MappedImage},
     finding::ImportFinding,
     tree::{TreeFile, join},
 };
@@ -305,13 +305,13 @@ fn definition(
 }
 
 /// Returns what the value of a named context means.
-pub fn named_context(value: &str) -> NamedContext {
+pub fn named_context(value: &str) -> BuildContext {
     if let Some(target) = value.strip_prefix("target:").or(value.strip_prefix("service:")) {
-        return NamedContext::Target(target.to_owned());
+        return BuildContext::Target(target.to_owned());
     }
     match value.strip_prefix("docker-image://") {
-        Some(image) => NamedContext::Image(image.to_owned()),
-        None => NamedContext::Files(value.to_owned()),
+        Some(image) => BuildContext::Image(image.to_owned()),
+        None => BuildContext::Files(value.to_owned()),
     }
 }
 

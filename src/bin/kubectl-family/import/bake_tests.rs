@@ -43,9 +43,9 @@ target "app" {
     assert_eq!(
         app.contexts.values().cloned().collect::<Vec<_>>(),
         [
-            NamedContext::Image("alpine:3.20".into()),
-            NamedContext::Target("base".into()),
-            NamedContext::Files("../src".into())
+            BuildContext::Image("alpine:3.20".into()),
+            BuildContext::Target("base".into()),
+            BuildContext::Files("../src".into())
         ]
     );
     assert_eq!(base.context, "images/base");

@@ -151,7 +151,8 @@ fn pairs(
 }
 
 /// Substitutes variables as Compose does: `$NAME`, `${NAME}`, `${NAME:-default}`,
-/// `${NAME-default}`, and `$$` for a dollar sign. The environment is not read: it is not part of the files.
+/// `${NAME-default}`, and `$$` for a dollar sign. The environment is not read, because it is not
+/// part of the files.
 fn interpolate(text: &str, variables: &BTreeMap<String, String>) -> Result<String, String> {
     let mut result = String::with_capacity(text.len());
     let mut rest = text;

@@ -15,7 +15,7 @@ pub enum DockerfileOrigin {
 
 /// What a named context of a build is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NamedContext {
+pub enum BuildContext {
     /// Another build: that of the Bake target or Compose service of this name in the same file.
     Target(String),
     /// An image in a registry.
@@ -37,7 +37,7 @@ pub struct BuildDefinition {
     pub dockerfile: DockerfileOrigin,
     pub target: Option<String>,
     pub args: BTreeMap<String, String>,
-    pub contexts: BTreeMap<String, NamedContext>,
+    pub contexts: BTreeMap<String, BuildContext>,
     /// The references under which the image is pushed.
     pub references: Vec<Reference>,
     /// What the mapping says about the image.

@@ -171,8 +171,8 @@ impl<'a> RepositoryNames<'a> {
     }
 }
 
-/// Returns the entry of an upstream that only an `ONBUILD` trigger or a named context names. Its name
-/// is set with the upstreams of the family.
+/// Returns the entry of an upstream that only an `ONBUILD` trigger or a named context names. Its
+/// name is set with the upstreams of the family.
 fn upstream_entry(edge: &ImportedEdge) -> Option<Edge> {
     let EdgeParent::Upstream(reference) = &edge.parent else { return None };
     let is_written = same(reference, &edge.written);

@@ -42,7 +42,7 @@ pub struct FamilyDocument {
 
 /// The name of an image in the manifests.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ExistingImage {
+pub struct WrittenImage {
     pub family: String,
     pub image: String,
 }
@@ -62,7 +62,7 @@ pub struct ExistingManifests {
     pub files: Vec<ManifestFile>,
     /// The families by name.
     pub families: BTreeMap<String, FamilyDocument>,
-    images: BTreeMap<BuildKey, ExistingImage>,
+    images: BTreeMap<BuildKey, WrittenImage>,
 }
 
 impl ExistingManifests {
@@ -131,14 +131,14 @@ impl ExistingManifests {
                 target: image.target,
                 args: image.args,
             };
-            let found = ExistingImage { family: family.to_owned(), image: image.name };
+            let found = WrittenImage { family: family.to_owned(), image: image.name };
             self.images.insert(key, found);
         }
     }
 
     /// Returns the image that is built as this definition says: its name stays, even if another one
     /// would follow from the files.
-    pub fn of_build(&self, definition: &BuildDefinition) -> Option<&ExistingImage> {
+    pub fn of_build(&self, definition: &BuildDefinition) -> Option<&WrittenImage> {
         let DockerfileOrigin::File(dockerfile) = &definition.dockerfile else { return None };
         let dockerfile =
             if dockerfile.is_empty() { GitSource::DOCKERFILE.into() } else { dockerfile.clone() };

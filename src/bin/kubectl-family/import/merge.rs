@@ -298,8 +298,8 @@ fn comment(line: &str) -> Option<&str> {
     None
 }
 
-/// Returns the new lines of a field with the comments of its old ones: at the end of the line of the
-/// same key or item, or in a line of their own after the field.
+/// Returns the new lines of a field with the comments of its old ones: at the end of the line of
+/// the same key or item, or in a line of their own after the field.
 fn with_comments(new: &str, old: &[&str], column: usize) -> String {
     let mut lines: Vec<String> = new.lines().map(str::to_owned).collect();
     let mut left = Vec::new();

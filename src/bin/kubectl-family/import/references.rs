@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use groundswell::{api::EdgeUse, builds::dockerfile::NeededImage, registry::Reference};
 
 use crate::import::{
-    definition::{BuildDefinition, NamedContext},
+    definition::{BuildContext, BuildDefinition},
     mapping::ImportMapping,
 };
 
@@ -117,15 +117,15 @@ impl<'a> ReferenceIndex<'a> {
     ) -> Result<ImportedEdge, String> {
         let written = needed.image.name.clone();
         let parent = match named_context(definition, &written) {
-            Some(NamedContext::Target(label)) => {
+            Some(BuildContext::Target(label)) => {
                 let key = (definition.defined_in.as_str(), label.as_str());
                 let position = self.labels.get(&key).ok_or_else(|| {
                     format!("the context `{written}` names `{label}`, which is not built")
                 })?;
                 EdgeParent::Image(*position)
             }
-            Some(NamedContext::Image(reference)) => self.resolve(image, reference)?,
-            Some(NamedContext::Files(path)) => {
+            Some(BuildContext::Image(reference)) => self.resolve(image, reference)?,
+            Some(BuildContext::Files(path)) => {
                 return Err(format!(
                     "the context `{written}` is the folder `{path}`; a family has images as \
                      parents and no folders: copy from an image, or from the build context"
@@ -232,7 +232,7 @@ impl<'a> ReferenceIndex<'a> {
 }
 
 /// Returns what the build uses in place of an image that the Dockerfile names.
-fn named_context<'a>(definition: &'a BuildDefinition, written: &str) -> Option<&'a NamedContext> {
+fn named_context<'a>(definition: &'a BuildDefinition, written: &str) -> Option<&'a BuildContext> {
     let exact = definition.contexts.get(written);
     exact.or_else(|| {
         let wanted = full(written);
