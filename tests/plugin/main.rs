@@ -5,9 +5,12 @@
 
 mod contents;
 mod graph;
+mod impact;
 mod input;
 mod lint;
+mod plan;
 mod runs;
+mod why;
 
 /// It is that of the unit tests, which use all of it.
 #[allow(dead_code)]

@@ -9,7 +9,9 @@ use groundswell::{
     build_info,
 };
 
-use crate::{check, contains, diff, graph, impact, layers, lint, output, plan, request, status};
+use crate::{
+    check, contains, diff, graph, impact, layers, lint, output, plan, request, status, why,
+};
 
 /// The command line.
 #[derive(Parser, Debug)]
@@ -44,6 +46,8 @@ enum PluginCommand {
     Impact(Box<impact::ImpactArguments>),
     /// Show what the controller would do now, after a move, or with another manifest
     Plan(Box<plan::PlanArguments>),
+    /// Explain why an image was built last, and what it waits for
+    Why(Box<why::WhyArguments>),
     /// Start stale builds now, without waiting for the quiet time
     Trigger(request::ScopeArguments),
     /// Clear recorded failures, so that failed images are built again
@@ -102,6 +106,7 @@ pub async fn run(command_line: CommandLine) -> anyhow::Result<ExitCode> {
         PluginCommand::Graph(arguments) => return Ok(graph::run(*arguments).await?.into()),
         PluginCommand::Impact(arguments) => return Ok(impact::run(*arguments).await?.into()),
         PluginCommand::Plan(arguments) => return Ok(plan::run(*arguments).await?.into()),
+        PluginCommand::Why(arguments) => return Ok(why::run(*arguments).await?.into()),
         PluginCommand::Trigger(arguments) => {
             request::send_for_scope(RequestedAction::Trigger, arguments).await?;
         }
@@ -191,7 +196,7 @@ mod tests {
         command.build();
         let mut texts = vec![command.render_long_help().to_string()];
         texts.extend(command.get_subcommands_mut().map(|one| one.render_long_help().to_string()));
-        assert_eq!(texts.len(), 19, "the command itself, its commands, and help");
+        assert_eq!(texts.len(), 20, "the command itself, its commands, and help");
         for text in texts {
             assert!(!text.contains('`'), "a back-quote in:\n{text}");
         }

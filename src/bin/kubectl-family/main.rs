@@ -22,6 +22,7 @@ mod output;
 mod plan;
 mod request;
 mod status;
+mod why;
 
 use std::process::ExitCode;
 

@@ -320,6 +320,10 @@ impl<'a> Tree<'a> {
         let mut details: Vec<String> = Vec::new();
         details.extend(content.state.map(|state| state.as_str().to_owned()));
         details.extend(content.rollout.map(|state| state.as_str().to_owned()));
+        let below = self.below.get(node.0).filter(|_| !entry.is_open);
+        if let Some(below) = below.map(Counts::text).filter(|text| !text.is_empty()) {
+            details.push(format!("… {below} below"));
+        }
         let main = self.graph.main_parent(node);
         let others: Vec<String> = self
             .graph
@@ -335,10 +339,6 @@ impl<'a> Tree<'a> {
             && main.is_some_and(|edge| edge.kind == EdgeKind::BuildStage)
         {
             details.push("as a build stage".into());
-        }
-        let below = self.below.get(node.0).filter(|_| !entry.is_open);
-        if let Some(below) = below.map(Counts::text).filter(|text| !text.is_empty()) {
-            details.push(format!("… {below} below"));
         }
         let name = match content.kind {
             NodeKind::External => format!("{} (not in the input)", content.name),

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::{
     contains::PackageReport, diff::compare::ImageDiff, graph::GraphDocument,
     impact::ImpactDocument, layers::ImageLayers, lint::LintReport, output::API_VERSION,
-    plan::PlanDocument,
+    plan::PlanDocument, why::WhyDocument,
 };
 
 /// Returns the schema of a document of this kind.
@@ -39,6 +39,7 @@ fn the_schemas_are_published() {
         ("layers", schema::<ImageLayers>("ImageLayers")),
         ("lint", schema::<LintReport>("LintReport")),
         ("plan", schema::<PlanDocument>("Plan")),
+        ("why", schema::<WhyDocument>("Why")),
     ] {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let path = root.join(format!("docs/reference/plugin/{file}.schema.json"));

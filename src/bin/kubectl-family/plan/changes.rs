@@ -1,6 +1,6 @@
 //! What another manifest changes in an image, by field.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use groundswell::api::Image;
 
@@ -17,20 +17,23 @@ pub fn changed_fields(before: &Image, after: &Image) -> Vec<String> {
 }
 
 fn compare(path: &str, before: &Value, after: &Value, fields: &mut Vec<String>) {
-    let (Some(old), Some(new)) = (before.as_object(), after.as_object()) else {
+    let empty = Map::new();
+    // A field that is left out is an object without fields, if the other one is an object.
+    let fields_of = |value: &Value| value.is_null() || value.is_object();
+    let is_object = before.is_object() || after.is_object();
+    if !(is_object && fields_of(before) && fields_of(after)) {
         if before != after {
             fields.push(path.to_owned());
         }
         return;
-    };
+    }
+    let (old, new) = (before.as_object().unwrap_or(&empty), after.as_object().unwrap_or(&empty));
     let mut names: Vec<&String> = old.keys().chain(new.keys()).collect();
     names.sort();
     names.dedup();
     for name in names {
         let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
-        let part = |object: &serde_json::Map<String, Value>| {
-            object.get(name).cloned().unwrap_or(Value::Null)
-        };
+        let part = |object: &Map<String, Value>| object.get(name).cloned().unwrap_or(Value::Null);
         compare(&path, &part(old), &part(new), fields);
     }
 }

@@ -14,14 +14,14 @@ use sha2::{Digest as _, Sha256};
 
 use groundswell::{
     api::{
-        CascadePhase, CascadeStatus, Image, ImageFamilyStatus, ManagedImageStatus, Request,
-        Upstream,
+        CascadePhase, CascadeStatus, CheckRecord, CheckState, Image, ImageFamilyStatus,
+        ManagedImageStatus, Request, Upstream,
     },
     engine::{
         BuildAllowance, BuildOutcome, CascadeDecision, DecideInput, Decision, Effect, EndedCascade,
         ImportState, ImportedBuild, Lookup, LookupResult, Observed, ObservedBuild, ObservedCascade,
         ObservedDigest, ObservedImage, ObservedImport, ObservedRequest, ObservedUpstream,
-        VerifiedBuild, decide,
+        VerifiedBuild, blueprint::ImageBlueprint, decide,
     },
     identity::{BuildIdentity, CascadeName},
     lineage::ImageIndex,
@@ -162,6 +162,18 @@ impl<'a> DryRun<'a> {
         }
     }
 
+    /// Returns the decision of this moment, with every image evaluated as far as its parents allow.
+    pub fn first_decision(mut self) -> Decision {
+        let mut decision = self.decide();
+        for _ in 0..MAX_DECISIONS {
+            if !self.answer(&decision, AssumedRegistry::HasNone) {
+                break;
+            }
+            decision = self.decide();
+        }
+        decision
+    }
+
     /// Decides until a cascade starts or nothing changes by itself any more.
     pub fn run(mut self) -> DryRunEnd {
         let begun = self.now;
@@ -197,14 +209,21 @@ impl<'a> DryRun<'a> {
             let Effect::LookUp { image, fingerprint, after, .. } = effect else { continue };
             let Some(known) = self.images.get_mut(image.position()) else { continue };
             let result = match registry {
-                AssumedRegistry::HasAll => LookupResult::Present {
-                    digest: digest_of(&fingerprint.to_string()).into(),
-                    build: 1,
-                    size: 0,
-                    content: None,
-                    blobs: None,
-                    request: None,
-                },
+                AssumedRegistry::HasAll => {
+                    let digest = digest_of(fingerprint.as_ref());
+                    let spec = self.family.family.spec.images.get(image.position());
+                    let revisions = self.family.blueprint.images.get(image.position());
+                    let record = known.record.get_or_insert_default();
+                    record.checks = passed_checks(spec.zip(revisions), &digest);
+                    LookupResult::Present {
+                        digest: digest.into(),
+                        build: 1,
+                        size: 0,
+                        content: None,
+                        blobs: None,
+                        request: None,
+                    }
+                }
                 AssumedRegistry::HasNone => {
                     LookupResult::Absent { last_build: None, after: *after, asked_at: self.now }
                 }
@@ -336,16 +355,15 @@ impl<'a> DryRun<'a> {
         let known = self.images.get(index.position())?;
         let object = self.family.images.get(&image.name);
         let inputs = known.verified.as_ref().map(|verified| &verified.inputs);
-        let source = match &blueprint.inline {
-            Some(inline) => inline.clone(),
-            None => {
-                let recorded = inputs.map(|inputs| &inputs.source);
-                revision(&image.source, recorded.filter(|_| !known.has_new_source))
-            }
-        };
+        let recorded = inputs.map(|inputs| &inputs.source).filter(|_| !known.has_new_source);
+        let source = blueprint.inline.clone();
+        let source = source.unwrap_or_else(|| revision(&image.source, recorded));
         let strategy = image.strategy.as_ref().unwrap_or(&self.family.family.spec.strategy);
         let recorded = inputs.map(|inputs| &inputs.strategy);
         let strategy = revision(strategy, recorded.filter(|_| !known.has_new_strategy));
+        let failure = known.record.as_ref().and_then(|record| record.failure.as_ref());
+        let job_version = failure.and_then(|failure| failure.job_version.clone());
+        let job_version = job_version.unwrap_or_default();
         let platform = known.record.as_ref().and_then(|record| record.platform.as_deref());
         Some(ObservedImage {
             record: known.record.as_ref(),
@@ -358,8 +376,9 @@ impl<'a> DryRun<'a> {
             builds: known.builds.clone(),
             checks: Vec::new(),
             deferred: Vec::new(),
-            job_version: String::new(),
-            pod_version: String::new(),
+            // What a failed Job was made of is assumed to be unchanged.
+            job_version: job_version.clone(),
+            pod_version: job_version,
             lookups: known.lookups.clone(),
             tags: HashMap::new(),
             rebuild_mark: None,
@@ -418,6 +437,21 @@ fn running_build(record: &ManagedImageStatus) -> Option<ObservedBuild> {
     })
 }
 
+/// Returns the records of the checks of an image, all of which a digest has passed.
+fn passed_checks(image: Option<(&Image, &ImageBlueprint)>, digest: &str) -> Vec<CheckRecord> {
+    let checks = image
+        .into_iter()
+        .flat_map(|(image, blueprint)| image.checks.iter().zip(&blueprint.check_revisions));
+    let records = checks.map(|(check, revision)| CheckRecord {
+        name: check.name.clone(),
+        digest: digest.to_owned(),
+        revision: revision.clone(),
+        state: CheckState::Passed,
+        ..CheckRecord::default()
+    });
+    records.collect()
+}
+
 /// Returns the revision of a source or a strategy: the recorded one of a build, or else one that
 /// follows from the spec.
 fn revision<T: Serialize>(spec: &T, recorded: Option<&String>) -> String {
@@ -431,3 +465,7 @@ fn revision<T: Serialize>(spec: &T, recorded: Option<&String>) -> String {
 pub fn digest_of(text: &str) -> String {
     format!("sha256:{}", hex::encode(Sha256::digest(text.as_bytes())))
 }
+
+#[cfg(test)]
+#[path = "dry_run_tests.rs"]
+mod tests;

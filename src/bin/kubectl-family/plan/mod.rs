@@ -2,11 +2,11 @@
 //! out: now, if an upstream moved, or with another manifest.
 //!
 //! - [`dry_run`]: the decision on recorded state
-//! - [`changes`]: what a manifest changes
-//! - [`report`]: tables, Markdown and the document
+//! - `changes`: what a manifest changes
+//! - `report`: tables, Markdown and the document
 
 mod changes;
-mod dry_run;
+pub mod dry_run;
 mod report;
 
 use std::{collections::BTreeSet, path::PathBuf};

@@ -8,8 +8,8 @@ use serde::Serialize;
 
 use groundswell::{
     api::{Cause, CauseType, ImageState, condition::shorten},
-    engine::{CascadeDecision, ImageDecision},
-    lineage::{ImageIndex, families::FamilyName},
+    engine::{CascadeDecision, Decision, ImageDecision},
+    lineage::{ImageIndex, Parent, families::FamilyName},
     terminal::printable,
 };
 
@@ -45,7 +45,8 @@ pub struct FamilyPlan {
     name: String,
     /// What changes first: upstreams, sources, specs or requests.
     causes: Vec<String>,
-    /// The images that the next cascade builds, parents first.
+    /// The images that the next cascade builds, parents first, or whose builds a running cascade
+    /// starts now.
     builds: Vec<PlannedImage>,
     /// Seconds until the cascade starts, because gates are closed. 0 if it starts at once; not set
     /// if there is none.
@@ -103,27 +104,33 @@ impl FamilyPlan {
         now: Timestamp,
     ) -> Self {
         let mut plan = Self::empty(&after.name);
-        let levels: &[Vec<ImageIndex>] = match &end.decision.cascade {
-            CascadeDecision::Start { causes, levels, .. } => {
-                plan.causes = causes.iter().map(describe).collect();
-                let wait = end.at.duration_since(now).as_secs();
-                plan.starts_in_seconds = Some(u64::try_from(wait).unwrap_or(0));
-                plan.waits_for = (wait > 0).then(|| waiting_message(end)).flatten();
-                levels
-            }
-            _ => &[],
-        };
+        let mut levels: &[Vec<ImageIndex>] = &[];
+        if let CascadeDecision::Start { causes, levels: planned, .. } = &end.decision.cascade {
+            plan.causes = causes.iter().map(describe).collect();
+            let wait = end.at.duration_since(now).as_secs();
+            plan.starts_in_seconds = Some(u64::try_from(wait).unwrap_or(0));
+            plan.waits_for = (wait > 0).then(|| waiting_message(end));
+            levels = planned;
+        } else {
+            plan.waits_for = closed_gate(after, end);
+        }
         let mut is_built = vec![false; after.family.spec.images.len()];
-        for index in levels.iter().flatten() {
+        let started = end.first.builds().map(|build| build.image);
+        let mut starts: Vec<ImageIndex> = levels.iter().flatten().copied().chain(started).collect();
+        starts.sort_by_key(|index| (after.blueprint.lineage.level(*index), *index));
+        starts.dedup();
+        for index in &starts {
             if let Some(is_built) = is_built.get_mut(index.position()) {
                 *is_built = true;
             }
-            plan.builds.extend(planned(after, *index, end, Role::Built));
+        }
+        for index in &starts {
+            plan.builds.extend(planned(after, *index, end, &Role::Built { with: &is_built }));
         }
         for (index, decided) in ImageIndex::enumerate(&end.decision.images) {
             let is_other = is_built.get(index.position()) == Some(&false);
             if is_other && decided.state != ImageState::Current {
-                plan.others.extend(planned(after, index, end, Role::Other));
+                plan.others.extend(planned(after, index, end, &Role::Other));
             }
         }
         if let Some(before) = before {
@@ -197,8 +204,10 @@ impl FamilyPlan {
 
 /// Which part of a plan an image belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Role {
-    Built,
+enum Role<'a> {
+    /// The cascade builds it, with these images.
+    Built { with: &'a [bool] },
+    /// The cascade does not build it.
     Other,
 }
 
@@ -206,7 +215,7 @@ fn planned(
     family: &EstateFamily,
     index: ImageIndex,
     end: &DryRunEnd,
-    role: Role,
+    role: &Role<'_>,
 ) -> Option<PlannedImage> {
     let image = family.family.spec.images.get(index.position())?;
     let decided = end.decision.images.get(index.position())?;
@@ -215,36 +224,71 @@ fn planned(
         level: family.blueprint.lineage.level(index),
         state: decided.state.as_str(),
         why: match role {
-            Role::Built => cause_of(decided),
+            Role::Built { with } => {
+                let moved = match &end.decision.cascade {
+                    CascadeDecision::Start { causes, .. } => causes.as_slice(),
+                    _ => &[],
+                };
+                cause_of(family, index, decided, with, moved)
+            }
             Role::Other => shorten(&decided.message.to_string(), MAX_CAUSE),
         },
     })
 }
 
 /// Says why an image is built: its own causes, or the parents that are built before it.
-fn cause_of(decided: &ImageDecision) -> String {
-    if decided.causes.is_empty() {
-        return "a parent is rebuilt".into();
-    }
+fn cause_of(
+    family: &EstateFamily,
+    index: ImageIndex,
+    decided: &ImageDecision,
+    built: &[bool],
+    moved: &[Cause],
+) -> String {
     let causes: Vec<String> = decided.causes.iter().map(describe).collect();
-    shorten(&causes.join("; "), MAX_CAUSE)
+    if !causes.is_empty() {
+        return shorten(&causes.join("; "), MAX_CAUSE);
+    }
+    let spec = &family.family.spec;
+    let parents = family.blueprint.lineage.parents(index).iter();
+    let reasons = parents.filter_map(|parent| match parent {
+        Parent::Image(parent) if built.get(parent.position()) == Some(&true) => {
+            Some(format!("after {}", spec.images.get(parent.position())?.name))
+        }
+        Parent::Upstream(upstream) => {
+            let name = &spec.upstreams.get(upstream.position())?.name;
+            let is_moved =
+                |cause: &&Cause| cause.type_ == CauseType::Upstream && cause.name == *name;
+            moved.iter().find(is_moved).map(describe)
+        }
+        Parent::Image(_) | Parent::Import(_) => None,
+    });
+    let reasons: Vec<String> = reasons.collect();
+    if reasons.is_empty() { "an input changes".into() } else { reasons.join("; ") }
 }
 
-/// Returns what keeps a cascade from starting at the first moment.
-fn waiting_message(end: &DryRunEnd) -> Option<String> {
-    let upstreams = end.first.upstreams.iter();
-    let of_upstreams = upstreams.filter_map(|upstream| {
+/// Returns why upstreams use no newer digest.
+fn unadopted(decision: &Decision) -> Option<String> {
+    let upstreams = decision.upstreams.iter();
+    let messages = upstreams.filter_map(|upstream| {
         let message = upstream.message.as_ref().filter(|_| upstream.candidate.is_some())?;
         Some(format!("{}: {message}", upstream.name))
     });
-    let messages: Vec<String> = of_upstreams.collect();
-    if !messages.is_empty() {
-        return Some(messages.join("; "));
-    }
-    if end.first.window.as_ref().is_some_and(|window| !window.open) {
-        return Some("a window".into());
-    }
-    Some("the quiet time".into())
+    let messages: Vec<String> = messages.collect();
+    (!messages.is_empty()).then(|| messages.join("; "))
+}
+
+/// Returns what keeps a cascade from starting that no time opens.
+fn closed_gate(family: &EstateFamily, end: &DryRunEnd) -> Option<String> {
+    let is_pending = end.decision.pending.is_some();
+    let suspended = family.family.spec.suspend && is_pending;
+    suspended.then(|| "spec.suspend is set".into()).or_else(|| unadopted(&end.decision))
+}
+
+/// Returns what keeps a cascade from starting at the first moment.
+fn waiting_message(end: &DryRunEnd) -> String {
+    let is_closed = end.first.window.as_ref().is_some_and(|window| !window.open);
+    let gate = if is_closed { "a window" } else { "the quiet time" };
+    unadopted(&end.first).unwrap_or_else(|| gate.into())
 }
 
 /// Says what a cause is.
@@ -396,5 +440,5 @@ fn markdown_text(text: &str) -> String {
 }
 
 #[cfg(test)]
-#[path = "plan_tests.rs"]
+#[path = "report_tests.rs"]
 mod tests;
