@@ -41,8 +41,8 @@ pub(super) struct Decompressed<'r> {
 }
 
 impl<'r> Decompressed<'r> {
-    /// Begins to decompress a layer by what its first bytes are, whatever its media type says: gzip,
-    /// zstd, or no compression. At most `max_bytes` come out.
+    /// Begins to decompress a layer by what its first bytes are, whatever its media type says:
+    /// gzip, zstd, or no compression. At most `max_bytes` come out.
     pub(super) fn new(layer: impl Read + 'r, max_bytes: u64) -> io::Result<Self> {
         let came_in = std::rc::Rc::default();
         let mut counted = Counted { inner: layer, count: std::rc::Rc::clone(&came_in) };

@@ -27,8 +27,8 @@ const MAX_EXTENSION_BYTES: u64 = 1 << 20;
 const MAX_DATABASE_BYTES: u64 = 256 << 20;
 /// Maximum size of the databases of a layer together in bytes.
 const MAX_DATABASES_BYTES: u64 = 384 << 20;
-/// Maximum number of databases that a layer has, and that it removes: distroless images have one per
-/// package.
+/// Maximum number of databases that a layer has, and that it removes: distroless images have one
+/// per package.
 const MAX_DATABASES: usize = 10_000;
 
 /// What a layer without databases takes in bytes, about.

@@ -46,8 +46,8 @@ fn dpkg_lists_what_is_read_from_its_database() {
 fn only_installed_packages_count() {
     let status = "Package: kept\nStatus: deinstall ok config-files\nVersion: 1\n\n\
                   Package: half\nStatus: install ok half-installed\nVersion: 1\n\n\n\
-                  package:in\r\nSTATUS: hold ok installed\nVersion: 1:2-3\nDescription: Package: x\n \
-                  Version: 9\nVersion: 4";
+                  package:in\r\nSTATUS: hold ok installed\nVersion: 1:2-3\nDescription: x\n\
+                  \x20Version: 9\nVersion: 4";
     assert_eq!(listed(&read("var/lib/dpkg/status", status)), ["in 1:2-3 "]);
 }
 

@@ -27,10 +27,26 @@ pub(super) fn packages(mut bytes: Vec<u8>) -> Result<Vec<Package>, String> {
     if let Some(versions) = bytes.get_mut(FORMAT_VERSIONS) {
         versions.fill(1);
     }
-    read(&bytes).map_err(|error| format!("cannot be read: {error}"))?
+    read(&bytes).map_err(|error| match error {
+        DatabaseError::Sqlite(error) => format!("cannot be read: {error}"),
+        DatabaseError::Content(problem) => problem,
+    })
 }
 
-fn read(bytes: &[u8]) -> rusqlite::Result<Result<Vec<Package>, String>> {
+/// Why a database cannot be read.
+enum DatabaseError {
+    Sqlite(rusqlite::Error),
+    /// What it lists is wrong: a predicate whose subject is the database.
+    Content(String),
+}
+
+impl From<rusqlite::Error> for DatabaseError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sqlite(error)
+    }
+}
+
+fn read(bytes: &[u8]) -> Result<Vec<Package>, DatabaseError> {
     let mut database = Connection::open_in_memory()?;
     database.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     database.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
@@ -49,12 +65,11 @@ fn read(bytes: &[u8]) -> rusqlite::Result<Result<Vec<Package>, String>> {
     let mut packages = Vec::new();
     while let Some(row) = rows.next()? {
         if packages.len() >= MAX_PACKAGES {
-            return Ok(Err(format!("lists more than {MAX_PACKAGES} packages")));
+            let problem = format!("lists more than {MAX_PACKAGES} packages");
+            return Err(DatabaseError::Content(problem));
         }
-        match rpm_header::package(row.get_ref(0)?.as_blob().unwrap_or_default()) {
-            Ok(package) => packages.extend(package),
-            Err(problem) => return Ok(Err(problem)),
-        }
+        let header = row.get_ref(0)?.as_blob().unwrap_or_default();
+        packages.extend(rpm_header::package(header).map_err(DatabaseError::Content)?);
     }
-    Ok(Ok(packages))
+    Ok(packages)
 }

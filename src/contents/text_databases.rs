@@ -38,7 +38,7 @@ fn add(packages: &mut Vec<Package>, package: Package) -> Result<(), String> {
 }
 
 /// Returns the values of these fields in each paragraph: the first of each name, or an empty text.
-/// apk distinguishes the case of names, and dpkg does not; a field of dpkg is longer than one letter.
+/// apk distinguishes the case of names, and dpkg does not, whose fields have more than one letter.
 fn paragraphs<'b, const N: usize>(
     bytes: &'b [u8],
     separator: &'static str,

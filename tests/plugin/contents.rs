@@ -99,7 +99,7 @@ async fn bad_input_is_explained() {
 }
 
 #[test]
-fn a_registry_that_is_away_is_named() {
+fn an_unreachable_registry_is_named() {
     let run = run("layers 127.0.0.1:1/team/app:1 --plain-http 127.0.0.1:1");
     assert_eq!(run.code, Some(2), "{run:#?}");
     assert!(run.stderr.contains("127.0.0.1:1"), "{}", run.stderr);

@@ -16,5 +16,5 @@ mod why;
 
 /// It is that of the unit tests, which use all of it.
 #[allow(dead_code)]
-#[path = "../../src/bin/kubectl-family/images/test_registry.rs"]
+#[path = "../../src/bin/kubectl-family/registry_images/test_registry.rs"]
 mod test_registry;

@@ -27,7 +27,7 @@ fn the_first_builds_of_a_family() {
 fn another_manifest_as_a_comment_of_a_pull_request() {
     let edited = flask()
         .replace("  - name: flask-helloworld\n", "  - name: flask-hello\n")
-        .replace("  - name: python\n", "  - name: python\n    args: {DEBUG: \"1\"}\n");
+        .replace("  - name: python\n", "  - name: python\n    labels: {team: web}\n");
     let files = Files::new(&[("after.yaml", &edited)]);
     let after = files.path("after.yaml");
     let line = format!("plan {FLASK} --edit {} -o markdown", after.display());

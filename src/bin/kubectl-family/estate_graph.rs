@@ -331,11 +331,9 @@ impl EstateGraph {
                 }
             }
         }
-        let old = |names: &HashMap<ImageName, NodeId>| {
-            let names = names.iter();
-            names.filter_map(|(name, node)| Some((name.clone(), *kept.get(node)?))).collect()
-        };
-        graph.images = old(&self.images);
+        let images = self.images.iter();
+        graph.images =
+            images.filter_map(|(name, node)| Some((name.clone(), *kept.get(node)?))).collect();
         let upstreams = self.upstreams.iter();
         graph.upstreams =
             upstreams.filter_map(|(name, node)| Some((name.clone(), *kept.get(node)?))).collect();

@@ -23,9 +23,9 @@ use crate::{
         query::{PackageMatch, PackageQuery},
         workloads::running_images,
     },
-    images::{MAX_CONCURRENT_IMAGES, RegistryArguments, current_reference},
     input::{Estate, InputArguments, plural},
     output::{self, Document, ListFormat, Outcome, Terminal, note, table},
+    registry_images::{MAX_CONCURRENT_IMAGES, RegistryArguments, current_reference},
 };
 
 /// The arguments of the command.

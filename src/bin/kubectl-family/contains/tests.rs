@@ -1,7 +1,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::images::test_registry::{
+use crate::registry_images::test_registry::{
     TestImages, TestRegistry, deb_layer, layer, packages_of_this_machine,
 };
 

@@ -26,7 +26,7 @@ pub struct ImageDiff {
     pub to: String,
     /// The base that the annotations name, if it differs.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub base: Option<Change>,
+    pub base: Option<BaseChange>,
     /// Size of all layers in bytes, compressed.
     pub size: SizeChange,
     /// Number of layers at the bottom that both have.
@@ -44,7 +44,7 @@ pub struct ImageDiff {
 }
 
 #[derive(JsonSchema, Serialize, Clone, Debug, PartialEq, Eq)]
-pub struct Change {
+pub struct BaseChange {
     pub from: String,
     pub to: String,
 }
@@ -126,7 +126,7 @@ fn size(image: &ReadImage) -> u64 {
     image.manifest.layers.iter().map(|layer| layer.size).sum()
 }
 
-fn base_change(from: &ReadImage, to: &ReadImage) -> Option<Change> {
+fn base_change(from: &ReadImage, to: &ReadImage) -> Option<BaseChange> {
     let base = |image: &ReadImage| {
         let annotations = &image.manifest.annotations;
         let name = annotations.get(BASE_NAME).cloned().unwrap_or_default();
@@ -136,7 +136,7 @@ fn base_change(from: &ReadImage, to: &ReadImage) -> Option<Change> {
         }
     };
     let (from, to) = (base(from), base(to));
-    (from != to).then_some(Change { from, to })
+    (from != to).then_some(BaseChange { from, to })
 }
 
 fn layers_above(image: &ReadImage, shared: usize) -> Vec<DiffLayer> {
@@ -203,8 +203,8 @@ fn text(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
-/// Returns what has changed. If more than one version of a package differs, as with kernels, each is
-/// added or removed.
+/// Returns what has changed. If more than one version of a package differs, as with kernels, each
+/// is added or removed.
 fn package_changes(from: &BTreeSet<Package>, to: &BTreeSet<Package>) -> Vec<PackageChange> {
     let mut changes: BTreeMap<(Ecosystem, &str, &str), [Vec<&str>; 2]> = BTreeMap::new();
     for (side, only) in [from.difference(to), to.difference(from)].into_iter().enumerate() {

@@ -15,9 +15,9 @@ use groundswell::{
 
 use crate::{
     diff::compare::ImageDiff,
-    images::{ImageArgument, RegistryArguments, build_reference},
     input::{Estate, EstateFamily, InputArguments},
     output::{self, ListFormat, Outcome},
+    registry_images::{ImageArgument, RegistryArguments, build_reference},
 };
 
 /// The arguments of the command.

@@ -4,9 +4,9 @@ use std::fmt::Write as _;
 
 use crate::{
     diff::compare::{DiffLayer, ImageDiff, PackageChangeKind, SizeChange},
-    images::human_size,
     input::plural,
     output::{Document, ListFormat, Terminal, table},
+    registry_images::human_size,
 };
 
 impl ImageDiff {

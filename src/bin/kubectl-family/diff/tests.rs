@@ -2,8 +2,10 @@ use serde_json::json;
 
 use super::*;
 use crate::{
-    diff::compare::{Change, PackageChangeKind, SettingChange},
-    images::test_registry::{TestImages, TestRegistry, deb_layer, layer, packages_of_this_machine},
+    diff::compare::{BaseChange, PackageChangeKind, SettingChange},
+    registry_images::test_registry::{
+        TestImages, TestRegistry, deb_layer, layer, packages_of_this_machine,
+    },
 };
 
 async fn diff(registry: &TestRegistry, from: &str, to: &str) -> ImageDiff {
@@ -37,7 +39,7 @@ async fn a_rebuild_is_described() {
     let registry = registry().await;
     let diff = diff(&registry, "team/app:1", "team/app:2").await;
     let base = |digest: &str| format!("docker.io/library/debian:12@{digest}");
-    assert_eq!(diff.base, Some(Change { from: base("sha256:old"), to: base("sha256:new") }));
+    assert_eq!(diff.base, Some(BaseChange { from: base("sha256:old"), to: base("sha256:new") }));
     assert_eq!((diff.shared_layers, diff.removed_layers.len(), diff.added_layers.len()), (1, 1, 1));
     assert_eq!(diff.added_layers[0].command, "RUN step 2");
     let setting = |name: &str, from: Option<&str>, to: Option<&str>| SettingChange {

@@ -28,7 +28,7 @@ use crate::{
         ancestry::bases,
         scan::{RegistryPrefix, list_tags, read_images},
     },
-    images::RegistryArguments,
+    registry_images::RegistryArguments,
     import::write,
     output::{self, Document, Outcome, Terminal, note},
 };

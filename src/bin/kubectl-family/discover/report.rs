@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use crate::{
     discover::ancestry::{BaseEvidence, DiscoveredImage, FoundBase, UnknownBase},
-    images::human_size,
+    registry_images::human_size,
     output::table::{self, StyledText},
 };
 

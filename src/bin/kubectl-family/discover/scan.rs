@@ -11,7 +11,7 @@ use groundswell::registry::{
 
 use crate::{
     discover::ancestry::{AnnotatedBase, DiscoveredImage, StoredLayer},
-    images::RegistryAccess,
+    registry_images::RegistryAccess,
 };
 
 /// Maximum number of repositories of a registry.

@@ -24,7 +24,7 @@ use super::{
     scan::{RegistryPrefix, RegistryScan},
     *,
 };
-use crate::images::RegistryAccess;
+use crate::registry_images::RegistryAccess;
 
 /// Goal for 2,000 images.
 const LIMIT: Duration = Duration::from_secs(60);

@@ -3,7 +3,10 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use groundswell::{api::ImageState, lineage::families::FamilyName};
+use groundswell::{
+    api::{ImageState, RolloutState},
+    lineage::{ImageIndex, families::FamilyName},
+};
 
 use crate::{
     estate_graph::{EdgeKind, EstateGraph, GraphNode, NodeKind},
@@ -89,7 +92,7 @@ impl GraphNodeDocument {
     fn of(estate: &Estate, node: &GraphNode) -> Self {
         let family = node.family.and_then(|family| estate.families.get(family));
         let name = family.map(|family| &family.name);
-        let position = node.image.map(|image| image.position());
+        let position = node.image.map(ImageIndex::position);
         let spec = family.zip(position).and_then(|(family, at)| family.family.spec.images.get(at));
         let blueprint =
             family.zip(position).and_then(|(family, at)| family.blueprint.images.get(at));
@@ -111,7 +114,7 @@ impl GraphNodeDocument {
             state: node
                 .state
                 .map(ImageState::as_str)
-                .or_else(|| node.rollout.map(|state| state.as_str())),
+                .or_else(|| node.rollout.map(RolloutState::as_str)),
             digest: status.and_then(|status| status.digest.clone()),
         }
     }

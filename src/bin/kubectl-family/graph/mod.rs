@@ -1,10 +1,10 @@
 //! `kubectl family graph`: the lineage of all families, or of one image, as a tree for the terminal
 //! and as input for other programs.
 //!
-//! - [`tree`]: text that folds what does not fit
-//! - [`drawings`]: DOT and Mermaid
-//! - [`svg`]: a drawing with a layout
-//! - [`document`]: JSON
+//! - `tree`: text that folds what does not fit
+//! - `drawings`: DOT and Mermaid
+//! - `svg`: a drawing with a layout
+//! - `document`: JSON
 
 mod document;
 mod drawings;

@@ -31,8 +31,8 @@ pub struct ImpactDocument {
     /// build time is recorded.
     #[serde(skip_serializing_if = "Option::is_none")]
     estimated_seconds: Option<u64>,
-    /// Sum of the sizes of the last builds in bytes: an upper bound of what is pushed. Not set if
-    /// no size is recorded.
+    /// Sum of the sizes of the last builds in bytes, of the images for which one is recorded: how
+    /// much was pushed last time if no layer was reused. Not set if no size is recorded.
     #[serde(skip_serializing_if = "Option::is_none")]
     bytes: Option<i64>,
     /// Upper bound on the requests of the controller to the registries, for all images.
@@ -184,7 +184,9 @@ impl ImpactDocument {
             facts.push(("Critical path", self.critical_path.join(" -> ")));
         }
         if let Some(sum) = self.bytes {
-            facts.push(("Size", format!("at most {} are pushed", bytes(sum))));
+            let known = self.images.iter().filter(|image| image.size.is_some()).count();
+            let images = format!("the last builds of {known} image{}", plural(known));
+            facts.push(("Size", format!("{}: {images}", bytes(sum))));
         }
         if self.registry_requests > 0 {
             let requests = format!("at most {} requests of the controller", self.registry_requests);

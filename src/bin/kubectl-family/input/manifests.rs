@@ -187,8 +187,16 @@ fn syntax_problem(file: &str, error: &serde_yaml::Error) -> InputProblem {
         || file.to_owned(),
         |location| format!("{file}:{}:{}", location.line(), location.column()),
     );
-    let text = error.without_snippet().to_string();
+    let text = match error.without_snippet() {
+        serde_yaml::Error::DuplicateMappingKey { key: Some(key), .. } => {
+            format!("the key {key} is written twice; remove one")
+        }
+        other => other.to_string(),
+    };
     let first = text.lines().next().unwrap_or_default();
+    // The place says it already.
+    let at = location.map(|at| format!(" at line {}, column {}", at.line(), at.column()));
+    let first = at.and_then(|at| first.strip_suffix(&at)).unwrap_or(first);
     let message = shorten(&printable(&format!("this is not YAML: {first}")), MAX_MESSAGE);
     InputProblem { place, message }
 }

@@ -129,7 +129,7 @@ impl Estate {
     /// family.
     pub async fn read(arguments: &InputArguments) -> anyhow::Result<Self> {
         let estate = if arguments.filenames.is_empty() {
-            cluster_objects::read(arguments).await?
+            Box::pin(cluster_objects::read(arguments)).await?
         } else {
             let namespace = arguments.kubectl_flags.namespace.as_deref();
             let read = files::read_all(&arguments.filenames, arguments.depth())?;
@@ -248,9 +248,12 @@ impl Objects {
             default(&mut family.metadata);
             self.families.push(PlacedFamily { family, place: Place::File(place) });
         }
-        images.iter_mut().for_each(|image| default(&mut image.metadata));
-        cascades.iter_mut().for_each(|cascade| default(&mut cascade.metadata));
-        requests.iter_mut().for_each(|request| default(&mut request.metadata));
+        let images_of = images.iter_mut().map(|image| &mut image.metadata);
+        let cascades_of = cascades.iter_mut().map(|cascade| &mut cascade.metadata);
+        let requests_of = requests.iter_mut().map(|request| &mut request.metadata);
+        for metadata in images_of.chain(cascades_of).chain(requests_of) {
+            default(metadata);
+        }
         self.images.append(&mut images);
         self.cascades.append(&mut cascades);
         self.requests.append(&mut requests);

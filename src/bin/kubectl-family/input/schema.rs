@@ -89,17 +89,15 @@ fn path(pointer: &str, object: &Value) -> String {
     let mut value = Some(object);
     for part in pointer.split('/').skip(1) {
         let part = part.replace("~1", "/").replace("~0", "~");
-        match (value.and_then(Value::as_array), part.parse::<usize>()) {
-            (Some(items), Ok(index)) => {
-                value = items.get(index);
-                let name = value.and_then(|item| item.get("name")).and_then(Value::as_str);
-                path = format!("{path}[{}]", name.unwrap_or(&part));
-            }
-            _ => {
-                value = value.and_then(|value| value.get(&part));
-                let dot = if path.is_empty() { "" } else { "." };
-                path = format!("{path}{dot}{part}");
-            }
+        let items = value.and_then(Value::as_array);
+        if let (Some(items), Ok(index)) = (items, part.parse::<usize>()) {
+            value = items.get(index);
+            let name = value.and_then(|item| item.get("name")).and_then(Value::as_str);
+            path = format!("{path}[{}]", name.unwrap_or(&part));
+        } else {
+            value = value.and_then(|value| value.get(&part));
+            let dot = if path.is_empty() { "" } else { "." };
+            path = format!("{path}{dot}{part}");
         }
     }
     if path.is_empty() { "the object".into() } else { path }

@@ -20,12 +20,12 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::{
-    images::{
+    input::{Estate, EstateFamily, InputArguments, plural},
+    output::{self, Document, ListFormat, Outcome, Terminal, note, table},
+    registry_images::{
         ImageArgument, MAX_CONCURRENT_IMAGES, RegistryArguments, base_chain, current_reference,
         human_size,
     },
-    input::{Estate, EstateFamily, InputArguments, plural},
-    output::{self, Document, ListFormat, Outcome, Terminal, note, table},
 };
 
 /// The arguments of the command.

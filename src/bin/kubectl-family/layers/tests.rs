@@ -1,7 +1,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::images::test_registry::{TestImages, TestRegistry, layer};
+use crate::registry_images::test_registry::{TestImages, TestRegistry, layer};
 
 /// Three levels: a base with one layer, an image with one more, and one with two more.
 async fn registry() -> TestRegistry {

@@ -143,10 +143,7 @@ mod tests {
                 "apt-get update && apt-get install -y --no-install-recommends curl=8.1 git",
                 "curl git",
             ),
-            (
-                "set -eux; \\\n  DEBIAN_FRONTEND=x apt-get -y install \\\n   make \\\n  # why\n  gcc",
-                "make gcc",
-            ),
+            ("set -eux; \\\n  A=x apt-get -y install \\\n   make \\\n  # why\n  gcc", "make gcc"),
             ("apk add --no-cache --virtual .build gcc 'musl-dev>1.2'", "gcc musl-dev"),
             ("sudo dnf install -y openssl && dnf clean all", "openssl"),
             ("<<EOF\napt-get install -y jq\nEOF", "jq"),

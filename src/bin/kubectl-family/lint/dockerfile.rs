@@ -72,7 +72,7 @@ pub struct FinalStage {
 }
 
 /// A stage of the file.
-struct Stage {
+struct FileStage {
     base: String,
     name: Option<String>,
     instructions: Vec<Instruction>,
@@ -86,10 +86,10 @@ impl FinalStage {
     /// Returns the error of a line that cannot be interpreted.
     pub fn parse(text: &str, target: Option<&str>) -> anyhow::Result<Self> {
         let (instructions, escape) = parse_instructions(text)?;
-        let mut stages: Vec<Stage> = Vec::new();
+        let mut stages: Vec<FileStage> = Vec::new();
         for instruction in instructions {
             if instruction.keyword == "FROM" {
-                stages.push(Stage::begin(&instruction));
+                stages.push(FileStage::begin(&instruction));
             } else if let Some(stage) = stages.last_mut() {
                 stage.instructions.push(instruction);
             }
@@ -129,7 +129,7 @@ impl FinalStage {
     }
 }
 
-impl Stage {
+impl FileStage {
     fn begin(from: &Instruction) -> Self {
         let words: Vec<&str> = from.rest.split_whitespace().collect();
         let name = match words.as_slice() {
@@ -142,7 +142,7 @@ impl Stage {
 }
 
 /// Returns the positions of the stages that the target is made of, the lowest first.
-fn chain(stages: &[Stage], target: Option<&str>) -> Vec<usize> {
+fn chain(stages: &[FileStage], target: Option<&str>) -> Vec<usize> {
     let named = |name: &str, before: usize| {
         let name = name.to_lowercase();
         stages.iter().take(before).rposition(|stage| stage.name.as_ref() == Some(&name))

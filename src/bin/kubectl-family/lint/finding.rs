@@ -28,7 +28,7 @@ impl Level {
 
 /// One finding.
 #[derive(JsonSchema, Serialize, Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Finding {
+pub struct LintFinding {
     /// The image or the upstream, as `namespace/family/name`.
     pub subject: String,
     /// The Dockerfile, relative to the checkout. Not set for an inline Dockerfile.

@@ -20,8 +20,8 @@ use serde::Serialize;
 use crate::{
     input::{Estate, InputArguments, plural},
     lint::{
-        finding::{Finding, Level},
-        rules::{RULES, Reports},
+        finding::{Level, LintFinding},
+        rules::{RULES, RuleReports},
         subject::LintedEstate,
     },
     output::{
@@ -65,7 +65,7 @@ enum LintFormat {
 /// The findings, as `-o json` writes them.
 #[derive(JsonSchema, Serialize)]
 pub struct LintReport {
-    findings: Vec<Finding>,
+    findings: Vec<LintFinding>,
     /// Number of Dockerfiles that were read.
     read: usize,
     /// Number of images whose Dockerfile is not here.
@@ -87,9 +87,9 @@ impl LintReport {
     fn new(estate: &LintedEstate<'_>, disabled: &BTreeSet<&str>) -> Self {
         let mut findings = Vec::new();
         for rule in RULES.iter().filter(|rule| !disabled.contains(rule.id)) {
-            let mut reports = Reports::default();
+            let mut reports = RuleReports::default();
             (rule.check)(estate, &mut reports);
-            findings.extend(reports.0.into_iter().map(|report| Finding {
+            findings.extend(reports.0.into_iter().map(|report| LintFinding {
                 subject: report.subject,
                 file: report.file,
                 line: report.line,

@@ -8,7 +8,7 @@ use serde_sarif::sarif::{
 };
 
 use crate::lint::{
-    finding::{Finding, Level},
+    finding::{Level, LintFinding},
     rules::{RULES, Rule},
 };
 
@@ -19,7 +19,7 @@ const SCHEMA: &str = "https://json.schemastore.org/sarif-2.1.0.json";
 /// # Errors
 ///
 /// Never: all keys are texts.
-pub fn document(findings: &[Finding]) -> anyhow::Result<String> {
+pub fn document(findings: &[LintFinding]) -> anyhow::Result<String> {
     let driver = ToolComponent::builder()
         .name("kubectl-family")
         .version(build_info::LONG_VERSION.clone())
@@ -47,7 +47,7 @@ fn descriptor(rule: &Rule) -> ReportingDescriptor {
         .build()
 }
 
-fn result(finding: &Finding) -> SarifResult {
+fn result(finding: &LintFinding) -> SarifResult {
     let level = match finding.level {
         Level::Error => ResultLevel::Error,
         Level::Warning => ResultLevel::Warning,
@@ -61,7 +61,7 @@ fn result(finding: &Finding) -> SarifResult {
         .build()
 }
 
-fn location(finding: &Finding) -> Location {
+fn location(finding: &LintFinding) -> Location {
     let logical = LogicalLocation::builder().fully_qualified_name(finding.subject.clone()).build();
     let mut location = Location::builder().logical_locations(vec![logical]).build();
     if let Some(file) = &finding.file {

@@ -1,4 +1,4 @@
-//! What the rules look at: families, and what the Dockerfiles of their images say.
+//! What the rules check: families, and what the Dockerfiles of their images say.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use crate::{
     input::{Estate, EstateFamily},
     lint::{
         dockerfile::{self, DockerfileText, FinalStage},
-        rules::{Report, Reports},
+        rules::{RuleReport, RuleReports},
     },
 };
 
@@ -131,9 +131,9 @@ impl<'f> LintedImage<'f> {
     }
 
     /// Adds a report about this image.
-    pub fn report(&self, reports: &mut Reports, line: Option<usize>, message: String) {
+    pub fn report(&self, reports: &mut RuleReports, line: Option<usize>, message: String) {
         let file = self.dockerfile.text.as_ref().and_then(|text| text.file.clone());
         let subject = self.family.subject(&self.spec.name);
-        reports.0.push(Report { subject, file, line, message });
+        reports.0.push(RuleReport { subject, file, line, message });
     }
 }

@@ -3,13 +3,16 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::input::{Estate, InputArguments};
 
+/// The name of an image, its settings, and its Dockerfile.
+type ImageText<'t> = [&'t str; 3];
+
 /// A family as YAML. Each image is its name, and the lines that follow `- name`, indented by four.
-fn family(name: &str, upstreams: &str, images: &[(&str, &str, &str)]) -> String {
+fn family(name: &str, upstreams: &str, images: &[ImageText<'_>]) -> String {
     let mut text = format!(
         "apiVersion: groundswell.dev/v1alpha1\nkind: ImageFamily\nmetadata:\n  name: {name}\n\
          spec:\n  repository: registry.example.com/team\n  upstreams:\n{upstreams}  images:\n"
     );
-    for (image, settings, dockerfile) in images {
+    for [image, settings, dockerfile] in images {
         let indented = |spaces: usize, lines: &str| {
             let lines = lines.lines().map(|line| format!("{:spaces$}{line}\n", ""));
             lines.collect::<String>()
@@ -43,7 +46,7 @@ async fn lint_files(files: &[String], disabled: &[&'static str]) -> (Vec<String>
     let now = "2026-11-30T00:00:00Z".parse().expect("a time");
     let linted = LintedEstate::read(&estate, Some(folder.path()), now);
     let report = LintReport::new(&linted, &disabled.iter().copied().collect::<BTreeSet<_>>());
-    let place = |finding: &Finding| {
+    let place = |finding: &LintFinding| {
         let name = finding.subject.rsplit('/').next().unwrap_or_default();
         let line = finding.line.map(|line| format!(":{line}")).unwrap_or_default();
         format!("{} {name}{line}", finding.rule)
@@ -54,7 +57,7 @@ async fn lint_files(files: &[String], disabled: &[&'static str]) -> (Vec<String>
     (places, messages)
 }
 
-async fn lint(images: &[(&str, &str, &str)]) -> Vec<String> {
+async fn lint(images: &[ImageText<'_>]) -> Vec<String> {
     lint_files(&[family("f", ALPINE, images)], &[]).await.0
 }
 
@@ -62,7 +65,7 @@ async fn lint(images: &[(&str, &str, &str)]) -> Vec<String> {
 async fn lint_child(base: &str, child: &str) -> Vec<String> {
     let base = format!("FROM alpine:3.24\n{base}");
     let child = format!("ARG BASE\nFROM $BASE\n{child}");
-    lint(&[("base", ON_ALPINE, &base), ("app", ON_BASE, &child)]).await
+    lint(&[["base", ON_ALPINE, &base], ["app", ON_BASE, &child]]).await
 }
 
 #[tokio::test]
@@ -107,9 +110,9 @@ async fn build_tools_are_found_in_final_stages_only() {
     let two_stages = format!(
         "FROM alpine:3.24 AS build\n{install}\nFROM alpine:3.24\nCOPY --from=build /a /a\n"
     );
-    assert_eq!(lint(&[("app", ON_ALPINE, &two_stages)]).await, Vec::<String>::new());
+    assert_eq!(lint(&[["app", ON_ALPINE, &two_stages]]).await, Vec::<String>::new());
     let inherits = format!("FROM alpine:3.24 AS build\n{install}\nFROM build\n");
-    assert_eq!(lint(&[("app", ON_ALPINE, &inherits)]).await, ["build-tools app:2"]);
+    assert_eq!(lint(&[["app", ON_ALPINE, &inherits]]).await, ["build-tools app:2"]);
     let removed = "RUN apk add --no-cache --virtual .b gcc && make && apk del .b";
     assert_eq!(lint_child("", removed).await, Vec::<String>::new());
     let tool = format!("FROM alpine:3.24\n{install}\n");
@@ -117,7 +120,7 @@ async fn build_tools_are_found_in_final_stages_only() {
         "FROM registry.example.com/team/tool:latest AS b\nFROM alpine:3.24\nCOPY --from=b /a /a";
     let edges = "from: [{image: tool, use: BuildStage}, {upstream: alpine, as: \"alpine:3.24\"}]\n\
                  tags: [latest]";
-    let found = lint(&[("tool", ON_ALPINE, &tool), ("app", edges, user)]).await;
+    let found = lint(&[["tool", ON_ALPINE, &tool], ["app", edges, user]]).await;
     assert_eq!(found, Vec::<String>::new(), "an image that others build with");
 }
 
@@ -151,15 +154,15 @@ async fn a_copy_of_everything_before_dependencies_is_found() {
 #[tokio::test]
 async fn edges_and_dockerfiles_are_compared() {
     let names_other = "FROM alpine:3.24\nCOPY --from=docker.io/library/busybox:1 /a /a\n";
-    assert_eq!(lint(&[("app", ON_ALPINE, names_other)]).await, ["outside-reference app:2"]);
+    assert_eq!(lint(&[["app", ON_ALPINE, names_other]]).await, ["outside-reference app:2"]);
     let edges = "from: [{upstream: alpine, as: \"alpine:3.24\"}, {image: base, use: BuildStage}]\n\
                  tags: [latest]";
-    let base = ("base", ON_ALPINE, "FROM alpine:3.24");
-    assert_eq!(lint(&[base, ("app", edges, "FROM alpine:3.24")]).await, ["edges-disagree app"]);
+    let base = ["base", ON_ALPINE, "FROM alpine:3.24"];
+    assert_eq!(lint(&[base, ["app", edges, "FROM alpine:3.24"]]).await, ["edges-disagree app"]);
     let shadowed = "from: [{upstream: alpine, as: \"alpine:3.20\"}]\ntags: [latest]";
-    let found = lint(&[("app", shadowed, "FROM alpine:3.20")]).await;
+    let found = lint(&[["app", shadowed, "FROM alpine:3.20"]]).await;
     assert_eq!(found, ["shadowed-reference app"]);
-    assert_eq!(lint(&[("app", ON_ALPINE, "FROM")]).await, ["unreadable-dockerfile app:1"]);
+    assert_eq!(lint(&[["app", ON_ALPINE, "FROM"]]).await, ["unreadable-dockerfile app:1"]);
 }
 
 #[tokio::test]
@@ -170,10 +173,10 @@ async fn labels_are_compared_with_parents_and_siblings() {
     assert_eq!(lint_child(own, set).await, Vec::<String>::new());
     let with = "FROM alpine:3.24\nLABEL team=web\n";
     let names = ["a", "b", "c", "d"];
-    let mut images: Vec<_> = names.iter().map(|name| (*name, ON_ALPINE, with)).collect();
-    images.push(("e", ON_ALPINE, "FROM alpine:3.24"));
+    let mut images: Vec<_> = names.iter().map(|name| [*name, ON_ALPINE, with]).collect();
+    images.push(["e", ON_ALPINE, "FROM alpine:3.24"]);
     assert_eq!(lint(&images).await, ["label-lost e"]);
-    images.push(("f", ON_ALPINE, "FROM alpine:3.24"));
+    images.push(["f", ON_ALPINE, "FROM alpine:3.24"]);
     assert_eq!(lint(&images).await, Vec::<String>::new(), "two of six lack it");
 }
 
@@ -181,7 +184,7 @@ async fn labels_are_compared_with_parents_and_siblings() {
 async fn near_duplicates_are_found() {
     let with = |packages: &str| format!("FROM alpine:3.24\nRUN apk add --no-cache {packages}\n");
     let (a, b, c) = (with("x y z"), with("z y x"), with("x y q r"));
-    let found = lint(&[("a", ON_ALPINE, &a), ("b", ON_ALPINE, &b), ("c", ON_ALPINE, &c)]).await;
+    let found = lint(&[["a", ON_ALPINE, &a], ["b", ON_ALPINE, &b], ["c", ON_ALPINE, &c]]).await;
     assert_eq!(found, ["near-duplicate b"]);
 }
 
@@ -193,7 +196,7 @@ async fn secrets_are_found_and_never_shown() {
     );
     let image = format!("{ON_ALPINE}\nargs: {{API_KEY: {secret}, BUILD: \"1\"}}");
     let dockerfile = format!("FROM alpine:3.24\nARG API_KEY\nARG BUILD\n{child}");
-    let file = family("f", ALPINE, &[("app", &image, &dockerfile)]);
+    let file = family("f", ALPINE, &[["app", &image, &dockerfile]]);
     let (found, messages) = lint_files(&[file], &[]).await;
     let expected = [
         "secret-in-args app",
@@ -207,11 +210,11 @@ async fn secrets_are_found_and_never_shown() {
 
 #[tokio::test]
 async fn upstreams_are_checked() {
-    let upstreams = "  - {name: alpine, image: docker.io/library/alpine, follow: {tag: \"3.15\"}}\n  \
-                     - {name: node, image: docker.io/library/node, follow: {tag: latest}}\n";
+    let node = "  - {name: node, image: docker.io/library/node, follow: {tag: latest}}\n";
+    let upstreams = ALPINE.replace("3.24", "3.15") + node;
     let edges = "from: [{upstream: alpine, as: \"alpine:3.15\"}]\ntags: [latest]";
-    let images = [("app", edges, "FROM alpine:3.15")];
-    let found = lint_files(&[family("f", upstreams, &images)], &[]).await.0;
+    let images = [["app", edges, "FROM alpine:3.15"]];
+    let found = lint_files(&[family("f", &upstreams, &images)], &[]).await.0;
     assert_eq!(found, ["end-of-life alpine", "unpinned-reference node"]);
 }
 
@@ -219,8 +222,8 @@ async fn upstreams_are_checked() {
 async fn collisions_and_unused_images_are_found() {
     let dockerfile = "FROM alpine:3.24\n";
     let unused = "from: [{upstream: alpine, as: \"alpine:3.24\"}]\ntags: [\"r{{ build }}\"]";
-    let first = family("f", ALPINE, &[("app", ON_ALPINE, dockerfile), ("old", unused, dockerfile)]);
-    let second = family("g", ALPINE, &[("app", ON_ALPINE, dockerfile)]);
+    let first = family("f", ALPINE, &[["app", ON_ALPINE, dockerfile], ["old", unused, dockerfile]]);
+    let second = family("g", ALPINE, &[["app", ON_ALPINE, dockerfile]]);
     let (found, messages) = lint_files(&[first.clone(), second], &[]).await;
     assert_eq!(found, ["tag-collision app", "unused-image old"]);
     assert!(messages.contains("registry.example.com/team/app:latest"), "{messages}");
@@ -231,10 +234,10 @@ async fn collisions_and_unused_images_are_found() {
 #[tokio::test]
 async fn dockerfiles_of_a_checkout_are_read() {
     let settings = format!(
-        "{ON_ALPINE}\nsource:\n  git: {{url: \"https://git.example.com/a\", revision: main, path: PATH}}"
+        "{ON_ALPINE}\nsource:\n  git: {{url: \"https://r.example/a\", revision: main, path: PATH}}"
     );
     let file = |path: &str| {
-        let text = family("f", ALPINE, &[("app", &settings.replace("PATH", path), "")]);
+        let text = family("f", ALPINE, &[["app", &settings.replace("PATH", path), ""]]);
         // The image has a source already.
         text.split("    source:\n      inline").next().expect("a family").to_owned()
     };

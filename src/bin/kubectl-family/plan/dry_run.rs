@@ -210,7 +210,7 @@ impl<'a> DryRun<'a> {
             let Some(known) = self.images.get_mut(image.position()) else { continue };
             let result = match registry {
                 AssumedRegistry::HasAll => {
-                    let digest = digest_of(&fingerprint.to_string());
+                    let digest = digest_of(fingerprint.as_ref());
                     let spec = self.family.family.spec.images.get(image.position());
                     let revisions = self.family.blueprint.images.get(image.position());
                     let record = known.record.get_or_insert_default();
@@ -355,16 +355,15 @@ impl<'a> DryRun<'a> {
         let known = self.images.get(index.position())?;
         let object = self.family.images.get(&image.name);
         let inputs = known.verified.as_ref().map(|verified| &verified.inputs);
-        let source = match &blueprint.inline {
-            Some(inline) => inline.clone(),
-            None => {
-                let recorded = inputs.map(|inputs| &inputs.source);
-                revision(&image.source, recorded.filter(|_| !known.has_new_source))
-            }
-        };
+        let recorded = inputs.map(|inputs| &inputs.source).filter(|_| !known.has_new_source);
+        let source = blueprint.inline.clone();
+        let source = source.unwrap_or_else(|| revision(&image.source, recorded));
         let strategy = image.strategy.as_ref().unwrap_or(&self.family.family.spec.strategy);
         let recorded = inputs.map(|inputs| &inputs.strategy);
         let strategy = revision(strategy, recorded.filter(|_| !known.has_new_strategy));
+        let failure = known.record.as_ref().and_then(|record| record.failure.as_ref());
+        let job_version = failure.and_then(|failure| failure.job_version.clone());
+        let job_version = job_version.unwrap_or_default();
         let platform = known.record.as_ref().and_then(|record| record.platform.as_deref());
         Some(ObservedImage {
             record: known.record.as_ref(),
@@ -377,8 +376,9 @@ impl<'a> DryRun<'a> {
             builds: known.builds.clone(),
             checks: Vec::new(),
             deferred: Vec::new(),
-            job_version: String::new(),
-            pod_version: String::new(),
+            // What a failed Job was made of is assumed to be unchanged.
+            job_version: job_version.clone(),
+            pod_version: job_version,
             lookups: known.lookups.clone(),
             tags: HashMap::new(),
             rebuild_mark: None,

@@ -2,8 +2,8 @@
 //! out: now, if an upstream moved, or with another manifest.
 //!
 //! - [`dry_run`]: the decision on recorded state
-//! - [`changes`]: what a manifest changes
-//! - [`report`]: tables, Markdown and the document
+//! - `changes`: what a manifest changes
+//! - `report`: tables, Markdown and the document
 
 mod changes;
 pub mod dry_run;

@@ -45,7 +45,8 @@ pub struct FamilyPlan {
     name: String,
     /// What changes first: upstreams, sources, specs or requests.
     causes: Vec<String>,
-    /// The images that the next cascade builds, parents first.
+    /// The images that the next cascade builds, parents first, or whose builds a running cascade
+    /// starts now.
     builds: Vec<PlannedImage>,
     /// Seconds until the cascade starts, because gates are closed. 0 if it starts at once; not set
     /// if there is none.
@@ -103,26 +104,27 @@ impl FamilyPlan {
         now: Timestamp,
     ) -> Self {
         let mut plan = Self::empty(&after.name);
-        let levels: &[Vec<ImageIndex>] = match &end.decision.cascade {
-            CascadeDecision::Start { causes, levels, .. } => {
-                plan.causes = causes.iter().map(describe).collect();
-                let wait = end.at.duration_since(now).as_secs();
-                plan.starts_in_seconds = Some(u64::try_from(wait).unwrap_or(0));
-                plan.waits_for = (wait > 0).then(|| waiting_message(end)).flatten();
-                levels
-            }
-            _ => {
-                plan.waits_for = closed_gate(after, end);
-                &[]
-            }
-        };
+        let mut levels: &[Vec<ImageIndex>] = &[];
+        if let CascadeDecision::Start { causes, levels: planned, .. } = &end.decision.cascade {
+            plan.causes = causes.iter().map(describe).collect();
+            let wait = end.at.duration_since(now).as_secs();
+            plan.starts_in_seconds = Some(u64::try_from(wait).unwrap_or(0));
+            plan.waits_for = (wait > 0).then(|| waiting_message(end));
+            levels = planned;
+        } else {
+            plan.waits_for = closed_gate(after, end);
+        }
         let mut is_built = vec![false; after.family.spec.images.len()];
-        for index in levels.iter().flatten() {
+        let started = end.first.builds().map(|build| build.image);
+        let mut starts: Vec<ImageIndex> = levels.iter().flatten().copied().chain(started).collect();
+        starts.sort_by_key(|index| (after.blueprint.lineage.level(*index), *index));
+        starts.dedup();
+        for index in &starts {
             if let Some(is_built) = is_built.get_mut(index.position()) {
                 *is_built = true;
             }
         }
-        for index in levels.iter().flatten() {
+        for index in &starts {
             plan.builds.extend(planned(after, *index, end, &Role::Built { with: &is_built }));
         }
         for (index, decided) in ImageIndex::enumerate(&end.decision.images) {
@@ -222,7 +224,13 @@ fn planned(
         level: family.blueprint.lineage.level(index),
         state: decided.state.as_str(),
         why: match role {
-            Role::Built { with } => cause_of(family, index, decided, with),
+            Role::Built { with } => {
+                let moved = match &end.decision.cascade {
+                    CascadeDecision::Start { causes, .. } => causes.as_slice(),
+                    _ => &[],
+                };
+                cause_of(family, index, decided, with, moved)
+            }
             Role::Other => shorten(&decided.message.to_string(), MAX_CAUSE),
         },
     })
@@ -234,20 +242,28 @@ fn cause_of(
     index: ImageIndex,
     decided: &ImageDecision,
     built: &[bool],
+    moved: &[Cause],
 ) -> String {
     let causes: Vec<String> = decided.causes.iter().map(describe).collect();
     if !causes.is_empty() {
         return shorten(&causes.join("; "), MAX_CAUSE);
     }
+    let spec = &family.family.spec;
     let parents = family.blueprint.lineage.parents(index).iter();
-    let names = parents.filter_map(|parent| match parent {
+    let reasons = parents.filter_map(|parent| match parent {
         Parent::Image(parent) if built.get(parent.position()) == Some(&true) => {
-            Some(family.family.spec.images.get(parent.position())?.name.as_str())
+            Some(format!("after {}", spec.images.get(parent.position())?.name))
         }
-        _ => None,
+        Parent::Upstream(upstream) => {
+            let name = &spec.upstreams.get(upstream.position())?.name;
+            let is_moved =
+                |cause: &&Cause| cause.type_ == CauseType::Upstream && cause.name == *name;
+            moved.iter().find(is_moved).map(describe)
+        }
+        Parent::Image(_) | Parent::Import(_) => None,
     });
-    let names: Vec<&str> = names.collect();
-    if names.is_empty() { "an input changes".into() } else { format!("after {}", names.join(", ")) }
+    let reasons: Vec<String> = reasons.collect();
+    if reasons.is_empty() { "an input changes".into() } else { reasons.join("; ") }
 }
 
 /// Returns why upstreams use no newer digest.
@@ -269,14 +285,10 @@ fn closed_gate(family: &EstateFamily, end: &DryRunEnd) -> Option<String> {
 }
 
 /// Returns what keeps a cascade from starting at the first moment.
-fn waiting_message(end: &DryRunEnd) -> Option<String> {
-    if let Some(message) = unadopted(&end.first) {
-        return Some(message);
-    }
-    if end.first.window.as_ref().is_some_and(|window| !window.open) {
-        return Some("a window".into());
-    }
-    Some("the quiet time".into())
+fn waiting_message(end: &DryRunEnd) -> String {
+    let is_closed = end.first.window.as_ref().is_some_and(|window| !window.open);
+    let gate = if is_closed { "a window" } else { "the quiet time" };
+    unadopted(&end.first).unwrap_or_else(|| gate.into())
 }
 
 /// Says what a cause is.

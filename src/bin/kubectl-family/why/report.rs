@@ -235,8 +235,9 @@ impl WhyDocument {
         };
         section("Why it has to be built:", self.stale.clone());
         let waits = self.waits_for.iter().map(|wait| {
-            let reason = if wait.reason.is_empty() { "" } else { &wait.reason };
-            format!("{} is {} ({reason}): {}.", wait.image, wait.state, wait.message)
+            let is_new = !wait.reason.is_empty() && wait.reason != wait.state;
+            let reason = if is_new { format!(" ({})", wait.reason) } else { String::new() };
+            format!("{} is {}{reason}: {}.", wait.image, wait.state, wait.message)
         });
         section("What it waits for:", waits.collect());
         section("Its last failure:", self.failure.iter().cloned().collect());

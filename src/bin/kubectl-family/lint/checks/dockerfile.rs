@@ -5,7 +5,7 @@ use groundswell::{api::EdgeUse, builds::dockerfile::Instruction, lineage::Parent
 use crate::lint::{
     commands::{PackageManager, install_commands, script},
     dockerfile::FinalStage,
-    rules::Reports,
+    rules::RuleReports,
     subject::{LintedEstate, LintedImage},
 };
 
@@ -64,7 +64,7 @@ const SECRET_FORMS: [&str; 8] =
     ["AKIA", "ghp_", "github_pat_", "glpat-", "npm_", "xoxb-", "sk_live_", "-----BEGIN"];
 
 /// Reports compilers in final stages.
-pub fn build_tools(estate: &LintedEstate<'_>, reports: &mut Reports) {
+pub fn build_tools(estate: &LintedEstate<'_>, reports: &mut RuleReports) {
     for (image, stage) in with_stages(estate).filter(|(image, _)| !is_build_stage(image)) {
         for package in &stage.packages {
             let name = package.name.as_str();
@@ -100,7 +100,7 @@ fn is_removed(stage: &FinalStage, line: usize, name: &str) -> bool {
 }
 
 /// Reports copies of the whole context before the installation of dependencies.
-pub fn cache_order(estate: &LintedEstate<'_>, reports: &mut Reports) {
+pub fn cache_order(estate: &LintedEstate<'_>, reports: &mut RuleReports) {
     for (image, stage) in with_stages(estate) {
         let mut copied = None;
         for instruction in &stage.instructions {
@@ -131,7 +131,7 @@ fn copies_context(copy: &Instruction) -> bool {
 }
 
 /// Reports caches of package managers in layers.
-pub fn package_cache(estate: &LintedEstate<'_>, reports: &mut Reports) {
+pub fn package_cache(estate: &LintedEstate<'_>, reports: &mut RuleReports) {
     for (image, stage) in with_stages(estate) {
         let sets_no_cache = stage.instructions.iter().any(|instruction| {
             instruction.keyword == "ENV" && instruction.rest.contains("PIP_NO_CACHE_DIR")
@@ -162,7 +162,7 @@ pub fn package_cache(estate: &LintedEstate<'_>, reports: &mut Reports) {
 }
 
 /// Reports what looks like a secret. The value is never part of the message.
-pub fn secret_in_args(estate: &LintedEstate<'_>, reports: &mut Reports) {
+pub fn secret_in_args(estate: &LintedEstate<'_>, reports: &mut RuleReports) {
     for image in estate.images() {
         for (kind, values) in [("args", &image.spec.args), ("labels", &image.spec.labels)] {
             for (name, value) in values.iter().filter(|(name, value)| is_secret(name, value)) {

@@ -12,7 +12,7 @@ use groundswell::{
 };
 
 use crate::lint::{
-    rules::Reports,
+    rules::RuleReports,
     subject::{LintedEstate, LintedImage},
 };
 
@@ -20,8 +20,8 @@ use crate::lint::{
 const PLATFORM: &str = "linux/amd64";
 
 /// Reports images that a Dockerfile names and no edge declares.
-pub fn outside_reference(estate: &LintedEstate<'_>, reports: &mut Reports) {
-    for (image, dockerfile, edges) in with_edges(estate) {
+pub fn outside_reference(estate: &LintedEstate<'_>, reports: &mut RuleReports) {
+    for (image, ParsedDockerfile { dockerfile, edges }) in with_edges(estate) {
         for needed in undeclared_images(&dockerfile, &edges).unwrap_or_default() {
             let message = format!(
                 "`{}` is no parent in `from`, so that its changes would cause no rebuild",
@@ -33,8 +33,8 @@ pub fn outside_reference(estate: &LintedEstate<'_>, reports: &mut Reports) {
 }
 
 /// Reports what else differs between edges and Dockerfiles.
-pub fn edges_disagree(estate: &LintedEstate<'_>, reports: &mut Reports) {
-    for (image, dockerfile, edges) in with_edges(estate) {
+pub fn edges_disagree(estate: &LintedEstate<'_>, reports: &mut RuleReports) {
+    for (image, ParsedDockerfile { dockerfile, edges }) in with_edges(estate) {
         if undeclared_images(&dockerfile, &edges).is_ok_and(|undeclared| !undeclared.is_empty()) {
             continue;
         }
@@ -49,7 +49,7 @@ pub fn edges_disagree(estate: &LintedEstate<'_>, reports: &mut Reports) {
 }
 
 /// Reports references whose tag is not the one that the build uses.
-pub fn shadowed_reference(estate: &LintedEstate<'_>, reports: &mut Reports) {
+pub fn shadowed_reference(estate: &LintedEstate<'_>, reports: &mut RuleReports) {
     for image in estate.images() {
         let parents = image.family.family.blueprint.lineage.parents(image.index);
         for (edge, parent) in image.spec.from.iter().zip(parents) {
@@ -71,7 +71,7 @@ pub fn shadowed_reference(estate: &LintedEstate<'_>, reports: &mut Reports) {
 }
 
 /// Reports Dockerfiles that cannot be read.
-pub fn unreadable(estate: &LintedEstate<'_>, reports: &mut Reports) {
+pub fn unreadable(estate: &LintedEstate<'_>, reports: &mut RuleReports) {
     for image in estate.images() {
         if let Some(problem) = &image.dockerfile.problem {
             image.report(reports, None, problem.clone());
@@ -81,20 +81,26 @@ pub fn unreadable(estate: &LintedEstate<'_>, reports: &mut Reports) {
     }
 }
 
+/// A Dockerfile and the edges of its image.
+struct ParsedDockerfile {
+    dockerfile: Dockerfile,
+    edges: Vec<DeclaredEdge>,
+}
+
 /// Returns the images that declare all their edges and whose Dockerfile can be interpreted.
 fn with_edges<'a>(
     estate: &'a LintedEstate<'a>,
-) -> impl Iterator<Item = (LintedImage<'a>, Dockerfile, Vec<DeclaredEdge>)> {
+) -> impl Iterator<Item = (LintedImage<'a>, ParsedDockerfile)> {
     let images = estate.images().filter(|image| image.spec.edges == EdgeSource::Declared);
     images.filter_map(|image| {
-        let (dockerfile, edges) = parse(&image)?.ok()?;
-        Some((image, dockerfile, edges))
+        let parsed = parse(&image)?.ok()?;
+        Some((image, parsed))
     })
 }
 
 /// Parses the Dockerfile of an image as its build does. Returns `None` if it is not here, or if the
 /// reference of a parent is in another family.
-fn parse(image: &LintedImage<'_>) -> Option<Result<(Dockerfile, Vec<DeclaredEdge>), SyntaxError>> {
+fn parse(image: &LintedImage<'_>) -> Option<Result<ParsedDockerfile, SyntaxError>> {
     let text = &image.dockerfile.text.as_ref()?.text;
     let edges = declared_edges(image)?;
     let by_arg = edges.iter().filter_map(|edge| Some((edge.arg.clone()?, edge.pinned.clone())));
@@ -103,7 +109,7 @@ fn parse(image: &LintedImage<'_>) -> Option<Result<(Dockerfile, Vec<DeclaredEdge
     let platform = Platform::from_user(PLATFORM)?;
     let target = image.spec.target.as_deref();
     let options = BuildOptions { args: &args, platform: &platform, target };
-    Some(Dockerfile::parse(text, &options).map(|dockerfile| (dockerfile, edges)))
+    Some(Dockerfile::parse(text, &options).map(|dockerfile| ParsedDockerfile { dockerfile, edges }))
 }
 
 /// Returns the edges as a build declares them, or `None` if the reference of one is in another

@@ -6,7 +6,7 @@ use groundswell::engine::end_of_life::ended_upstreams;
 
 use crate::lint::{
     checks::lineage::sets_label,
-    rules::{Report, Reports},
+    rules::{RuleReport, RuleReports},
     subject::{LintedEstate, LintedFamily, LintedImage},
 };
 
@@ -17,7 +17,7 @@ const MOVING_TAGS: [&str; 8] =
 const MIN_LABELLED: usize = 3;
 
 /// Reports upstreams without support.
-pub fn end_of_life(estate: &LintedEstate<'_>, reports: &mut Reports) {
+pub fn end_of_life(estate: &LintedEstate<'_>, reports: &mut RuleReports) {
     for family in &estate.families {
         for ended in ended_upstreams(&family.family.family.spec.upstreams, estate.now) {
             let next = ended.successor.as_deref().unwrap_or("a release with support");
@@ -31,13 +31,13 @@ pub fn end_of_life(estate: &LintedEstate<'_>, reports: &mut Reports) {
 }
 
 /// Reports upstreams whose tag names no version.
-pub fn unpinned_reference(estate: &LintedEstate<'_>, reports: &mut Reports) {
+pub fn unpinned_reference(estate: &LintedEstate<'_>, reports: &mut RuleReports) {
     for family in &estate.families {
         for upstream in &family.family.family.spec.upstreams {
             let tag = upstream.follow.tag.as_str();
             if MOVING_TAGS.contains(&tag) {
                 let message = format!(
-                    "{} moves to the next major version without notice; follow a tag with a version",
+                    "{} moves to the next major version without notice; follow a version",
                     upstream.reference()
                 );
                 report(family, reports, &upstream.name, message);
@@ -47,7 +47,7 @@ pub fn unpinned_reference(estate: &LintedEstate<'_>, reports: &mut Reports) {
 }
 
 /// Reports images that nothing uses.
-pub fn unused_image(estate: &LintedEstate<'_>, reports: &mut Reports) {
+pub fn unused_image(estate: &LintedEstate<'_>, reports: &mut RuleReports) {
     let imported = imported(estate);
     for image in estate.images() {
         let family = image.family.family;
@@ -85,7 +85,7 @@ fn imported(estate: &LintedEstate<'_>) -> BTreeSet<String> {
 }
 
 /// Reports tags that images of several families set. Those of one family are an error of its spec.
-pub fn tag_collision(estate: &LintedEstate<'_>, reports: &mut Reports) {
+pub fn tag_collision(estate: &LintedEstate<'_>, reports: &mut RuleReports) {
     let mut owners: BTreeMap<String, String> = BTreeMap::new();
     for image in estate.images() {
         let position = image.index.position();
@@ -105,7 +105,7 @@ pub fn tag_collision(estate: &LintedEstate<'_>, reports: &mut Reports) {
 }
 
 /// Reports images without a label that nearly all others of their family have.
-pub fn label_lost(estate: &LintedEstate<'_>, reports: &mut Reports) {
+pub fn label_lost(estate: &LintedEstate<'_>, reports: &mut RuleReports) {
     for family in &estate.families {
         let known: Vec<LintedImage<'_>> =
             family.images().filter(|image| image.stage().is_some()).collect();
@@ -137,7 +137,7 @@ fn has_label(image: &LintedImage<'_>, label: &str) -> bool {
         .is_some_and(|value| !value.is_empty())
 }
 
-fn report(family: &LintedFamily<'_>, reports: &mut Reports, name: &str, message: String) {
+fn report(family: &LintedFamily<'_>, reports: &mut RuleReports, name: &str, message: String) {
     let subject = family.subject(name);
-    reports.0.push(Report { subject, file: None, line: None, message });
+    reports.0.push(RuleReport { subject, file: None, line: None, message });
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::lint::{
     dockerfile::FinalStage,
-    rules::Reports,
+    rules::RuleReports,
     subject::{LintedEstate, LintedImage},
 };
 
@@ -22,7 +22,7 @@ const OWN_LABELS: [&str; 7] = [
 const MIN_COMMON_PACKAGES: usize = 3;
 
 /// Reports images that are back at root.
-pub fn root_again(estate: &LintedEstate<'_>, reports: &mut Reports) {
+pub fn root_again(estate: &LintedEstate<'_>, reports: &mut RuleReports) {
     for image in estate.images() {
         let Some((user, line)) = image.stage().and_then(|stage| stage.user.as_ref()) else {
             continue;
@@ -50,7 +50,7 @@ fn is_root(user: &str) -> bool {
 }
 
 /// Reports packages that an image below installs already.
-pub fn repeated_package(estate: &LintedEstate<'_>, reports: &mut Reports) {
+pub fn repeated_package(estate: &LintedEstate<'_>, reports: &mut RuleReports) {
     for (image, stage) in with_stages(estate) {
         let mut reported = BTreeSet::new();
         for package in &stage.packages {
@@ -72,7 +72,7 @@ pub fn repeated_package(estate: &LintedEstate<'_>, reports: &mut Reports) {
 }
 
 /// Reports files that are copied over those of an image below.
-pub fn repeated_file(estate: &LintedEstate<'_>, reports: &mut Reports) {
+pub fn repeated_file(estate: &LintedEstate<'_>, reports: &mut RuleReports) {
     for (image, stage) in with_stages(estate) {
         for (file, line) in copied_files(stage) {
             let copies = |base: &LintedImage<'_>| {
@@ -109,7 +109,7 @@ fn copied_files(stage: &FinalStage) -> BTreeMap<String, usize> {
 }
 
 /// Reports labels that describe an image below.
-pub fn label_inherited(estate: &LintedEstate<'_>, reports: &mut Reports) {
+pub fn label_inherited(estate: &LintedEstate<'_>, reports: &mut RuleReports) {
     for (image, _) in with_stages(estate) {
         for label in OWN_LABELS {
             if sets_label(&image, label).is_some() {
@@ -132,7 +132,7 @@ pub fn sets_label<'f>(image: &LintedImage<'f>, label: &str) -> Option<&'f str> {
 }
 
 /// Reports images on the same parent that install nearly the same packages.
-pub fn near_duplicate(estate: &LintedEstate<'_>, reports: &mut Reports) {
+pub fn near_duplicate(estate: &LintedEstate<'_>, reports: &mut RuleReports) {
     for family in &estate.families {
         let mut siblings: BTreeMap<String, Vec<(LintedImage<'_>, BTreeSet<&str>)>> =
             BTreeMap::new();

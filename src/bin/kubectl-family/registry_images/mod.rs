@@ -14,7 +14,7 @@ use groundswell::{
     registry::{CaBundle, Client, Config, Keychain, Platform},
 };
 
-pub use crate::images::{
+pub use crate::registry_images::{
     names::{ImageArgument, base_chain, build_reference, current_reference},
     size::human_size,
 };
@@ -24,8 +24,10 @@ const MAX_DOCKER_CONFIG_BYTES: u64 = 1 << 20;
 /// Number of images that are read at the same time.
 pub const MAX_CONCURRENT_IMAGES: usize = 4;
 
-/// The flags that say how registries are reached. Credentials are those of the Docker configuration:
-/// the file that `DOCKER_CONFIG` or `REGISTRY_AUTH_FILE` names, or that of the home folder.
+/// The flags that say how registries are reached.
+///
+/// Credentials are those of the Docker configuration: the file that `REGISTRY_AUTH_FILE` or
+/// `DOCKER_CONFIG` names, or that of the home folder.
 #[derive(Args, Clone, Debug, Default)]
 pub struct RegistryArguments {
     /// Registry that is reached over plain HTTP, as host or host:port. May be repeated
