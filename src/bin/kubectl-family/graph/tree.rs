@@ -18,7 +18,7 @@ use groundswell::{
 };
 
 use crate::{
-    estate_graph::{EdgeKind, EstateGraph, GraphNode, NodeId, NodeKind},
+    estate_graph::{EdgeKind, EstateGraph, GraphNode, GraphNodeKind, NodeId},
     output::colours,
 };
 
@@ -95,8 +95,8 @@ impl Counts {
 
     fn of(node: &GraphNode) -> Self {
         Self {
-            images: usize::from(node.kind == NodeKind::Image),
-            workloads: usize::from(node.kind == NodeKind::Workload),
+            images: usize::from(node.kind == GraphNodeKind::Image),
+            workloads: usize::from(node.kind == GraphNodeKind::Workload),
             states: node.state.map(|state| (state, 1)).into_iter().collect(),
         }
     }
@@ -226,7 +226,7 @@ impl<'a> Tree<'a> {
         if siblings.len() <= lines {
             return Some(siblings.iter().map(|node| Entry::of(Item::Node(*node))).collect());
         }
-        let mut groups: BTreeMap<(NodeKind, String), Vec<NodeId>> = BTreeMap::new();
+        let mut groups: BTreeMap<(GraphNodeKind, String), Vec<NodeId>> = BTreeMap::new();
         for node in siblings {
             let Some(content) = self.graph.node(*node) else { continue };
             let prefix = if self.focus.contains(node) { &content.name } else { prefix(content) };
@@ -335,14 +335,16 @@ impl<'a> Tree<'a> {
         if !others.is_empty() {
             details.push(format!("also from {}", others.join(", ")));
         }
-        if content.kind == NodeKind::Image
+        if content.kind == GraphNodeKind::Image
             && main.is_some_and(|edge| edge.kind == EdgeKind::BuildStage)
         {
             details.push("as a build stage".into());
         }
         let name = match content.kind {
-            NodeKind::External => format!("{} (not in the input)", content.name),
-            NodeKind::Upstream | NodeKind::Image | NodeKind::Workload => content.name.clone(),
+            GraphNodeKind::External => format!("{} (not in the input)", content.name),
+            GraphNodeKind::Upstream | GraphNodeKind::Image | GraphNodeKind::Workload => {
+                content.name.clone()
+            }
         };
         let colour = content.state.map(colours::of_state);
         Line { name, details: details.join(", "), colour }

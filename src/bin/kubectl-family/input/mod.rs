@@ -35,7 +35,7 @@ use groundswell::{
     lineage::families::FamilyName,
 };
 
-use crate::{command_line::KubectlFlags, input::manifests::Manifest, output::note};
+use crate::{command_line::KubectlFlags, input::manifests::ParsedFile, output::note};
 
 /// Maximum number of problems that are listed. The rest is counted.
 const MAX_LISTED: usize = 50;
@@ -71,12 +71,12 @@ pub struct Estate {
     /// invalid while the others are not.
     pub problems: Vec<InputProblem>,
     /// Where the families come from.
-    pub origin: Origin,
+    pub origin: EstateOrigin,
 }
 
 /// Where an estate comes from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Origin {
+pub enum EstateOrigin {
     /// Files. They may contain what a cluster has recorded, for example if `kubectl get -o yaml`
     /// has written them.
     #[default]
@@ -145,14 +145,14 @@ impl Estate {
 
     /// Returns the estate of files. `namespace` is that of objects that name none.
     fn of_files(read: &files::FilesRead, namespace: &str) -> Self {
-        let mut objects = Objects::default();
+        let mut objects = InputObjects::default();
         let mut problems = read.problems.clone();
         for file in &read.files {
-            let manifest = Manifest::parse(file);
+            let manifest = ParsedFile::parse(file);
             problems.extend(manifest.problems.iter().cloned());
             objects.add(manifest, namespace);
         }
-        objects.estate(problems, Origin::Files)
+        objects.estate(problems, EstateOrigin::Files)
     }
 
     fn checked(self, arguments: &InputArguments) -> anyhow::Result<Self> {
@@ -162,7 +162,7 @@ impl Estate {
         if let Some(more) = self.problems.len().checked_sub(MAX_LISTED).filter(|more| *more > 0) {
             note(&format!("{more} more problems are not listed"));
         }
-        if self.origin == Origin::Files && !self.problems.is_empty() {
+        if self.origin == EstateOrigin::Files && !self.problems.is_empty() {
             let count = self.problems.len();
             bail!("{count} problem{} in the files; correct them first", plural(count));
         }
@@ -202,9 +202,9 @@ impl InputArguments {
     }
 }
 
-/// Objects of an input, before the families are expanded.
+/// InputObjects of an input, before the families are expanded.
 #[derive(Debug, Default)]
-struct Objects {
+struct InputObjects {
     families: Vec<PlacedFamily>,
     images: Vec<ManagedImage>,
     cascades: Vec<Cascade>,
@@ -237,13 +237,13 @@ impl Place {
     }
 }
 
-impl Objects {
+impl InputObjects {
     /// Adds the objects of a file. `namespace` is that of objects that name none.
-    fn add(&mut self, manifest: Manifest, namespace: &str) {
+    fn add(&mut self, manifest: ParsedFile, namespace: &str) {
         let default = |metadata: &mut kube::api::ObjectMeta| {
             metadata.namespace.get_or_insert_with(|| namespace.to_owned());
         };
-        let Manifest { families, mut images, mut cascades, mut requests, .. } = manifest;
+        let ParsedFile { families, mut images, mut cascades, mut requests, .. } = manifest;
         for (mut family, place) in families {
             default(&mut family.metadata);
             self.families.push(PlacedFamily { family, place: Place::File(place) });
@@ -260,7 +260,7 @@ impl Objects {
     }
 
     /// Expands and validates the families, and gives each what is recorded of it.
-    fn estate(self, mut problems: Vec<InputProblem>, origin: Origin) -> Estate {
+    fn estate(self, mut problems: Vec<InputProblem>, origin: EstateOrigin) -> Estate {
         let mut families: BTreeMap<FamilyName, EstateFamily> = BTreeMap::new();
         let mut places: HashMap<FamilyName, String> = HashMap::new();
         for PlacedFamily { family, place } in self.families {

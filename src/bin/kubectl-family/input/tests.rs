@@ -127,7 +127,7 @@ fn odd_texts_never_panic() {
         &bomb,
     ] {
         let file = files::InputFile { name: "x".into(), text: text.into(), named: true };
-        let manifest = Manifest::parse(&file);
+        let manifest = ParsedFile::parse(&file);
         assert!(manifest.families.is_empty(), "{text}");
     }
 }
