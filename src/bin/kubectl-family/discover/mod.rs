@@ -28,9 +28,9 @@ use crate::{
         ancestry::bases,
         scan::{RegistryPrefix, list_tags, read_images},
     },
-    registry_images::RegistryArguments,
     import::write,
     output::{self, Document, Outcome, Terminal, note},
+    registry_images::RegistryArguments,
 };
 
 /// Maximum size of a list of references in bytes.

@@ -16,8 +16,8 @@ use serde::Serialize;
 
 use crate::{
     discover::ancestry::{BaseEvidence, DiscoveredImage, FoundBase, UnknownBase},
-    registry_images::human_size,
     output::table::{self, StyledText},
+    registry_images::human_size,
 };
 
 const SECONDS_PER_HOUR: i64 = 3600;
