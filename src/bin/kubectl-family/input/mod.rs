@@ -202,7 +202,7 @@ impl InputArguments {
     }
 }
 
-/// InputObjects of an input, before the families are expanded.
+/// The objects of an input, before the families are expanded.
 #[derive(Debug, Default)]
 struct InputObjects {
     families: Vec<PlacedFamily>,

@@ -134,8 +134,12 @@ impl LintReport {
         } else {
             table::render(&["LEVEL", "RULE", "PLACE", "MESSAGE"], rows.collect(), width) + "\n"
         };
-        text +=
-            &format!("{count} finding{}, {read} Dockerfile{} read", plural(count), plural(read));
+        _ = write!(
+            text,
+            "{count} finding{}, {read} Dockerfile{} read",
+            plural(count),
+            plural(read)
+        );
         if self.unread > 0 {
             _ = write!(text, ", {} not here (see --checkout)", self.unread);
         }
