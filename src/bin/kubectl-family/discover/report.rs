@@ -49,7 +49,6 @@ pub struct DiscoveredRow {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub age_seconds: Option<i64>,
     /// The releases below the image whose support has ended, each with its last day.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub end_of_life: Vec<String>,
     /// Size of all layers in bytes, compressed.
     pub size: u64,
@@ -63,7 +62,6 @@ pub struct DiscoveredRow {
 pub struct BaseRow {
     pub state: BaseState,
     /// The base; the candidates if it is ambiguous; empty if it is not known.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub images: Vec<String>,
     /// What shows it: `Annotation` or `Layers`.
     #[serde(skip_serializing_if = "Option::is_none")]

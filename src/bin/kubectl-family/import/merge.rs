@@ -11,7 +11,7 @@ use crate::import::{
         FamilyManifest, ManifestEntry, ManifestField, OWNED_FIELDS, OrderedFields, export_fields,
         indented, item, yaml,
     },
-    yaml_lines::{self, YamlEntry, YamlNode},
+    yaml_lines::{self, LineEntry, LineNode},
 };
 
 /// What happens to images that no file builds any more.
@@ -71,7 +71,7 @@ struct Merge<'a> {
 }
 
 impl Merge<'_> {
-    fn repository(&mut self, spec: &YamlNode, manifest: &FamilyManifest) -> anyhow::Result<()> {
+    fn repository(&mut self, spec: &LineNode, manifest: &FamilyManifest) -> anyhow::Result<()> {
         let entry = spec.entry("repository").context("`spec` has no `repository`")?;
         if entry.value.text() == Some(&manifest.repository) {
             return Ok(());
@@ -82,7 +82,7 @@ impl Merge<'_> {
 
     fn images(
         &mut self,
-        spec: &YamlNode,
+        spec: &LineNode,
         value: &Value,
         manifest: &FamilyManifest,
         orphans: OrphanPolicy,
@@ -120,7 +120,7 @@ impl Merge<'_> {
     /// Updates the fields of an entry that the import owns.
     fn update(
         &mut self,
-        node: &YamlNode,
+        node: &LineNode,
         value: &Value,
         entry: &ManifestEntry,
     ) -> anyhow::Result<()> {
@@ -169,7 +169,7 @@ impl Merge<'_> {
     }
 
     /// Replaces a field. Comments in its lines stay, above it or at its end.
-    fn replace(&mut self, entry: &YamlEntry, field: &ManifestField) -> anyhow::Result<()> {
+    fn replace(&mut self, entry: &LineEntry, field: &ManifestField) -> anyhow::Result<()> {
         if !entry.is_block {
             bail!("line {}: the entry is in braces; write it in lines", entry.key_line + 1);
         }
@@ -191,7 +191,7 @@ impl Merge<'_> {
     /// Adds the items of a list that it does not have.
     fn add_missing(
         &mut self,
-        spec: &YamlNode,
+        spec: &LineNode,
         list: &'static str,
         key: &str,
         wanted: &[OrderedFields],
@@ -218,7 +218,7 @@ impl Merge<'_> {
     /// Appends items to a list of `spec`, which is added if it does not exist.
     fn append(
         &mut self,
-        spec: &YamlNode,
+        spec: &LineNode,
         list: &str,
         new: &[&OrderedFields],
     ) -> anyhow::Result<()> {

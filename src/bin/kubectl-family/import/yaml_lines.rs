@@ -8,8 +8,8 @@ const MAX_DEPTH: usize = 64;
 
 /// A value, and the lines that it takes, counted from 0.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct YamlNode {
-    pub kind: YamlKind,
+pub struct LineNode {
+    pub kind: LineNodeKind,
     pub first_line: usize,
     /// The last line with a part of the value.
     pub last_line: usize,
@@ -19,48 +19,48 @@ pub struct YamlNode {
 
 /// What a value is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum YamlKind {
+pub enum LineNodeKind {
     Scalar(String),
-    Sequence(Vec<YamlNode>),
-    Mapping(Vec<YamlEntry>),
+    Sequence(Vec<LineNode>),
+    Mapping(Vec<LineEntry>),
     /// An alias of another value.
     Alias,
 }
 
 /// A key with its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct YamlEntry {
+pub struct LineEntry {
     pub key: String,
     pub key_line: usize,
     pub column: usize,
-    pub value: YamlNode,
+    pub value: LineNode,
     /// Whether key and value are in lines of their own, and not in braces.
     pub is_block: bool,
 }
 
-impl YamlNode {
+impl LineNode {
     /// Returns the entry of a key.
-    pub fn entry(&self, key: &str) -> Option<&YamlEntry> {
+    pub fn entry(&self, key: &str) -> Option<&LineEntry> {
         self.entries().iter().find(|entry| entry.key == key)
     }
 
-    pub fn entries(&self) -> &[YamlEntry] {
+    pub fn entries(&self) -> &[LineEntry] {
         match &self.kind {
-            YamlKind::Mapping(entries) => entries,
+            LineNodeKind::Mapping(entries) => entries,
             _ => &[],
         }
     }
 
-    pub fn items(&self) -> &[YamlNode] {
+    pub fn items(&self) -> &[LineNode] {
         match &self.kind {
-            YamlKind::Sequence(items) => items,
+            LineNodeKind::Sequence(items) => items,
             _ => &[],
         }
     }
 
     pub fn text(&self) -> Option<&str> {
         match &self.kind {
-            YamlKind::Scalar(text) => Some(text),
+            LineNodeKind::Scalar(text) => Some(text),
             _ => None,
         }
     }
@@ -70,7 +70,7 @@ impl YamlNode {
 ///
 /// # Errors
 /// Returns an error with the line if the text is no YAML, or is nested too deep.
-pub fn parse(text: &str) -> anyhow::Result<Option<YamlNode>> {
+pub fn parse(text: &str) -> anyhow::Result<Option<LineNode>> {
     let mut events = Vec::new();
     for next in Parser::new_from_str(text) {
         let (event, span) =
@@ -97,7 +97,7 @@ struct NodeReader<'a, I: Iterator<Item = (Event<'a>, Span)>> {
 }
 
 impl<'a, I: Iterator<Item = (Event<'a>, Span)>> NodeReader<'a, I> {
-    fn node(&mut self, event: &Event<'a>, span: Span) -> anyhow::Result<YamlNode> {
+    fn node(&mut self, event: &Event<'a>, span: Span) -> anyhow::Result<LineNode> {
         self.depth += 1;
         if self.depth > MAX_DEPTH {
             anyhow::bail!("it is nested more than {MAX_DEPTH} deep");
@@ -105,7 +105,7 @@ impl<'a, I: Iterator<Item = (Event<'a>, Span)>> NodeReader<'a, I> {
         let first_line = span.start.line().saturating_sub(1);
         let mut last_line = last_line(&span);
         let kind = match event {
-            Event::Scalar(text, ..) => YamlKind::Scalar(text.to_string()),
+            Event::Scalar(text, ..) => LineNodeKind::Scalar(text.to_string()),
             Event::SequenceStart(style, ..) => {
                 let mut items = Vec::new();
                 while let Some((event, span)) = self.events.next() {
@@ -119,7 +119,7 @@ impl<'a, I: Iterator<Item = (Event<'a>, Span)>> NodeReader<'a, I> {
                     last_line = last_line.max(item.last_line);
                     items.push(item);
                 }
-                YamlKind::Sequence(items)
+                LineNodeKind::Sequence(items)
             }
             Event::MappingStart(style, ..) => {
                 let is_block = *style == StructureStyle::Block;
@@ -135,7 +135,7 @@ impl<'a, I: Iterator<Item = (Event<'a>, Span)>> NodeReader<'a, I> {
                     let Some((event, span)) = self.events.next() else { break };
                     let value = self.node(&event, span)?;
                     last_line = last_line.max(key.last_line).max(value.last_line);
-                    entries.push(YamlEntry {
+                    entries.push(LineEntry {
                         key: key.text().unwrap_or_default().to_owned(),
                         key_line: key.first_line,
                         column: key.column,
@@ -143,12 +143,12 @@ impl<'a, I: Iterator<Item = (Event<'a>, Span)>> NodeReader<'a, I> {
                         is_block,
                     });
                 }
-                YamlKind::Mapping(entries)
+                LineNodeKind::Mapping(entries)
             }
-            _ => YamlKind::Alias,
+            _ => LineNodeKind::Alias,
         };
         self.depth -= 1;
-        Ok(YamlNode {
+        Ok(LineNode {
             kind,
             first_line,
             last_line: last_line.max(first_line),
