@@ -3,10 +3,19 @@
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a test reports what is wrong by failing")]
 
+mod contents;
+mod discover;
 mod documents;
 mod graph;
 mod impact;
+mod import;
 mod input;
+mod lint;
 mod plan;
 mod runs;
 mod why;
+
+/// It is that of the unit tests, which use all of it.
+#[allow(dead_code)]
+#[path = "../../src/bin/kubectl-family/registry_images/test_registry.rs"]
+mod test_registry;

@@ -9,7 +9,10 @@ use groundswell::{
     build_info,
 };
 
-use crate::{check, graph, impact, output, plan, request, status, why};
+use crate::{
+    check, contains, diff, discover, graph, impact, import, layers, lint, output, plan, request,
+    status, why,
+};
 
 /// The command line.
 #[derive(Parser, Debug)]
@@ -28,6 +31,18 @@ pub struct CommandLine {
 enum PluginCommand {
     /// Check whether builds can run in a namespace, before or after the installation. Runs one pod
     Check(Box<check::CheckArguments>),
+    /// Show which images of a registry are built on which, without any manifest
+    Discover(Box<discover::DiscoverArguments>),
+    /// Write families from a tree of Dockerfiles, Bake files and Compose files
+    Import(Box<import::ImportArguments>),
+    /// Show which images and running workloads contain a package
+    Contains(Box<contains::ContainsArguments>),
+    /// Show what a rebuild has changed: base, layers, sizes, settings and packages
+    Diff(Box<diff::DiffArguments>),
+    /// Show the layers of an image, what they share, and what a node pulls after a rebuild
+    Layers(Box<layers::LayersArguments>),
+    /// Check families and their Dockerfiles for what a linter of single Dockerfiles cannot see
+    Lint(Box<lint::LintArguments>),
     /// Show the status of a family and its images, or of all families if no name is given
     Status(status::StatusArguments),
     /// Show how images are built on one another, as a tree or a drawing
@@ -80,6 +95,22 @@ pub struct KubectlFlags {
 pub async fn run(command_line: CommandLine) -> anyhow::Result<ExitCode> {
     match command_line.command {
         PluginCommand::Check(arguments) => return check::run(*arguments).await,
+        PluginCommand::Import(arguments) => return import::run(&arguments).map(Into::into),
+        PluginCommand::Discover(arguments) => {
+            return Box::pin(discover::run(*arguments)).await.map(Into::into);
+        }
+        PluginCommand::Contains(arguments) => {
+            return Box::pin(contains::run(*arguments)).await.map(Into::into);
+        }
+        PluginCommand::Diff(arguments) => {
+            return Box::pin(diff::run(*arguments)).await.map(Into::into);
+        }
+        PluginCommand::Layers(arguments) => {
+            return Box::pin(layers::run(*arguments)).await.map(Into::into);
+        }
+        PluginCommand::Lint(arguments) => {
+            return Box::pin(lint::run(*arguments)).await.map(Into::into);
+        }
         PluginCommand::Status(arguments) => status::run(arguments).await?,
         PluginCommand::Graph(arguments) => return Ok(graph::run(*arguments).await?.into()),
         PluginCommand::Impact(arguments) => return Ok(impact::run(*arguments).await?.into()),
@@ -174,7 +205,7 @@ mod tests {
         command.build();
         let mut texts = vec![command.render_long_help().to_string()];
         texts.extend(command.get_subcommands_mut().map(|one| one.render_long_help().to_string()));
-        assert_eq!(texts.len(), 16, "the command itself, its commands, and help");
+        assert_eq!(texts.len(), 22, "the command itself, its commands, and help");
         for text in texts {
             assert!(!text.contains('`'), "a back-quote in:\n{text}");
         }

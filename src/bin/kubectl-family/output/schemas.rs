@@ -6,8 +6,9 @@ use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Value, json};
 
 use crate::{
-    graph::GraphDocument, impact::ImpactDocument, output::API_VERSION, plan::PlanDocument,
-    why::WhyDocument,
+    contains::PackageReport, diff::compare::ImageDiff, discover::DiscoveryReport,
+    graph::GraphDocument, impact::ImpactDocument, layers::ImageLayers, lint::LintReport,
+    output::API_VERSION, plan::PlanDocument, why::WhyDocument,
 };
 
 /// Returns the schema of a document of this kind.
@@ -31,8 +32,13 @@ fn schema<T: JsonSchema>(kind: &str) -> Value {
 #[test]
 fn the_schemas_are_published() {
     for (file, schema) in [
+        ("contains", schema::<PackageReport>("PackageReport")),
+        ("diff", schema::<ImageDiff>("ImageDiff")),
+        ("discovery", schema::<DiscoveryReport>("RegistryDiscovery")),
         ("graph", schema::<GraphDocument>("Graph")),
         ("impact", schema::<ImpactDocument>("Impact")),
+        ("layers", schema::<ImageLayers>("ImageLayers")),
+        ("lint", schema::<LintReport>("LintReport")),
         ("plan", schema::<PlanDocument>("Plan")),
         ("why", schema::<WhyDocument>("Why")),
     ] {
