@@ -30,8 +30,15 @@ use crate::{
     },
 };
 
+/// Commands that the help shows.
+const EXAMPLES: &str = "Examples:
+  kubectl family lint -f family.yaml
+  kubectl family lint -f families/ --checkout . --disable unused-image
+  kubectl family lint -A -o sarif";
+
 /// The arguments of the command.
 #[derive(Args, Clone, Debug)]
+#[command(after_long_help = EXAMPLES)]
 pub struct LintArguments {
     #[command(flatten)]
     input: InputArguments,
@@ -134,8 +141,12 @@ impl LintReport {
         } else {
             table::render(&["LEVEL", "RULE", "PLACE", "MESSAGE"], rows.collect(), width) + "\n"
         };
-        text +=
-            &format!("{count} finding{}, {read} Dockerfile{} read", plural(count), plural(read));
+        _ = write!(
+            text,
+            "{count} finding{}, {read} Dockerfile{} read",
+            plural(count),
+            plural(read)
+        );
         if self.unread > 0 {
             _ = write!(text, ", {} not here (see --checkout)", self.unread);
         }
