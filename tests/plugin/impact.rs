@@ -21,7 +21,7 @@ fn an_image_that_nothing_is_built_on() {
 #[test]
 fn json_matches_its_schema() {
     let document = run(&format!("impact debian -o json {RECORDED}")).document("impact");
-    // base 40 s, python 2 min, app the median of the family: 40 s. tool and report run next to them.
+    // base 40 s, python 2 min, app the median of the family: 40 s. tool and report run meanwhile.
     assert_eq!(document["estimatedSeconds"], 200, "{document:#}");
     assert_eq!(document["criticalPath"], serde_json::json!(["base", "python", "app"]));
     assert_eq!(document["held"], serde_json::json!(["pinned"]));

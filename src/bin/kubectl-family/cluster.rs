@@ -120,7 +120,7 @@ impl ClusterConnection {
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
     {
         for _ in 0..MAX_RESTARTS {
-            if let Listing::Complete(mut all) = self.list_once(&api, &parameters).await? {
+            if let PagedList::Complete(mut all) = self.list_once(&api, &parameters).await? {
                 all.sort_by_key(|object| (object.namespace(), object.name_any()));
                 return Ok(all);
             }
@@ -132,7 +132,7 @@ impl ClusterConnection {
         &self,
         api: &Api<K>,
         parameters: &ListParams,
-    ) -> anyhow::Result<Listing<K>>
+    ) -> anyhow::Result<PagedList<K>>
     where
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
     {
@@ -141,7 +141,9 @@ impl ClusterConnection {
         loop {
             let page = match self.call::<K, _>(api.list(&parameters)).await {
                 Ok(page) => page,
-                Err(error) if !all.is_empty() && is_expired(&error) => return Ok(Listing::Expired),
+                Err(error) if !all.is_empty() && is_expired(&error) => {
+                    return Ok(PagedList::Expired);
+                }
                 Err(error) => return Err(error),
             };
             let next = page.metadata.continue_.clone().filter(|token| !token.is_empty());
@@ -151,7 +153,7 @@ impl ClusterConnection {
             }
             match next {
                 Some(token) => parameters = parameters.continue_token(&token),
-                None => return Ok(Listing::Complete(all)),
+                None => return Ok(PagedList::Complete(all)),
             }
         }
     }
@@ -193,7 +195,7 @@ impl ClusterConnection {
 }
 
 /// The result of reading a list.
-enum Listing<K> {
+enum PagedList<K> {
     /// All of it.
     Complete(Vec<K>),
     /// The API server does not know the next page any more, so that the list has to be read again.

@@ -42,7 +42,8 @@ fn connection(
     let service = tower::service_fn(move |request: Request<Body>| {
         let call = calls.fetch_add(1, Ordering::Relaxed);
         let (code, body) = answer(call, request.uri().query().unwrap_or_default());
-        async move { Response::builder().status(code).body(Body::from(body.to_string().into_bytes())) }
+        let body = Body::from(body.to_string().into_bytes());
+        async move { Response::builder().status(code).body(body) }
     });
     ClusterConnection {
         client: Client::new(service, "team"),

@@ -16,7 +16,7 @@ use groundswell::{
 
 use crate::input::{
     Estate, EstateFamily,
-    target::{FamilyTarget, Target},
+    target::{FamilyTarget, NamedTarget},
 };
 
 /// Maximum number of names of a circle that an error lists.
@@ -28,7 +28,7 @@ pub struct NodeId(pub usize);
 
 /// What a node is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum NodeKind {
+pub enum GraphNodeKind {
     /// An image that is watched and not built.
     Upstream,
     /// An image of another family, which the input does not have.
@@ -54,7 +54,7 @@ pub enum EdgeKind {
 #[derive(Clone, Debug)]
 pub struct GraphNode {
     /// What it is.
-    pub kind: NodeKind,
+    pub kind: GraphNodeKind,
     /// Its name, unique in the graph: a reference, the name of an image with as much of its family
     /// as is needed, or a workload.
     pub name: String,
@@ -99,12 +99,12 @@ impl EstateGraph {
     /// Returns an error if families build on each other in a circle.
     pub fn of(estate: &Estate) -> anyhow::Result<Self> {
         let mut graph = Self::default();
-        let naming = Naming::of(estate);
+        let naming = ImageNaming::of(estate);
         for (position, family) in estate.families.iter().enumerate() {
             for (index, image) in ImageIndex::enumerate(&family.family.spec.images) {
                 let record = family.images.get(&image.name);
                 let node = graph.add(GraphNode {
-                    kind: NodeKind::Image,
+                    kind: GraphNodeKind::Image,
                     name: naming.image(&family.name, &image.name),
                     family: Some(position),
                     image: Some(index),
@@ -141,7 +141,7 @@ impl EstateGraph {
         }
     }
 
-    fn add_edges(&mut self, family: &EstateFamily, naming: &Naming) {
+    fn add_edges(&mut self, family: &EstateFamily, naming: &ImageNaming) {
         let lineage = &family.blueprint.lineage;
         for (index, image) in ImageIndex::enumerate(&family.family.spec.images) {
             let Some(child) = self.image(&family.name, &image.name) else { continue };
@@ -173,12 +173,12 @@ impl EstateGraph {
         if let Some(known) = self.upstreams.get(&reference) {
             return Some(*known);
         }
-        let node = self.add(GraphNode::root(NodeKind::Upstream, reference.clone()));
+        let node = self.add(GraphNode::root(GraphNodeKind::Upstream, reference.clone()));
         self.upstreams.insert(reference, node);
         Some(node)
     }
 
-    fn import_node(&mut self, of: &FamilyName, import: &Import, naming: &Naming) -> NodeId {
+    fn import_node(&mut self, of: &FamilyName, import: &Import, naming: &ImageNaming) -> NodeId {
         let namespace = import.namespace.clone().unwrap_or_else(|| of.namespace.clone());
         let family = FamilyName { namespace, name: import.family.clone() };
         let name = ImageName { family, image: import.image.clone() };
@@ -186,7 +186,7 @@ impl EstateGraph {
             return *known;
         }
         let label = naming.image(&name.family, &name.image);
-        let node = self.add(GraphNode::root(NodeKind::External, label));
+        let node = self.add(GraphNode::root(GraphNodeKind::External, label));
         self.images.insert(name, node);
         node
     }
@@ -197,7 +197,8 @@ impl EstateGraph {
             let Some(parent) = self.image(&family.name, &image.name) else { continue };
             let status = family.images.get(&image.name).and_then(|image| image.status.as_ref());
             let records = status.map(|status| status.rollouts.as_slice()).unwrap_or_default();
-            let is_recorded = if records.is_empty() { Records::None } else { Records::Some };
+            let is_recorded =
+                if records.is_empty() { RecordedRollouts::None } else { RecordedRollouts::Some };
             let recorded = records.iter().map(|record| record.workload.clone());
             let declared = image.rollout.iter().filter_map(|rollout| {
                 declared_workload(rollout, &family.name.namespace, is_recorded)
@@ -208,7 +209,7 @@ impl EstateGraph {
                     self.add(GraphNode {
                         family: Some(position),
                         rollout: record.map(|record| record.state),
-                        ..GraphNode::root(NodeKind::Workload, workload)
+                        ..GraphNode::root(GraphNodeKind::Workload, workload)
                     })
                 });
                 self.connect(parent, node, EdgeKind::Rollout);
@@ -222,7 +223,7 @@ impl EstateGraph {
         let roots = missing.iter().enumerate().filter(|(_, count)| **count == 0);
         let mut queue: VecDeque<NodeId> = roots.map(|(node, _)| NodeId(node)).collect();
         // An image without parents is built from scratch.
-        for node in self.nodes.iter_mut().filter(|node| node.kind == NodeKind::Image) {
+        for node in self.nodes.iter_mut().filter(|node| node.kind == GraphNodeKind::Image) {
             node.level = 1;
         }
         let mut done = 0;
@@ -280,10 +281,10 @@ impl EstateGraph {
     pub fn target(&self, target: &FamilyTarget<'_>) -> Option<NodeId> {
         let spec = &target.family.family.spec;
         match target.target {
-            Target::Image(image) => {
+            NamedTarget::Image(image) => {
                 self.image(&target.family.name, &spec.images.get(image.position())?.name)
             }
-            Target::Upstream(upstream) => {
+            NamedTarget::Upstream(upstream) => {
                 self.upstreams.get(&spec.upstreams.get(upstream.position())?.reference()).copied()
             }
         }
@@ -351,14 +352,18 @@ pub enum Direction {
 }
 
 impl GraphNode {
-    fn root(kind: NodeKind, name: String) -> Self {
+    fn root(kind: GraphNodeKind, name: String) -> Self {
         Self { kind, name, family: None, image: None, level: 0, state: None, rollout: None }
     }
 }
 
 /// Returns the workload of a rollout as records name it. One that is selected by labels is named
 /// only while no record says which it is.
-fn declared_workload(rollout: &Rollout, namespace: &str, records: Records) -> Option<String> {
+fn declared_workload(
+    rollout: &Rollout,
+    namespace: &str,
+    records: RecordedRollouts,
+) -> Option<String> {
     let (kind, workload) = rollout.workload()?;
     let namespace = workload.namespace.as_deref().unwrap_or(namespace);
     if let Some(name) = &workload.name {
@@ -367,18 +372,18 @@ fn declared_workload(rollout: &Rollout, namespace: &str, records: Records) -> Op
     let labels = workload.match_labels.iter().flatten();
     let labels: Vec<String> = labels.map(|(key, value)| format!("{key}={value}")).collect();
     let labels = labels.join(",");
-    (records == Records::None).then(|| format!("{} {namespace}/{labels}", kind.as_str()))
+    (records == RecordedRollouts::None).then(|| format!("{} {namespace}/{labels}", kind.as_str()))
 }
 
 /// Whether the cluster has recorded rollouts of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Records {
+enum RecordedRollouts {
     Some,
     None,
 }
 
 /// How images are named: with as much of their family as keeps the names apart.
-struct Naming {
+struct ImageNaming {
     family: Part,
     namespace: Part,
 }
@@ -390,7 +395,7 @@ enum Part {
     Implied,
 }
 
-impl Naming {
+impl ImageNaming {
     fn of(estate: &Estate) -> Self {
         let part = |is_needed| if is_needed { Part::Written } else { Part::Implied };
         let first = estate.families.first().map(|family| &family.name.namespace);

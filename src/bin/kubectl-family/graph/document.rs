@@ -9,7 +9,7 @@ use groundswell::{
 };
 
 use crate::{
-    estate_graph::{EdgeKind, EstateGraph, GraphNode, NodeKind},
+    estate_graph::{EdgeKind, EstateGraph, GraphNode, GraphNodeKind},
     input::Estate,
 };
 
@@ -43,7 +43,8 @@ struct GraphNodeDocument {
     /// Repository that the image is pushed to. Set for images.
     #[serde(skip_serializing_if = "Option::is_none")]
     repository: Option<String>,
-    /// Distance from the upstreams: 0 for upstreams, 1 for images that are built on upstreams alone.
+    /// Distance from the upstreams: 0 for upstreams, 1 for images that are built on upstreams
+    /// alone.
     level: usize,
     /// State of the image or of the rollout, if the cluster has recorded one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -101,10 +102,10 @@ impl GraphNodeDocument {
         Self {
             name: node.name.clone(),
             kind: match node.kind {
-                NodeKind::Upstream => "Upstream",
-                NodeKind::External => "External",
-                NodeKind::Image => "Image",
-                NodeKind::Workload => "Workload",
+                GraphNodeKind::Upstream => "Upstream",
+                GraphNodeKind::External => "External",
+                GraphNodeKind::Image => "Image",
+                GraphNodeKind::Workload => "Workload",
             },
             namespace: name.map(|FamilyName { namespace, .. }| namespace.clone()),
             family: name.map(|family| family.name.clone()),

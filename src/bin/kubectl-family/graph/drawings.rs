@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use groundswell::terminal::printable;
 
 use crate::{
-    estate_graph::{EdgeKind, EstateGraph, GraphNode, NodeKind},
+    estate_graph::{EdgeKind, EstateGraph, GraphNode, GraphNodeKind},
     output::colours,
 };
 
@@ -40,9 +40,9 @@ pub fn mermaid(graph: &EstateGraph) -> String {
     for (id, node) in graph.nodes() {
         let label = mermaid_text(&label(node));
         let shown = match node.kind {
-            NodeKind::Upstream | NodeKind::External => format!("([\"{label}\"])"),
-            NodeKind::Image => format!("[\"{label}\"]"),
-            NodeKind::Workload => format!("{{{{\"{label}\"}}}}"),
+            GraphNodeKind::Upstream | GraphNodeKind::External => format!("([\"{label}\"])"),
+            GraphNodeKind::Image => format!("[\"{label}\"]"),
+            GraphNodeKind::Workload => format!("{{{{\"{label}\"}}}}"),
         };
         _ = writeln!(text, "  n{}{shown}", id.0);
     }
@@ -72,11 +72,11 @@ pub fn label(node: &GraphNode) -> String {
     }
 }
 
-const fn shape(kind: NodeKind) -> &'static str {
+const fn shape(kind: GraphNodeKind) -> &'static str {
     match kind {
-        NodeKind::Upstream | NodeKind::External => ", shape=ellipse",
-        NodeKind::Image => "",
-        NodeKind::Workload => ", shape=hexagon",
+        GraphNodeKind::Upstream | GraphNodeKind::External => ", shape=ellipse",
+        GraphNodeKind::Image => "",
+        GraphNodeKind::Workload => ", shape=hexagon",
     }
 }
 

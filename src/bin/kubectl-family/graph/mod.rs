@@ -14,7 +14,7 @@ mod tree;
 use clap::{Args, ValueEnum};
 
 use crate::{
-    estate_graph::{Direction, EstateGraph, NodeId, NodeKind},
+    estate_graph::{Direction, EstateGraph, GraphNodeKind, NodeId},
     input::{Estate, InputArguments, target::TargetName},
     output::{self, Document, Outcome, Terminal},
 };
@@ -120,7 +120,7 @@ impl GraphArguments {
             mask = self.lineage(&graph, node);
         }
         for (node, content) in graph.nodes() {
-            let is_hidden = self.no_workloads && content.kind == NodeKind::Workload
+            let is_hidden = self.no_workloads && content.kind == GraphNodeKind::Workload
                 || self.depth.is_some_and(|depth| content.level > depth);
             if let Some(shown) = mask.get_mut(node.0) {
                 *shown &= !is_hidden;

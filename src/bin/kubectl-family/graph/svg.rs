@@ -13,7 +13,7 @@ use graphlay::{
 use groundswell::api::condition::shorten;
 
 use crate::{
-    estate_graph::{EdgeKind, EstateGraph, GraphNode, NodeId, NodeKind},
+    estate_graph::{EdgeKind, EstateGraph, GraphNode, GraphNodeKind, NodeId},
     graph::drawings::label,
     output::colours,
 };
@@ -186,9 +186,9 @@ fn write_box(text: &mut String, node: &GraphNode, placed: &Placement) {
     let (x, y) = (placed.center.x - width / 2.0, placed.center.y - height / 2.0);
     let fill = colours::fill_of_state(node.state);
     let radius = match node.kind {
-        NodeKind::Upstream | NodeKind::External => BOX_HEIGHT / 2.0,
-        NodeKind::Image => 4.0,
-        NodeKind::Workload => 0.0,
+        GraphNodeKind::Upstream | GraphNodeKind::External => BOX_HEIGHT / 2.0,
+        GraphNodeKind::Image => 4.0,
+        GraphNodeKind::Workload => 0.0,
     };
     let full = escape(&label(node).replace('\n', ": "));
     _ = writeln!(

@@ -18,12 +18,14 @@ use groundswell::{
 };
 
 use crate::{
-    estate_graph::{EdgeKind, EstateGraph, GraphNode, NodeId, NodeKind},
+    estate_graph::{EdgeKind, EstateGraph, GraphNode, GraphNodeKind, NodeId},
     output::colours,
 };
 
 /// Minimum number of siblings that are folded into one line.
 const MIN_FOLDED: usize = 3;
+/// Maximum number of levels that are opened below each other.
+const MAX_LEVELS: usize = 256;
 /// Minimum width to which a line is cut.
 const MIN_WIDTH: usize = 20;
 
@@ -95,8 +97,8 @@ impl Counts {
 
     fn of(node: &GraphNode) -> Self {
         Self {
-            images: usize::from(node.kind == NodeKind::Image),
-            workloads: usize::from(node.kind == NodeKind::Workload),
+            images: usize::from(node.kind == GraphNodeKind::Image),
+            workloads: usize::from(node.kind == GraphNodeKind::Workload),
             states: node.state.map(|state| (state, 1)).into_iter().collect(),
         }
     }
@@ -192,6 +194,9 @@ impl<'a> Tree<'a> {
         let mut queues = OpenQueues::default();
         queues.add(&[], self, &entries);
         while let Some(path) = queues.pop() {
+            if path.len() >= MAX_LEVELS {
+                continue;
+            }
             let Some(entry) = entry_at(&mut entries, &path) else { continue };
             let members = match &entry.item {
                 Item::Node(node) => self.below_node(*node).to_vec(),
@@ -226,7 +231,7 @@ impl<'a> Tree<'a> {
         if siblings.len() <= lines {
             return Some(siblings.iter().map(|node| Entry::of(Item::Node(*node))).collect());
         }
-        let mut groups: BTreeMap<(NodeKind, String), Vec<NodeId>> = BTreeMap::new();
+        let mut groups: BTreeMap<(GraphNodeKind, String), Vec<NodeId>> = BTreeMap::new();
         for node in siblings {
             let Some(content) = self.graph.node(*node) else { continue };
             let prefix = if self.focus.contains(node) { &content.name } else { prefix(content) };
@@ -335,14 +340,16 @@ impl<'a> Tree<'a> {
         if !others.is_empty() {
             details.push(format!("also from {}", others.join(", ")));
         }
-        if content.kind == NodeKind::Image
+        if content.kind == GraphNodeKind::Image
             && main.is_some_and(|edge| edge.kind == EdgeKind::BuildStage)
         {
             details.push("as a build stage".into());
         }
         let name = match content.kind {
-            NodeKind::External => format!("{} (not in the input)", content.name),
-            NodeKind::Upstream | NodeKind::Image | NodeKind::Workload => content.name.clone(),
+            GraphNodeKind::External => format!("{} (not in the input)", content.name),
+            GraphNodeKind::Upstream | GraphNodeKind::Image | GraphNodeKind::Workload => {
+                content.name.clone()
+            }
         };
         let colour = content.state.map(colours::of_state);
         Line { name, details: details.join(", "), colour }

@@ -64,3 +64,16 @@ fn no_size_panics_or_exceeds_its_lines() {
     }
     assert_eq!(rendered(&family, &[], UNLIMITED).lines().count(), 62, "with two upstreams");
 }
+
+#[test]
+fn a_very_long_chain_is_cut_and_counted() {
+    let mut text = layered_family(1);
+    for image in 1..600 {
+        let parent = if image == 1 { "base-000".into() } else { format!("link-{}", image - 1) };
+        text = format!("{text}  - {{name: link-{image}, from: [{{image: {parent}}}]}}\n");
+    }
+    let tree = rendered(&text, &[], UNLIMITED);
+    assert_eq!(tree.lines().count(), MAX_LEVELS);
+    let last = tree.lines().last().expect("a line").trim();
+    assert_eq!(last, "└─ link-254  … 345 images below");
+}

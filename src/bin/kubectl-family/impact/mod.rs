@@ -11,7 +11,7 @@ use groundswell::api::ManagedImageStatus;
 
 use crate::{
     build_times::{BuildTimes, ExpectedTime},
-    estate_graph::{EstateGraph, NodeId, NodeKind},
+    estate_graph::{EstateGraph, GraphNodeKind, NodeId},
     impact::schedule::{ScheduledBuild, schedule},
     input::{Estate, EstateFamily, InputArguments, target::TargetName},
     output::{self, Document, ListFormat, Outcome, Terminal},
@@ -90,15 +90,15 @@ impl Impact {
                 continue;
             }
             match graph.node(node).map(|content| content.kind) {
-                Some(NodeKind::Workload) => impact.workloads.push(node),
-                Some(NodeKind::Image) if is_held(estate, graph, node, now) => {
+                Some(GraphNodeKind::Workload) => impact.workloads.push(node),
+                Some(GraphNodeKind::Image) if is_held(estate, graph, node, now) => {
                     impact.held.push(node);
                 }
-                Some(NodeKind::Image) => {
+                Some(GraphNodeKind::Image) => {
                     impact.rebuilt.push(node);
                     stack.extend(graph.children(node).iter().map(|edge| edge.node));
                 }
-                Some(NodeKind::Upstream | NodeKind::External) | None => {}
+                Some(GraphNodeKind::Upstream | GraphNodeKind::External) | None => {}
             }
         }
         let key = |node: &NodeId| graph.node(*node).map(|one| (one.level, one.name.clone()));

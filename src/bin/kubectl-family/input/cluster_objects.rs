@@ -8,7 +8,7 @@ use groundswell::api::ImageFamily;
 
 use crate::{
     cluster::ClusterConnection,
-    input::{Estate, InputArguments, Objects, Origin, Place, PlacedFamily},
+    input::{Estate, EstateOrigin, InputArguments, InputObjects, Place, PlacedFamily},
 };
 
 /// Reads the families that the flags select.
@@ -29,8 +29,8 @@ pub async fn read(arguments: &InputArguments) -> anyhow::Result<Estate> {
         let place = Place::Cluster(format!("ImageFamily {namespace}/{}", family.name_any()));
         PlacedFamily { family, place }
     });
-    let objects = Objects { families: families.collect(), images, cascades, requests };
-    Ok(objects.estate(Vec::new(), Origin::Cluster))
+    let objects = InputObjects { families: families.collect(), images, cascades, requests };
+    Ok(objects.estate(Vec::new(), EstateOrigin::Cluster))
 }
 
 fn api<K>(cluster: &ClusterConnection, arguments: &InputArguments) -> Api<K>

@@ -64,11 +64,11 @@ pub fn read_all(names: &[PathBuf], depth: Depth) -> anyhow::Result<FilesRead> {
     let mut reader = FolderReader { depth, ..FolderReader::default() };
     for name in names {
         if name.as_os_str() == "-" {
-            reader.add("stdin", read_text(&mut io::stdin().lock()), Naming::Named)?;
+            reader.add("stdin", read_text(&mut io::stdin().lock()), FileNaming::Named)?;
         } else if name.is_dir() {
             reader.add_folder(name, 0)?;
         } else {
-            reader.add_file(name, Naming::Named)?;
+            reader.add_file(name, FileNaming::Named)?;
         }
     }
     Ok(reader.read)
@@ -76,7 +76,7 @@ pub fn read_all(names: &[PathBuf], depth: Depth) -> anyhow::Result<FilesRead> {
 
 /// Whether the user has named a file, or a folder contains it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Naming {
+enum FileNaming {
     Named,
     InFolder,
 }
@@ -115,31 +115,37 @@ impl FolderReader {
                     self.add_folder(&path, level + 1)?;
                 }
             } else if has_ending(&path) && path.is_file() {
-                self.add_file(&path, Naming::InFolder)?;
+                self.add_file(&path, FileNaming::InFolder)?;
             }
         }
         Ok(())
     }
 
-    fn add_file(&mut self, path: &Path, naming: Naming) -> anyhow::Result<()> {
+    fn add_file(&mut self, path: &Path, naming: FileNaming) -> anyhow::Result<()> {
         let text = File::open(path).and_then(|mut file| read_text(&mut file));
         self.add(&path.display().to_string(), text, naming)
     }
 
-    fn add(&mut self, name: &str, text: io::Result<String>, naming: Naming) -> anyhow::Result<()> {
+    fn add(
+        &mut self,
+        name: &str,
+        text: io::Result<String>,
+        naming: FileNaming,
+    ) -> anyhow::Result<()> {
         match text {
             Ok(text) => {
                 self.bytes += text.len();
                 let file = InputFile {
                     name: name.into(),
                     text: text.into(),
-                    named: naming == Naming::Named,
+                    named: naming == FileNaming::Named,
                 };
                 self.read.files.push(file);
             }
             // What is no text is none of ours, unless the user says so.
             Err(error)
-                if naming == Naming::InFolder && error.kind() == io::ErrorKind::InvalidData => {}
+                if naming == FileNaming::InFolder && error.kind() == io::ErrorKind::InvalidData => {
+            }
             Err(error) => self.add_problem(name, &error),
         }
         if self.read.files.len() > MAX_FILES || self.bytes > MAX_TOTAL_BYTES {

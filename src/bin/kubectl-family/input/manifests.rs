@@ -30,7 +30,7 @@ const MAX_NODES: usize = 4_000_000;
 
 /// What a file contains.
 #[derive(Debug, Default)]
-pub struct Manifest {
+pub struct ParsedFile {
     pub families: Vec<(ImageFamily, DocumentPlace)>,
     pub images: Vec<ManagedImage>,
     pub cascades: Vec<Cascade>,
@@ -87,7 +87,7 @@ pub fn options() -> Options {
     }
 }
 
-impl Manifest {
+impl ParsedFile {
     /// Reads the objects of a file. Objects of other kinds are skipped, and so is a file of a
     /// folder that is no YAML, unless it mentions our API.
     pub fn parse(file: &InputFile) -> Self {

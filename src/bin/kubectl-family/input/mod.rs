@@ -4,6 +4,7 @@
 //! - `files`: which files are read, and how much of them
 //! - `manifests`: the objects in a text, with a place for every problem
 //! - `positions`: line and column of a field
+//! - `recorded_edges`: edges that only the cluster knows
 //! - `schema`: what the API server would reject
 //! - `cluster_objects`: the objects of a cluster
 //! - [`target`]: the image or upstream that a user names
@@ -14,6 +15,7 @@ mod files;
 pub mod fixtures;
 mod manifests;
 mod positions;
+mod recorded_edges;
 mod schema;
 pub mod target;
 #[cfg(test)]
@@ -35,7 +37,7 @@ use groundswell::{
     lineage::families::FamilyName,
 };
 
-use crate::{command_line::KubectlFlags, input::manifests::Manifest, output::note};
+use crate::{command_line::KubectlFlags, input::manifests::ParsedFile, output::note};
 
 /// Maximum number of problems that are listed. The rest is counted.
 const MAX_LISTED: usize = 50;
@@ -71,12 +73,12 @@ pub struct Estate {
     /// invalid while the others are not.
     pub problems: Vec<InputProblem>,
     /// Where the families come from.
-    pub origin: Origin,
+    pub origin: EstateOrigin,
 }
 
 /// Where an estate comes from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Origin {
+pub enum EstateOrigin {
     /// Files. They may contain what a cluster has recorded, for example if `kubectl get -o yaml`
     /// has written them.
     #[default]
@@ -145,14 +147,14 @@ impl Estate {
 
     /// Returns the estate of files. `namespace` is that of objects that name none.
     fn of_files(read: &files::FilesRead, namespace: &str) -> Self {
-        let mut objects = Objects::default();
+        let mut objects = InputObjects::default();
         let mut problems = read.problems.clone();
         for file in &read.files {
-            let manifest = Manifest::parse(file);
+            let manifest = ParsedFile::parse(file);
             problems.extend(manifest.problems.iter().cloned());
             objects.add(manifest, namespace);
         }
-        objects.estate(problems, Origin::Files)
+        objects.estate(problems, EstateOrigin::Files)
     }
 
     fn checked(self, arguments: &InputArguments) -> anyhow::Result<Self> {
@@ -162,7 +164,7 @@ impl Estate {
         if let Some(more) = self.problems.len().checked_sub(MAX_LISTED).filter(|more| *more > 0) {
             note(&format!("{more} more problems are not listed"));
         }
-        if self.origin == Origin::Files && !self.problems.is_empty() {
+        if self.origin == EstateOrigin::Files && !self.problems.is_empty() {
             let count = self.problems.len();
             bail!("{count} problem{} in the files; correct them first", plural(count));
         }
@@ -202,9 +204,9 @@ impl InputArguments {
     }
 }
 
-/// Objects of an input, before the families are expanded.
+/// InputObjects of an input, before the families are expanded.
 #[derive(Debug, Default)]
-struct Objects {
+struct InputObjects {
     families: Vec<PlacedFamily>,
     images: Vec<ManagedImage>,
     cascades: Vec<Cascade>,
@@ -237,13 +239,13 @@ impl Place {
     }
 }
 
-impl Objects {
+impl InputObjects {
     /// Adds the objects of a file. `namespace` is that of objects that name none.
-    fn add(&mut self, manifest: Manifest, namespace: &str) {
+    fn add(&mut self, manifest: ParsedFile, namespace: &str) {
         let default = |metadata: &mut kube::api::ObjectMeta| {
             metadata.namespace.get_or_insert_with(|| namespace.to_owned());
         };
-        let Manifest { families, mut images, mut cascades, mut requests, .. } = manifest;
+        let ParsedFile { families, mut images, mut cascades, mut requests, .. } = manifest;
         for (mut family, place) in families {
             default(&mut family.metadata);
             self.families.push(PlacedFamily { family, place: Place::File(place) });
@@ -260,7 +262,16 @@ impl Objects {
     }
 
     /// Expands and validates the families, and gives each what is recorded of it.
-    fn estate(self, mut problems: Vec<InputProblem>, origin: Origin) -> Estate {
+    fn estate(self, mut problems: Vec<InputProblem>, origin: EstateOrigin) -> Estate {
+        let of = |namespace: Option<String>, family: &str| FamilyName {
+            namespace: namespace.unwrap_or_default(),
+            name: family.to_owned(),
+        };
+        let mut records: HashMap<FamilyName, HashMap<String, ManagedImage>> = HashMap::new();
+        for image in self.images {
+            let family = records.entry(of(image.namespace(), &image.spec.family)).or_default();
+            family.insert(image.spec.image.clone(), image);
+        }
         let mut families: BTreeMap<FamilyName, EstateFamily> = BTreeMap::new();
         let mut places: HashMap<FamilyName, String> = HashMap::new();
         for PlacedFamily { family, place } in self.families {
@@ -273,18 +284,10 @@ impl Objects {
                 problems.push(InputProblem { place: place.field(""), message });
                 continue;
             }
-            match valid_family(name.clone(), family, &place) {
+            let images = records.remove(&name).unwrap_or_default();
+            match valid_family(name.clone(), family, images, &place) {
                 Ok(valid) => _ = families.insert(name, valid),
                 Err(found) => problems.extend(found),
-            }
-        }
-        let of = |namespace: Option<String>, family: &str| FamilyName {
-            namespace: namespace.unwrap_or_default(),
-            name: family.to_owned(),
-        };
-        for image in self.images {
-            if let Some(family) = families.get_mut(&of(image.namespace(), &image.spec.family)) {
-                family.images.insert(image.spec.image.clone(), image);
             }
         }
         for cascade in self.cascades {
@@ -313,6 +316,7 @@ impl Objects {
 fn valid_family(
     name: FamilyName,
     mut family: ImageFamily,
+    images: HashMap<String, ManagedImage>,
     place: &Place,
 ) -> Result<EstateFamily, Vec<InputProblem>> {
     let written: Vec<String> = family.spec.images.iter().map(|image| image.name.clone()).collect();
@@ -326,6 +330,17 @@ fn valid_family(
         message: left_out.problem.message.clone(),
     });
     let mut problems: Vec<InputProblem> = left_out.collect();
+    let unknown = recorded_edges::add_recorded_edges(&mut family, &images);
+    if let Some(first) = unknown.first() {
+        let others = match unknown.len() {
+            1 => String::new(),
+            count => format!(" and {} more", count - 1),
+        };
+        note(&format!(
+            "{name}: what {first}{others} is built on follows from Dockerfiles, and no cluster has \
+             recorded it; only edges of the manifest are shown"
+        ));
+    }
     match validate(&family.spec) {
         Ok(blueprint) => {
             let of_images = family.spec.images.iter().zip(&blueprint.images);
@@ -334,7 +349,7 @@ fn valid_family(
                 Some(InputProblem { place: position(&image.name), message })
             }));
             if problems.is_empty() {
-                let (images, cascades, requests) = (HashMap::new(), Vec::new(), Vec::new());
+                let (cascades, requests) = (Vec::new(), Vec::new());
                 return Ok(EstateFamily { name, family, blueprint, images, cascades, requests });
             }
         }

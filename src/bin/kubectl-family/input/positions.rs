@@ -22,7 +22,7 @@ pub struct Position {
 #[derive(Debug)]
 pub struct Positions {
     text: Rc<str>,
-    documents: OnceLock<Vec<Node>>,
+    documents: OnceLock<Vec<YamlNode>>,
 }
 
 impl Positions {
@@ -53,24 +53,24 @@ impl Positions {
 
 /// A value of a YAML text.
 #[derive(Debug, Deserialize)]
-struct Node(Spanned<Content>);
+struct YamlNode(Spanned<NodeContent>);
 
 #[derive(Debug)]
-enum Content {
+enum NodeContent {
     Scalar,
-    List(Vec<Node>),
-    Fields(Vec<(Spanned<String>, Node)>),
+    List(Vec<YamlNode>),
+    Fields(Vec<(Spanned<String>, YamlNode)>),
 }
 
 struct Member<'a> {
-    node: &'a Node,
+    node: &'a YamlNode,
     position: Position,
 }
 
-impl Node {
+impl YamlNode {
     fn start(&self) -> Position {
         match &self.0.value {
-            Content::Fields(fields) if !fields.is_empty() => {
+            NodeContent::Fields(fields) if !fields.is_empty() => {
                 fields.first().map(|(key, _)| position(key)).unwrap_or_default()
             }
             _ => position(&self.0),
@@ -79,12 +79,12 @@ impl Node {
 
     fn member(&self, name: &str) -> Option<Member<'_>> {
         match &self.0.value {
-            Content::Scalar => None,
-            Content::List(items) => {
+            NodeContent::Scalar => None,
+            NodeContent::List(items) => {
                 let node = items.get(name.parse::<usize>().ok()?)?;
                 Some(Member { node, position: node.start() })
             }
-            Content::Fields(fields) => {
+            NodeContent::Fields(fields) => {
                 let (key, node) = fields.iter().find(|(key, _)| key.value == name)?;
                 Some(Member { node, position: position(key) })
             }
@@ -97,82 +97,82 @@ fn position<T>(spanned: &Spanned<T>) -> Position {
     Position { line: location.line(), column: location.column() }
 }
 
-impl<'de> Deserialize<'de> for Content {
+impl<'de> Deserialize<'de> for NodeContent {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct ContentVisitor;
+        struct NodeContentVisitor;
 
-        impl<'de> Visitor<'de> for ContentVisitor {
-            type Value = Content;
+        impl<'de> Visitor<'de> for NodeContentVisitor {
+            type Value = NodeContent;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a value")
             }
 
-            fn visit_bool<E: de::Error>(self, _: bool) -> Result<Content, E> {
-                Ok(Content::Scalar)
+            fn visit_bool<E: de::Error>(self, _: bool) -> Result<NodeContent, E> {
+                Ok(NodeContent::Scalar)
             }
 
-            fn visit_i64<E: de::Error>(self, _: i64) -> Result<Content, E> {
-                Ok(Content::Scalar)
+            fn visit_i64<E: de::Error>(self, _: i64) -> Result<NodeContent, E> {
+                Ok(NodeContent::Scalar)
             }
 
-            fn visit_u64<E: de::Error>(self, _: u64) -> Result<Content, E> {
-                Ok(Content::Scalar)
+            fn visit_u64<E: de::Error>(self, _: u64) -> Result<NodeContent, E> {
+                Ok(NodeContent::Scalar)
             }
 
-            fn visit_i128<E: de::Error>(self, _: i128) -> Result<Content, E> {
-                Ok(Content::Scalar)
+            fn visit_i128<E: de::Error>(self, _: i128) -> Result<NodeContent, E> {
+                Ok(NodeContent::Scalar)
             }
 
-            fn visit_u128<E: de::Error>(self, _: u128) -> Result<Content, E> {
-                Ok(Content::Scalar)
+            fn visit_u128<E: de::Error>(self, _: u128) -> Result<NodeContent, E> {
+                Ok(NodeContent::Scalar)
             }
 
-            fn visit_f64<E: de::Error>(self, _: f64) -> Result<Content, E> {
-                Ok(Content::Scalar)
+            fn visit_f64<E: de::Error>(self, _: f64) -> Result<NodeContent, E> {
+                Ok(NodeContent::Scalar)
             }
 
-            fn visit_str<E: de::Error>(self, _: &str) -> Result<Content, E> {
-                Ok(Content::Scalar)
+            fn visit_str<E: de::Error>(self, _: &str) -> Result<NodeContent, E> {
+                Ok(NodeContent::Scalar)
             }
 
-            fn visit_unit<E: de::Error>(self) -> Result<Content, E> {
-                Ok(Content::Scalar)
+            fn visit_unit<E: de::Error>(self) -> Result<NodeContent, E> {
+                Ok(NodeContent::Scalar)
             }
 
-            fn visit_some<D: Deserializer<'de>>(self, value: D) -> Result<Content, D::Error> {
-                Content::deserialize(value)
+            fn visit_some<D: Deserializer<'de>>(self, value: D) -> Result<NodeContent, D::Error> {
+                NodeContent::deserialize(value)
             }
 
-            fn visit_none<E: de::Error>(self) -> Result<Content, E> {
-                Ok(Content::Scalar)
+            fn visit_none<E: de::Error>(self) -> Result<NodeContent, E> {
+                Ok(NodeContent::Scalar)
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Content, A::Error> {
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<NodeContent, A::Error> {
                 let mut items = Vec::new();
                 while let Some(item) = list.next_element()? {
                     items.push(item);
                 }
-                Ok(Content::List(items))
+                Ok(NodeContent::List(items))
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Content, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<NodeContent, A::Error> {
                 let mut fields = Vec::new();
                 while let Some(field) = map.next_entry()? {
                     fields.push(field);
                 }
-                Ok(Content::Fields(fields))
+                Ok(NodeContent::Fields(fields))
             }
 
             fn visit_newtype_struct<D: Deserializer<'de>>(
                 self,
                 value: D,
-            ) -> Result<Content, D::Error> {
-                IgnoredAny::deserialize(value).map(|_| Content::Scalar)
+            ) -> Result<NodeContent, D::Error> {
+                IgnoredAny::deserialize(value).map(|_| NodeContent::Scalar)
             }
         }
 
-        deserializer.deserialize_any(ContentVisitor)
+        deserializer.deserialize_any(NodeContentVisitor)
     }
 }
 
@@ -182,7 +182,8 @@ mod tests {
 
     #[test]
     fn fields_and_items_are_found_in_every_document() {
-        let text = "kind: First\n---\n# nothing\n---\nspec:\n  images:\n  - name: a\n    from: []\n  \
+        let text = "kind: First\n---\n# nothing\n---\nspec:\n  images:\n  - name: a\n    \
+                    from: []\n  \
                     - {name: b, \"x/y\": 1}\n";
         let positions = Positions::of(text.into());
         let found = |document, pointer: &str| {

@@ -21,7 +21,7 @@ pub struct TargetName {
 
 /// What a name stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Target {
+pub enum NamedTarget {
     /// An image of a family.
     Image(ImageIndex),
     /// An upstream of a family.
@@ -36,7 +36,7 @@ pub struct FamilyTarget<'a> {
     /// The family.
     pub family: &'a EstateFamily,
     /// What the name stands for in it.
-    pub target: Target,
+    pub target: NamedTarget,
 }
 
 impl FromStr for TargetName {
@@ -86,10 +86,10 @@ impl TargetName {
                 let spec = &family.family.spec;
                 let images = ImageIndex::enumerate(&spec.images)
                     .filter(|(_, image)| image.name == self.name)
-                    .map(|(index, _)| Target::Image(index));
+                    .map(|(index, _)| NamedTarget::Image(index));
                 let upstreams = UpstreamIndex::enumerate(&spec.upstreams)
                     .filter(|(_, upstream)| upstream.name == self.name)
-                    .map(|(index, _)| Target::Upstream(index));
+                    .map(|(index, _)| NamedTarget::Upstream(index));
                 images.chain(upstreams).map(move |target| FamilyTarget { position, family, target })
             })
             .collect()
@@ -128,8 +128,8 @@ impl TargetName {
     ) -> anyhow::Result<(&'a EstateFamily, ImageIndex)> {
         let found = self.find(estate)?;
         match found.target {
-            Target::Image(image) => Ok((found.family, image)),
-            Target::Upstream(_) => bail!("{self} is an upstream; name an image"),
+            NamedTarget::Image(image) => Ok((found.family, image)),
+            NamedTarget::Upstream(_) => bail!("{self} is an upstream; name an image"),
         }
     }
 

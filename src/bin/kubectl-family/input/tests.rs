@@ -127,7 +127,7 @@ fn odd_texts_never_panic() {
         &bomb,
     ] {
         let file = files::InputFile { name: "x".into(), text: text.into(), named: true };
-        let manifest = Manifest::parse(&file);
+        let manifest = ParsedFile::parse(&file);
         assert!(manifest.families.is_empty(), "{text}");
     }
 }
@@ -139,4 +139,28 @@ fn every_example_is_valid() {
     let estate = Estate::of_files(&read, "default");
     assert_eq!(estate.problems, []);
     assert!(estate.families.len() >= 5, "{}", estate.families.len());
+}
+
+#[test]
+fn edges_of_dockerfiles_are_those_that_are_recorded() {
+    let family = FAMILY.replace("from: [{upstream: alpine}]", "edges: Dockerfile");
+    let record = "apiVersion: groundswell.dev/v1alpha1
+kind: ManagedImage
+metadata: {name: f.base}
+spec: {family: f, image: base}
+status:
+  edges:
+  - {reference: 'docker.io/library/alpine:latest', use: Base, upstream: alpine}
+  - {reference: 'localhost:5000/go:1.26@sha256:0', use: BuildStage, upstream: go}
+";
+    let estate = read(&[("a.yaml", &family), ("b.yaml", record)]);
+    assert_eq!(estate.problems, []);
+    let spec = &estate.families[0].family.spec;
+    let references: Vec<String> = spec.upstreams.iter().map(|one| one.reference()).collect();
+    assert_eq!(references, ["docker.io/library/alpine:latest", "localhost:5000/go:1.26"]);
+    let parents: Vec<&str> = spec.images[0].from.iter().map(|edge| edge.parent()).collect();
+    assert_eq!(parents, ["alpine", "go"]);
+
+    let estate = read(&[("a.yaml", &family)]);
+    assert_eq!(estate.families[0].family.spec.images[0].from, []);
 }

@@ -171,13 +171,13 @@ mod tests {
     use super::*;
 
     #[derive(Serialize)]
-    struct Content {
+    struct ExampleContent {
         images: Vec<&'static str>,
     }
 
     #[test]
     fn a_document_says_what_it_is() {
-        let content = Content { images: vec!["base"] };
+        let content = ExampleContent { images: vec!["base"] };
         let document = Document::new("Example", &content);
         let json: serde_json::Value =
             serde_json::from_str(&document.json().expect("JSON")).expect("JSON");

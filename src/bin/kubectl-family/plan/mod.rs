@@ -19,8 +19,8 @@ use groundswell::lineage::families::FamilyName;
 
 use crate::{
     input::{
-        Estate, EstateFamily, InputArguments, Origin,
-        target::{Target, TargetName},
+        Estate, EstateFamily, EstateOrigin, InputArguments,
+        target::{NamedTarget, TargetName},
     },
     output::{self, Document, Outcome, Terminal},
     plan::{
@@ -128,7 +128,9 @@ impl PlanArguments {
             InputArguments { filenames: self.edit.clone(), ..InputArguments::default() };
         input.kubectl_flags.namespace = match estate.families.first() {
             // A manifest without a namespace is applied to the one that is read.
-            Some(family) if estate.origin == Origin::Cluster && !self.input.all_namespaces => {
+            Some(family)
+                if estate.origin == EstateOrigin::Cluster && !self.input.all_namespaces =>
+            {
                 Some(family.name.namespace.clone())
             }
             _ => self.input.kubectl_flags.namespace.clone(),
@@ -141,7 +143,7 @@ impl PlanArguments {
         let mut assumed = AssumedDigests::default();
         let reference = |name: &TargetName| {
             let found = name.find(estate)?;
-            let Target::Upstream(index) = found.target else {
+            let NamedTarget::Upstream(index) = found.target else {
                 bail!("{name} is an image; name an upstream");
             };
             let upstream = found.family.family.spec.upstreams.get(index.position());

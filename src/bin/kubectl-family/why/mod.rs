@@ -96,8 +96,8 @@ fn explain(
     };
     let waits = waits(family, index);
     let upstream = |cause: &Cause| {
-        let upstreams = family.family.spec.upstreams.iter();
-        upstreams.filter(|one| one.name == cause.name).map(|one| one.reference()).next()
+        let mut upstreams = family.family.spec.upstreams.iter();
+        Some(upstreams.find(|one| one.name == cause.name)?.reference())
     };
     Ok(reported.document(built_on(family, index), waits, upstream))
 }

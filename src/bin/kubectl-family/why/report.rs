@@ -147,16 +147,19 @@ impl Reported<'_> {
 
     fn headline(&self) -> String {
         let status = self.status;
-        let since = age(status.since, self.now);
-        let mut text = format!("{}/{} is {}", self.family, self.image, status.state.as_str());
-        if since != "-" {
-            text += &format!(" since {since}");
-        }
+        let since = match status.since {
+            Some(since) => format!(" since {}", age(Some(since), self.now)),
+            None => String::new(),
+        };
         let last = status.history.iter().find(|build| build.build == status.build);
-        if let Some(build) = status.build {
-            text += &format!("; its last verified build is {build}{}", took(last, self.now));
-        }
-        text
+        let last = match status.build {
+            Some(build) => {
+                format!("; its last verified build is {build}{}", took(last, self.now))
+            }
+            None => String::new(),
+        };
+        let (family, image) = (self.family, self.image);
+        format!("{family}/{image} is {}{since}{last}", status.state.as_str())
     }
 }
 
