@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::runs::{Files, run};
 
-const FAMILY: &str = r#"
+const FAMILY: &str = r"
 apiVersion: groundswell.dev/v1alpha1
 kind: ImageFamily
 metadata: {name: shop}
@@ -28,7 +28,7 @@ spec:
         ARG BASE
         FROM $BASE
         USER root
-"#;
+";
 
 #[test]
 fn findings_have_an_exit_code_and_every_format() {
