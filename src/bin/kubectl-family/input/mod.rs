@@ -204,7 +204,7 @@ impl InputArguments {
     }
 }
 
-/// InputObjects of an input, before the families are expanded.
+/// Objects of an input, before the families are expanded.
 #[derive(Debug, Default)]
 struct InputObjects {
     families: Vec<PlacedFamily>,

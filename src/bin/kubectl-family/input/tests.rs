@@ -156,9 +156,11 @@ status:
     let estate = read(&[("a.yaml", &family), ("b.yaml", record)]);
     assert_eq!(estate.problems, []);
     let spec = &estate.families[0].family.spec;
-    let references: Vec<String> = spec.upstreams.iter().map(|one| one.reference()).collect();
+    let references: Vec<String> =
+        spec.upstreams.iter().map(groundswell::api::Upstream::reference).collect();
     assert_eq!(references, ["docker.io/library/alpine:latest", "localhost:5000/go:1.26"]);
-    let parents: Vec<&str> = spec.images[0].from.iter().map(|edge| edge.parent()).collect();
+    let parents: Vec<&str> =
+        spec.images[0].from.iter().map(groundswell::api::Edge::parent).collect();
     assert_eq!(parents, ["alpine", "go"]);
 
     let estate = read(&[("a.yaml", &family)]);
