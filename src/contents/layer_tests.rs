@@ -100,7 +100,7 @@ fn distroless_images_have_a_database_per_package() {
     let layers = [
         tar(&[
             ("var/lib/dpkg/status.d/base", "Package: base-files\nVersion: 12\n"),
-            ("var/lib/dpkg/status.d/base.md5sums", "0123  etc/motd\n"),
+            ("var/lib/dpkg/status.d/base.md5sums", "Package: none\nVersion: 1\n"),
         ]),
         tar(&[("var/lib/dpkg/status.d/tzdata", "Package: tzdata\nVersion: 2026a-0\n")]),
         tar(&[("var/lib/dpkg/status.d/.wh.base", "")]),

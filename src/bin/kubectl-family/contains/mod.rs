@@ -28,8 +28,15 @@ use crate::{
     registry_images::{MAX_CONCURRENT_IMAGES, RegistryArguments, current_reference},
 };
 
+/// Commands that the help shows.
+const EXAMPLES: &str = "Examples:
+  kubectl family contains libssl3 -A
+  kubectl family contains 'libssl3<3.0.15-1~deb12u1'
+  kubectl family contains openssl --image registry.example.com/shop/web:latest";
+
 /// The arguments of the command.
 #[derive(Args, Clone, Debug)]
+#[command(after_long_help = EXAMPLES)]
 pub struct ContainsArguments {
     /// Package, or its versions in quotes: 'libssl3<3.0.15-1'. Versions compare by the rules of the
     /// distribution

@@ -20,8 +20,15 @@ use crate::{
     registry_images::{ImageArgument, RegistryArguments, build_reference},
 };
 
+/// Commands that the help shows.
+const EXAMPLES: &str = "Examples:
+  kubectl family diff shop/web
+  kubectl family diff shop/web 3 7
+  kubectl family diff registry.example.com/shop/web:1 registry.example.com/shop/web:2";
+
 /// The arguments of the command.
 #[derive(Args, Clone, Debug)]
+#[command(after_long_help = EXAMPLES)]
 pub struct DiffArguments {
     /// Image of a family, as NAME, FAMILY/NAME or NAMESPACE/FAMILY/NAME, or a reference
     image: ImageArgument,

@@ -28,8 +28,15 @@ use crate::{
     },
 };
 
+/// Commands that the help shows.
+const EXAMPLES: &str = "Examples:
+  kubectl family layers shop/web
+  kubectl family layers web -f family.yaml -o wide
+  kubectl family layers registry.example.com/shop/web:latest";
+
 /// The arguments of the command.
 #[derive(Args, Clone, Debug)]
+#[command(after_long_help = EXAMPLES)]
 pub struct LayersArguments {
     /// Image of a family, as NAME, FAMILY/NAME or NAMESPACE/FAMILY/NAME, or a reference
     image: ImageArgument,

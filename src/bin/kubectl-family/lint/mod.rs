@@ -30,8 +30,15 @@ use crate::{
     },
 };
 
+/// Commands that the help shows.
+const EXAMPLES: &str = "Examples:
+  kubectl family lint -f family.yaml
+  kubectl family lint -f families/ --checkout . --disable unused-image
+  kubectl family lint -A -o sarif";
+
 /// The arguments of the command.
 #[derive(Args, Clone, Debug)]
+#[command(after_long_help = EXAMPLES)]
 pub struct LintArguments {
     #[command(flatten)]
     input: InputArguments,

@@ -316,3 +316,11 @@ fn wrapped(title: &str, level: &str) -> String {
     let prefix = format!("*{level}.* ");
     fill(&(prefix.clone() + title)).split_off(prefix.len())
 }
+
+/// Images of a matrix have the same templates, and other tags.
+#[tokio::test]
+async fn tags_of_a_matrix_do_not_collide() {
+    let settings = "matrix: {v: [a, b]}\nfrom: [{upstream: alpine, as: \"alpine:3.24\"}]\n\
+                    path: app\ntags: [\"{{ matrix.v }}\"]";
+    assert_eq!(lint(&[["app", settings, "FROM alpine:3.24"]]).await, Vec::<String>::new());
+}

@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, str::FromStr};
 use anyhow::{Context as _, anyhow};
 use groundswell::{
     api::{EdgeUse, ManagedImageStatus},
+    engine::tags::claimed,
     lineage::{ImageIndex, Parent},
     registry::{Digest, Reference},
 };
@@ -48,7 +49,7 @@ pub fn build_reference(
 }
 
 /// Returns the reference of what an image's users get: the promoted digest if one is recorded, or
-/// else its first tag that is no template.
+/// else its first floating tag.
 pub fn current_reference(family: &EstateFamily, image: ImageIndex) -> anyhow::Result<Reference> {
     let spec = family.family.spec.images.get(image.position()).context("the image is unknown")?;
     let status = family.images.get(&spec.name).and_then(|image| image.status.as_ref());
@@ -59,15 +60,15 @@ pub fn current_reference(family: &EstateFamily, image: ImageIndex) -> anyhow::Re
     if let Some(digest) = recorded {
         return build_reference(family, image, digest);
     }
-    let tag = spec.tags.iter().find(|tag| !tag.contains("{{")).ok_or_else(|| {
+    let tags = claimed(&family.family.spec, spec).unwrap_or_default();
+    let tag = tags.iter().find(|tag| !tag.immutable).ok_or_else(|| {
         anyhow!(
-            "image {}/{} has no recorded digest and no tag that is no template; name it by its \
-             reference",
+            "image {}/{} has no recorded digest and no floating tag; name it by its reference",
             family.name,
             spec.name
         )
     })?;
-    Ok(repository(family, image)?.parse::<Reference>()?.with_tag(tag)?)
+    Ok(repository(family, image)?.parse::<Reference>()?.with_tag(&tag.name)?)
 }
 
 fn repository(family: &EstateFamily, image: ImageIndex) -> anyhow::Result<&str> {

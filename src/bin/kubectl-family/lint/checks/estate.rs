@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use groundswell::engine::end_of_life::ended_upstreams;
+use groundswell::engine::{
+    end_of_life::ended_upstreams,
+    tags::{self, Tag},
+};
 
 use crate::lint::{
     checks::lineage::sets_label,
@@ -56,7 +59,7 @@ pub fn unused_image(estate: &LintedEstate<'_>, reports: &mut RuleReports) {
             || !image.spec.rollout.is_empty()
             || family.family.spec.exports.iter().any(|export| export.image == *name)
             || imported.contains(&image.family.subject(name))
-            || image.spec.tags.iter().any(|tag| is_floating(tag));
+            || claimed_tags(&image).iter().any(|tag| !tag.immutable);
         if !used {
             let message = "it has no child, no rollout, no export and no floating tag; remove it";
             image.report(reports, None, message.into());
@@ -64,9 +67,10 @@ pub fn unused_image(estate: &LintedEstate<'_>, reports: &mut RuleReports) {
     }
 }
 
-/// Whether a template of a tag gives the same tag to several builds.
-fn is_floating(tag: &str) -> bool {
-    !tag.contains("build") && !tag.contains("fingerprint")
+/// Returns the tags of an image, as far as they are known before a build.
+fn claimed_tags(image: &LintedImage<'_>) -> Vec<Tag> {
+    // Valid families have only tags that can be rendered.
+    tags::claimed(&image.family.family.family.spec, image.spec).unwrap_or_default()
 }
 
 /// Returns the images that other families are built on.
@@ -91,8 +95,8 @@ pub fn tag_collision(estate: &LintedEstate<'_>, reports: &mut RuleReports) {
         let position = image.index.position();
         let Some(blueprint) = image.family.family.blueprint.images.get(position) else { continue };
         let subject = image.family.subject(&image.spec.name);
-        for tag in &image.spec.tags {
-            let place = format!("{}:{tag}", blueprint.repository);
+        for tag in claimed_tags(&image) {
+            let place = format!("{}:{}", blueprint.repository, tag.name);
             match owners.get(&place) {
                 Some(owner) if *owner != subject => {
                     let message = format!("{place} is set by {owner}, too");
