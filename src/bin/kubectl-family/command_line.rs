@@ -10,8 +10,8 @@ use groundswell::{
 };
 
 use crate::{
-    check, contains, diff, discover, graph, impact, import, layers, lint, output, plan, request,
-    status, why,
+    check, completion, contains, diff, discover, examples, graph, impact, import, layers, lint, man,
+    output, plan, request, status, why,
 };
 
 /// The command line.
@@ -30,6 +30,7 @@ pub struct CommandLine {
 #[derive(Subcommand, Debug)]
 enum PluginCommand {
     /// Check whether builds can run in a namespace, before or after the installation. Runs one pod
+    #[command(after_long_help = examples::CHECK)]
     Check(Box<check::CheckArguments>),
     /// Show which images of a registry are built on which, without any manifest
     Discover(Box<discover::DiscoverArguments>),
@@ -44,6 +45,7 @@ enum PluginCommand {
     /// Check families and their Dockerfiles for what a linter of single Dockerfiles cannot see
     Lint(Box<lint::LintArguments>),
     /// Show the status of a family and its images, or of all families if no name is given
+    #[command(after_long_help = examples::STATUS)]
     Status(status::StatusArguments),
     /// Show how images are built on one another, as a tree or a drawing
     Graph(Box<graph::GraphArguments>),
@@ -54,20 +56,37 @@ enum PluginCommand {
     /// Explain why an image was built last, and what it waits for
     Why(Box<why::WhyArguments>),
     /// Start stale builds now, without waiting for the quiet time
+    #[command(after_long_help = examples::TRIGGER)]
     Trigger(request::ScopeArguments),
     /// Clear recorded failures, so that failed images are built again
+    #[command(after_long_help = examples::RETRY)]
     Retry(request::ScopeArguments),
     /// Stop builds until an input changes or a retry is requested
+    #[command(after_long_help = examples::CANCEL)]
     Cancel(request::ScopeArguments),
     /// Rebuild images even if they are current
+    #[command(after_long_help = examples::FORCE)]
     Force(request::ScopeArguments),
     /// Hold an image or an upstream at its current digest
+    #[command(after_long_help = examples::HOLD)]
     Hold(request::HoldArguments),
     /// End a hold that the hold command has set
+    #[command(after_long_help = examples::UNHOLD)]
     Unhold(request::UnholdArguments),
     /// Approve the candidate of an upstream for use in builds
+    #[command(after_long_help = examples::APPROVE)]
     Approve(request::ApproveArguments),
+    /// Print a script with which a shell completes commands, flags and live names
+    #[command(after_long_help = examples::COMPLETION)]
+    Completion(completion::CompletionArguments),
+    /// Write the man pages of all commands
+    #[command(after_long_help = examples::MAN)]
+    Man(man::ManArguments),
+    /// Print names for the completion of a shell
+    #[command(name = "__names", hide = true)]
+    Names(Box<completion::NamesArguments>),
     /// Print the version of the plugin and of the API that it uses
+    #[command(after_long_help = examples::VERSION)]
     Version,
 }
 
@@ -131,6 +150,9 @@ pub async fn run(command_line: CommandLine) -> anyhow::Result<ExitCode> {
         PluginCommand::Hold(arguments) => request::hold(arguments).await?,
         PluginCommand::Unhold(arguments) => request::unhold(arguments).await?,
         PluginCommand::Approve(arguments) => request::approve(arguments).await?,
+        PluginCommand::Completion(arguments) => completion::run(&arguments)?,
+        PluginCommand::Man(arguments) => man::run(&arguments)?,
+        PluginCommand::Names(arguments) => completion::print(*arguments).await?,
         PluginCommand::Version => {
             let version = &*build_info::LONG_VERSION;
             output::write(&format!("kubectl-family {version}\nAPI {GROUP}/{VERSION}\n"))?;
@@ -205,7 +227,7 @@ mod tests {
         command.build();
         let mut texts = vec![command.render_long_help().to_string()];
         texts.extend(command.get_subcommands_mut().map(|one| one.render_long_help().to_string()));
-        assert_eq!(texts.len(), 22, "the command itself, its commands, and help");
+        assert_eq!(texts.len(), 25, "the command itself, its commands, and help");
         for text in texts {
             assert!(!text.contains('`'), "a back-quote in:\n{text}");
         }

@@ -7,20 +7,25 @@ mod build_times;
 mod check;
 mod cluster;
 mod command_line;
+mod completion;
 mod contains;
 mod diff;
 mod discover;
 #[cfg(test)]
 mod document_tests;
 mod estate_graph;
+mod examples;
 mod graph;
 mod impact;
 mod import;
 mod input;
 mod layers;
 mod lint;
+mod man;
 mod output;
 mod plan;
+#[cfg(test)]
+mod reference_tests;
 mod registry_images;
 mod request;
 mod status;
@@ -32,6 +37,9 @@ use crate::command_line::{CommandLine, run};
 use clap::Parser as _;
 
 fn main() -> ExitCode {
+    if completion::answer() {
+        return ExitCode::SUCCESS;
+    }
     let command_line = CommandLine::parse();
     // Two TLS providers are compiled in, and rustls chooses none of them on its own. Only a second
     // call can fail.

@@ -14,23 +14,38 @@ use crate::{
 /// Reads the families that the flags select.
 pub async fn read(arguments: &InputArguments) -> anyhow::Result<Estate> {
     let cluster = ClusterConnection::connect(&arguments.kubectl_flags).await?;
-    let selected = match &arguments.selector {
-        Some(selector) => ListParams::default().labels(selector),
-        None => ListParams::default(),
-    };
     let (families, images, cascades, requests) = tokio::try_join!(
-        cluster.list::<ImageFamily>(api(&cluster, arguments), selected),
+        cluster.list::<ImageFamily>(api(&cluster, arguments), selected(arguments)),
         cluster.list(api(&cluster, arguments), ListParams::default()),
         cluster.list(api(&cluster, arguments), ListParams::default()),
         cluster.list(api(&cluster, arguments), ListParams::default()),
     )?;
-    let families = families.into_iter().map(|family| {
+    let objects = InputObjects { families: placed(families), images, cascades, requests };
+    Ok(objects.estate(Vec::new(), EstateOrigin::Cluster))
+}
+
+/// Reads the families that the flags select, without what is recorded of them.
+pub async fn read_families(arguments: &InputArguments) -> anyhow::Result<Estate> {
+    let cluster = ClusterConnection::connect(&arguments.kubectl_flags).await?;
+    let families = cluster.list(api(&cluster, arguments), selected(arguments)).await?;
+    let objects = InputObjects { families: placed(families), ..InputObjects::default() };
+    Ok(objects.estate(Vec::new(), EstateOrigin::Cluster))
+}
+
+fn selected(arguments: &InputArguments) -> ListParams {
+    match &arguments.selector {
+        Some(selector) => ListParams::default().labels(selector),
+        None => ListParams::default(),
+    }
+}
+
+fn placed(families: Vec<ImageFamily>) -> Vec<PlacedFamily> {
+    let place = |family: ImageFamily| {
         let namespace = family.namespace().unwrap_or_default();
         let place = Place::Cluster(format!("ImageFamily {namespace}/{}", family.name_any()));
         PlacedFamily { family, place }
-    });
-    let objects = InputObjects { families: families.collect(), images, cascades, requests };
-    Ok(objects.estate(Vec::new(), EstateOrigin::Cluster))
+    };
+    families.into_iter().map(place).collect()
 }
 
 fn api<K>(cluster: &ClusterConnection, arguments: &InputArguments) -> Api<K>

@@ -133,16 +133,33 @@ impl Estate {
         let estate = if arguments.filenames.is_empty() {
             Box::pin(cluster_objects::read(arguments)).await?
         } else {
-            let namespace = arguments.kubectl_flags.namespace.as_deref();
-            let read = files::read_all(&arguments.filenames, arguments.depth())?;
-            let default = namespace.unwrap_or(DEFAULT_NAMESPACE);
-            let mut estate = Self::of_files(&read, default);
-            if let Some(namespace) = namespace {
-                estate.families.retain(|family| family.name.namespace == namespace);
-            }
-            estate
+            Self::read_files(arguments)?
         };
         estate.checked(arguments)
+    }
+
+    /// Reads the families that the flags select, for their names: without what the cluster has
+    /// recorded, and without a word on problems.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if a file cannot be read, or if the cluster does not answer.
+    pub async fn read_names(arguments: &InputArguments) -> anyhow::Result<Self> {
+        if arguments.filenames.is_empty() {
+            Box::pin(cluster_objects::read_families(arguments)).await
+        } else {
+            Self::read_files(arguments)
+        }
+    }
+
+    fn read_files(arguments: &InputArguments) -> anyhow::Result<Self> {
+        let namespace = arguments.kubectl_flags.namespace.as_deref();
+        let read = files::read_all(&arguments.filenames, arguments.depth())?;
+        let mut estate = Self::of_files(&read, namespace.unwrap_or(DEFAULT_NAMESPACE));
+        if let Some(namespace) = namespace {
+            estate.families.retain(|family| family.name.namespace == namespace);
+        }
+        Ok(estate)
     }
 
     /// Returns the estate of files. `namespace` is that of objects that name none.

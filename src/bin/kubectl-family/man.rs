@@ -1,0 +1,100 @@
+//! `kubectl family man`: the man pages, made from the commands and their help.
+
+use std::{
+    fs,
+    io::Write as _,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context as _;
+use clap::{Args, Command, CommandFactory as _};
+use clap_mangen::Man;
+
+use crate::{command_line::CommandLine, output};
+
+/// Name of the page of the plugin, and beginning of the names of the other pages.
+const NAME: &str = "kubectl-family";
+
+#[derive(Args, Debug)]
+pub struct ManArguments {
+    /// Folder to which the pages are written. It is created if it does not exist
+    #[arg(value_name = "FOLDER")]
+    folder: PathBuf,
+}
+
+/// Writes the pages, and prints their names.
+pub fn run(arguments: &ManArguments) -> anyhow::Result<()> {
+    let folder = &arguments.folder;
+    fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
+    let mut written = String::new();
+    for (name, text) in pages()? {
+        let path = folder.join(name + ".1");
+        write(folder, &path, &text).with_context(|| format!("write {}", path.display()))?;
+        written += &format!("{}\n", path.display());
+    }
+    output::write(&written)?;
+    Ok(())
+}
+
+/// Returns the pages with their names: one of the plugin, and one for each command.
+fn pages() -> anyhow::Result<Vec<(String, Vec<u8>)>> {
+    let mut plugin = CommandLine::command().disable_help_subcommand(true);
+    plugin.build();
+    let commands = plugin.get_subcommands().filter(|command| !command.is_hide_set());
+    let mut pages = Vec::new();
+    for command in commands {
+        pages.push((format!("{NAME}-{}", command.get_name()), command.clone()));
+    }
+    pages.insert(0, (NAME.to_owned(), plugin.clone()));
+    pages
+        .into_iter()
+        .map(|(name, command)| {
+            let text = page(&name, command)?;
+            Ok((name, text))
+        })
+        .collect()
+}
+
+fn page(name: &str, command: Command) -> anyhow::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    let man = Man::new(command.display_name(name.to_owned()));
+    man.title(name).section("1").manual("Groundswell").render(&mut text)?;
+    Ok(text)
+}
+
+/// Writes a file whole or not at all.
+fn write(folder: &Path, path: &Path, text: &[u8]) -> anyhow::Result<()> {
+    let mut file = tempfile::Builder::new().permissions(readable()).tempfile_in(folder)?;
+    file.write_all(text)?;
+    file.persist(path)?;
+    Ok(())
+}
+
+/// Everyone may read a man page, as far as the user's mask allows.
+fn readable() -> fs::Permissions {
+    use std::os::unix::fs::PermissionsExt as _;
+    fs::Permissions::from_mode(0o644)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_has_a_page_with_its_options_and_examples() {
+        let pages = pages().expect("pages");
+        let commands = CommandLine::command();
+        let shown = commands.get_subcommands().filter(|command| !command.is_hide_set()).count();
+        assert_eq!(pages.len(), shown + 1);
+        let page = |wanted: &str| {
+            let (_, text) = pages.iter().find(|(name, _)| name == wanted).expect("a page");
+            String::from_utf8(text.clone()).expect("text")
+        };
+        assert!(page("kubectl-family").contains("Show families of container images"));
+        let graph = page("kubectl-family-graph");
+        for expected in [".TH kubectl-family-graph 1", "\\-\\-focus", "Examples:", "FILE|DIR"] {
+            assert!(graph.contains(expected), "{expected} is not in\n{graph}");
+        }
+        assert!(pages.iter().all(|(name, _)| !name.contains("__")), "a hidden command");
+    }
+}
