@@ -22,7 +22,7 @@ build: ## Compile the controller and the kubectl plugin
 .PHONY: generate
 generate: ## Write all generated files: CRDs, the chart's copies, deploy/, the API reference (needs Go)
 	GENERATE=1 cargo test --locked --quiet --features needs-go --test generated
-	GENERATE=1 cargo test --locked --quiet --bin kubectl-family schemas
+	GENERATE=1 cargo test --locked --quiet --bin kubectl-family -- schemas page_of_commands
 	GENERATE=1 INSTA_UPDATE=always cargo test --locked --quiet --features needs-go --test chart
 
 .PHONY: end-of-life

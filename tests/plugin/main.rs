@@ -11,6 +11,7 @@ mod graph;
 mod impact;
 mod import;
 mod input;
+mod krew;
 mod lint;
 mod plan;
 mod runs;

@@ -10,8 +10,8 @@ use groundswell::{
 };
 
 use crate::{
-    check, completion, contains, diff, discover, examples, graph, impact, import, layers, lint, man,
-    output, plan, request, status, why,
+    check, completion, contains, diff, discover, examples, graph, impact, import, layers, lint,
+    man, output, plan, request, status, why,
 };
 
 /// The command line.

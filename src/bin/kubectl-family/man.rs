@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::Write as _,
+    iter,
     path::{Path, PathBuf},
 };
 
@@ -27,39 +28,38 @@ pub fn run(arguments: &ManArguments) -> anyhow::Result<()> {
     let folder = &arguments.folder;
     fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
     let mut written = String::new();
-    for (name, text) in pages()? {
-        let path = folder.join(name + ".1");
-        write(folder, &path, &text).with_context(|| format!("write {}", path.display()))?;
+    for page in pages()? {
+        let path = folder.join(page.name + ".1");
+        write(folder, &path, &page.text).with_context(|| format!("write {}", path.display()))?;
         written += &format!("{}\n", path.display());
     }
     output::write(&written)?;
     Ok(())
 }
 
-/// Returns the pages with their names: one of the plugin, and one for each command.
-fn pages() -> anyhow::Result<Vec<(String, Vec<u8>)>> {
+/// A man page.
+struct ManPage {
+    /// Name without the section.
+    name: String,
+    /// Text in roff.
+    text: Vec<u8>,
+}
+
+/// Returns one page of the plugin, and one for each command.
+fn pages() -> anyhow::Result<Vec<ManPage>> {
     let mut plugin = CommandLine::command().disable_help_subcommand(true);
     plugin.build();
     let commands = plugin.get_subcommands().filter(|command| !command.is_hide_set());
-    let mut pages = Vec::new();
-    for command in commands {
-        pages.push((format!("{NAME}-{}", command.get_name()), command.clone()));
-    }
-    pages.insert(0, (NAME.to_owned(), plugin.clone()));
-    pages
-        .into_iter()
-        .map(|(name, command)| {
-            let text = page(&name, command)?;
-            Ok((name, text))
-        })
-        .collect()
+    let of_commands =
+        commands.map(|command| page(format!("{NAME}-{}", command.get_name()), command));
+    iter::once(page(NAME.to_owned(), &plugin)).chain(of_commands).collect()
 }
 
-fn page(name: &str, command: Command) -> anyhow::Result<Vec<u8>> {
+fn page(name: String, command: &Command) -> anyhow::Result<ManPage> {
     let mut text = Vec::new();
-    let man = Man::new(command.display_name(name.to_owned()));
-    man.title(name).section("1").manual("Groundswell").render(&mut text)?;
-    Ok(text)
+    let man = Man::new(command.clone().display_name(name.clone()));
+    man.title(name.clone()).section("1").manual("Groundswell").render(&mut text)?;
+    Ok(ManPage { name, text })
 }
 
 /// Writes a file whole or not at all.
@@ -87,14 +87,14 @@ mod tests {
         let shown = commands.get_subcommands().filter(|command| !command.is_hide_set()).count();
         assert_eq!(pages.len(), shown + 1);
         let page = |wanted: &str| {
-            let (_, text) = pages.iter().find(|(name, _)| name == wanted).expect("a page");
-            String::from_utf8(text.clone()).expect("text")
+            let page = pages.iter().find(|page| page.name == wanted).expect("a page");
+            String::from_utf8(page.text.clone()).expect("text")
         };
         assert!(page("kubectl-family").contains("Show families of container images"));
         let graph = page("kubectl-family-graph");
         for expected in [".TH kubectl-family-graph 1", "\\-\\-focus", "Examples:", "FILE|DIR"] {
             assert!(graph.contains(expected), "{expected} is not in\n{graph}");
         }
-        assert!(pages.iter().all(|(name, _)| !name.contains("__")), "a hidden command");
+        assert!(pages.iter().all(|page| !page.name.contains("__")), "a hidden command");
     }
 }

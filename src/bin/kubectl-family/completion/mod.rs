@@ -104,9 +104,7 @@ fn kind(command: &str, argument: &str) -> Option<NameKind> {
         ("trigger" | "retry" | "cancel" | "force" | "hold" | "unhold", "target") => {
             Some(NameKind::Scope)
         }
-        ("hold" | "unhold" | "approve", "upstream") | ("plan", "moved") => {
-            Some(NameKind::Upstream)
-        }
+        ("hold" | "unhold" | "approve", "upstream") | ("plan", "moved") => Some(NameKind::Upstream),
         ("graph", "image") | ("impact", "target") => Some(NameKind::Target),
         ("graph", "focus") | ("why" | "layers" | "diff", "image") => Some(NameKind::Image),
         _ => None,

@@ -6,9 +6,9 @@ fn the_arguments_that_take_names_exist() {
     let command = command();
     let completed = command.get_subcommands().flat_map(|command| {
         let arguments = command.get_arguments();
-        arguments.filter(|one| one.get::<ArgValueCompleter>().is_some()).map(move |one| {
-            format!("{} {}", command.get_name(), one.get_id())
-        })
+        arguments
+            .filter(|one| one.get::<ArgValueCompleter>().is_some())
+            .map(move |one| format!("{} {}", command.get_name(), one.get_id()))
     });
     let completed: Vec<String> = completed.collect();
     assert_eq!(
