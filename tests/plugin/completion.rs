@@ -37,7 +37,7 @@ fn commands_and_flags_are_completed_with_what_they_do() {
     assert_eq!(commands.len(), 2, "{commands:?}");
     assert!(commands[0].starts_with("plan\tShow what the controller would do"), "{commands:?}");
     assert_eq!(commands[1], ":4");
-    assert_eq!(ask(&["graph", "-o", "merm"]), ["mermaid\tA flowchart for Mermaid", ":4"]);
+    assert_eq!(ask(&["graph", "-o", "merm"]), ["mermaid\tA diagram for Markdown documents", ":4"]);
     assert!(ask(&[""]).iter().all(|line| !line.starts_with('_')), "a hidden command");
     assert_eq!(ask(&["graph", "-f", "examples/dia"]), ["examples/diamond/", ":6"]);
 }
@@ -60,10 +60,10 @@ fn names_that_two_families_have_are_completed_with_the_family() {
     let family = |name: &str, image: &str| {
         format!(
             "apiVersion: groundswell.dev/v1alpha1\nkind: ImageFamily\nmetadata: {{name: {name}}}\n\
-             spec:\n  repository: registry.example.com/x\n  strategy: s\n  upstreams:\n  \
-             - {{name: alpine, image: alpine, tag: '3'}}\n  images:\n  \
-             - {{name: base, from: [alpine], source: {{inline: FROM alpine}}}}\n  \
-             - {{name: {image}, from: [base], source: {{inline: FROM base}}}}\n"
+             spec:\n  repository: registry.example.com/{name}\n  upstreams:\n  \
+             - {{name: alpine, image: alpine, follow: {{tag: '3'}}}}\n  images:\n  \
+             - {{name: base, from: [{{upstream: alpine}}], source: {{inline: FROM alpine:3}}}}\n  \
+             - {{name: {image}, from: [{{image: base}}], source: {{inline: FROM base}}}}\n"
         )
     };
     let files = Files::new(&[("a.yaml", &family("a", "app")), ("b.yaml", &family("b", "boot"))]);
