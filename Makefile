@@ -22,6 +22,7 @@ build: ## Compile the controller and the kubectl plugin
 .PHONY: generate
 generate: ## Write all generated files: CRDs, the chart's copies, deploy/, the API reference (needs Go)
 	GENERATE=1 cargo test --locked --quiet --features needs-go --test generated
+	GENERATE=1 cargo test --locked --quiet --bin kubectl-family schemas
 	GENERATE=1 INSTA_UPDATE=always cargo test --locked --quiet --features needs-go --test chart
 
 .PHONY: end-of-life
@@ -38,7 +39,7 @@ test: ## Run every test, on a real API server and a real cluster too (needs Debi
 	dev/test
 
 .PHONY: bench
-bench: ## Run the benchmarks: one decision, and a cascade compared with a bare loop (docs/benchmarks.md)
+bench: ## Run the benchmarks: one decision, an import, and a cascade compared with a bare loop (docs/benchmarks.md)
 	dev/bench
 
 .PHONY: simulate

@@ -9,7 +9,7 @@ use std::str;
 
 use crate::{
     api::{FamilyRequestSpec, request::RequestedAction},
-    builds, engine, registry,
+    builds, contents, engine, registry,
     terminal::printable,
 };
 
@@ -25,7 +25,7 @@ pub struct Target {
 }
 
 /// All formats.
-pub const TARGETS: [Target; 12] = [
+pub const TARGETS: [Target; 14] = [
     Target { name: "builder-output", run: builds::fuzz::builder_output },
     Target { name: "docker-config", run: registry::fuzz::docker_config },
     Target { name: "dockerfile", run: builds::fuzz::dockerfile },
@@ -33,7 +33,9 @@ pub const TARGETS: [Target; 12] = [
     Target { name: "git-files", run: builds::git::fuzz::files },
     Target { name: "git-pack", run: builds::git::fuzz::pack },
     Target { name: "image-config", run: registry::fuzz::image_config },
+    Target { name: "layer", run: contents::fuzz::layer },
     Target { name: "manifest", run: registry::fuzz::manifest },
+    Target { name: "package-version", run: contents::fuzz::version },
     Target { name: "reference", run: registry::fuzz::reference },
     Target { name: "request", run: request },
     Target { name: "response", run: registry::fuzz::response },

@@ -13,6 +13,7 @@ pub mod build_info;
 pub mod build_records;
 pub mod builds;
 pub mod clock;
+pub mod contents;
 pub mod controller;
 pub mod engine;
 pub mod fence;

@@ -5,7 +5,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// SPDX names of the licences whose code may be distributed as part of an Apache-2.0 program.
-const ALLOWED: [&str; 14] = [
+const ALLOWED: [&str; 15] = [
     "0BSD",
     "Apache-2.0",
     "Apache-2.0 WITH LLVM-exception",
@@ -16,6 +16,7 @@ const ALLOWED: [&str; 14] = [
     "CDLA-Permissive-2.0",
     "ISC",
     "MIT",
+    "MIT-0",
     "OpenSSL",
     "Unicode-3.0",
     "Unlicense",

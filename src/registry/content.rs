@@ -10,7 +10,9 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::registry::{Digest, ImageConfig, ImageManifest, Platform, image_config::timestamp};
+use crate::registry::{
+    Digest, HistoryStep, ImageConfig, ImageManifest, Platform, image_config::timestamp,
+};
 
 /// Keys of a configuration's `config` that builders fill with leftovers of the build container.
 /// They have no effect on a user of the image. Every other key is part of the content: a cascade
@@ -117,6 +119,15 @@ impl ContentFields {
         layers.filter_map(|entry| timestamp(entry.created.as_ref()?)).max()
     }
 
+    /// Returns the steps of the history.
+    pub(super) fn steps(&self) -> Vec<HistoryStep> {
+        let step = |entry: &HistoryEntry| HistoryStep {
+            command: Digest::of(entry.created_by.as_ref().map_or("", text_of).as_bytes()),
+            is_empty_layer: entry.empty_layer,
+        };
+        self.history.iter().flatten().map(step).collect()
+    }
+
     /// Returns the instructions of `ONBUILD`. What is not a text is ignored: no builder accepts it.
     pub(super) fn triggers(&self) -> Vec<String> {
         let triggers = self.config.as_ref().and_then(|config| config.get("OnBuild"));
@@ -164,6 +175,10 @@ impl ContentFields {
         }
         Digest::of(text.as_bytes())
     }
+}
+
+fn text_of(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
 }
 
 /// Whether a setting is equivalent to an absent one. Some builders write such settings and others

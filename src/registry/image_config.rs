@@ -29,14 +29,25 @@ pub struct ImageConfig {
     pub variant_is_named: bool,
     /// The digests of the uncompressed layers, the lowest first.
     pub diff_ids: Vec<Digest>,
+    /// The steps that made the image, the first one first. Builders may omit them.
+    pub history: Vec<HistoryStep>,
     /// Hash of what a user can notice of the image; see
     /// [`ContentIdentity::content`](crate::registry::ContentIdentity::content).
     pub content: Digest,
 }
 
+/// A step that made an image.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HistoryStep {
+    /// Hash of the step's command.
+    pub command: Digest,
+    /// Whether the step has made no layer.
+    pub is_empty_layer: bool,
+}
+
 impl ImageConfig {
     /// Parses a configuration blob. The error is a predicate whose subject is the registry.
-    pub(super) fn parse(bytes: &[u8]) -> Result<Self, String> {
+    pub fn parse(bytes: &[u8]) -> Result<Self, String> {
         let config: ConfigShape = serde_json::from_slice(bytes).map_err(|error| {
             format!(
                 "sent a malformed image configuration (line {}, column {})",
@@ -52,6 +63,7 @@ impl ImageConfig {
             newest_layer: config.content_fields.newest_layer(),
             triggers: config.content_fields.triggers(),
             labels: config.content_fields.labels(),
+            history: config.content_fields.steps(),
             content: config.content_fields.content_hash(&platform, &config.rootfs.diff_ids),
             platform,
             variant_is_named,

@@ -9,6 +9,7 @@ mod addresses;
 mod artifacts;
 mod authentication;
 mod authorizations;
+mod blobs;
 mod ca_bundle;
 mod call;
 mod challenge;
@@ -25,6 +26,7 @@ mod error_body;
 mod heads;
 mod http;
 mod image_config;
+mod listing;
 mod manifest;
 mod operation;
 mod own_tags;
@@ -46,6 +48,7 @@ pub(crate) mod fuzz;
 
 pub use crate::registry::{
     addresses::{AddressPolicy, PermittedAddresses, RefusedAddress},
+    blobs::MAX_BLOB_PART_BYTES,
     ca_bundle::{CaBundle, CaBundleError},
     client::{Client, MAX_MANIFEST_BYTES, ManifestHead},
     config::{Config, ConfigError, Mirror},
@@ -53,7 +56,8 @@ pub use crate::registry::{
     credentials::{CredentialIdentity, Keychain, SecretError, SecretForm, SecretPayload},
     digest::{Digest, ParseDigestError},
     error::{AccessDenial, RegistryError, RegistryOutage},
-    image_config::ImageConfig,
+    image_config::{HistoryStep, ImageConfig},
+    listing::NameList,
     manifest::{
         DOCKER_LIST, DOCKER_MANIFEST, Descriptor, ImageManifest, Index, IndexEntry, Manifest,
         ManifestKind, OCI_INDEX, OCI_MANIFEST, PlatformEntry, image_of,

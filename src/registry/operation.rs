@@ -62,6 +62,29 @@ impl Operation {
         }
     }
 
+    /// Reads a part of a blob, or all of it if `range` is `None`.
+    pub(super) fn blob(digest: &str, range: Option<HeaderValue>, limit: usize) -> Self {
+        let mut operation = Self { what: "blob", limit, ..Self::config(digest) };
+        if let Some(range) = range {
+            operation.headers.insert(header::RANGE, range);
+        }
+        operation
+    }
+
+    /// Reads a page of the registry's repositories.
+    pub(super) fn repositories(query: &str) -> Self {
+        Self {
+            what: "list of repositories",
+            scope: OperationScope::Host,
+            ..Self::pull(Method::GET, format!("/v2/_catalog?{query}"))
+        }
+    }
+
+    /// Reads a page of a repository's tags.
+    pub(super) fn tags(query: &str) -> Self {
+        Self { what: "list of tags", ..Self::pull(Method::GET, format!("tags/list?{query}")) }
+    }
+
     /// Reads the root of the API, which says how to authenticate.
     pub(super) fn root() -> Self {
         Self {

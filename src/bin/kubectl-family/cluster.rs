@@ -17,20 +17,24 @@ use groundswell::api::family_request::MAX_BY;
 
 use crate::command_line::KubectlFlags;
 
-/// Timeout of one call to the API server.
-const TIMEOUT: Duration = Duration::from_secs(10);
+/// Timeout of one call to the API server, if `--request-timeout` is not set.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Field owner of what the plugin creates.
 const FIELD_OWNER: &str = "kubectl-family";
 /// Number of objects that are read per page.
 const PAGE_SIZE: u32 = 500;
-/// Maximum number of objects that are shown.
-const MAX_OBJECTS: usize = 5000;
+/// Maximum number of objects of one list. More is an error: nothing is left out silently.
+const MAX_OBJECTS: usize = 500_000;
+/// How often a list is started again because the API server has dropped a page of it.
+const MAX_RESTARTS: usize = 3;
 
 /// Connection to a cluster, and the namespace that the user selected.
 #[derive(Clone)]
 pub struct ClusterConnection {
     pub client: Client,
     pub namespace: String,
+    /// Timeout of one call.
+    pub timeout: Duration,
 }
 
 /// Returns the proxy for the API server, or `None` if it is the proxy of the environment and
@@ -52,21 +56,17 @@ fn proxy(config: &Config, variable: impl Fn(&str) -> Option<String>) -> Option<U
 
 impl ClusterConnection {
     pub async fn connect(flags: &KubectlFlags) -> anyhow::Result<Self> {
-        let options =
-            KubeConfigOptions { context: flags.context.clone(), ..KubeConfigOptions::default() };
-        let mut config = if flags.context.is_some() {
-            let kubeconfig = Kubeconfig::read().context("read the kubeconfig")?;
-            Config::from_custom_kubeconfig(kubeconfig, &options)
-                .await
-                .context("use the kubeconfig")?
-        } else {
-            Config::infer().await.context("find a cluster: set KUBECONFIG or --context")?
-        };
+        let mut config = configuration(flags).await?;
         config.proxy_url = proxy(&config, |name| std::env::var(name).ok());
         // A user waits, so an error at once is better than retries.
         config.default_retry = false;
         let namespace = flags.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
-        Ok(Self { client: Client::try_from(config).context("set up the connection")?, namespace })
+        if let Some(user) = &flags.impersonated {
+            config.auth_info.impersonate = Some(user.clone());
+        }
+        let timeout = flags.request_timeout.map_or(DEFAULT_TIMEOUT, Into::into);
+        let client = Client::try_from(config).context("set up the connection")?;
+        Ok(Self { client, namespace, timeout })
     }
 
     /// Returns the API of a kind in the namespace.
@@ -81,11 +81,12 @@ impl ClusterConnection {
     pub async fn user_name(&self) -> Option<String> {
         let reviews: Api<SelfSubjectReview> = Api::all(self.client.clone());
         let parameters = PostParams::default();
-        let review = call::<SelfSubjectReview, _>(
-            reviews.create(&parameters, &SelfSubjectReview::default()),
-        )
-        .await
-        .ok()?;
+        let review = self
+            .call::<SelfSubjectReview, _>(
+                reviews.create(&parameters, &SelfSubjectReview::default()),
+            )
+            .await
+            .ok()?;
         let name = review.status?.user_info?.username?;
         let name: String = name.chars().filter(|c| !c.is_control()).take(MAX_BY).collect();
         (!name.is_empty()).then_some(name)
@@ -96,7 +97,7 @@ impl ClusterConnection {
     where
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
     {
-        let found = call::<K, _>(api.get_opt(name)).await?;
+        let found = self.call::<K, _>(api.get_opt(name)).await?;
         found.ok_or_else(|| {
             anyhow!(
                 "{} `{name}` not found in namespace {}; list all with `kubectl get {} -A`",
@@ -107,27 +108,79 @@ impl ClusterConnection {
         })
     }
 
-    /// Returns the objects that a field selector matches, at most [`MAX_OBJECTS`].
-    pub async fn list<K>(&self, api: Api<K>, fields: Option<&str>) -> anyhow::Result<Vec<K>>
+    /// Returns the objects that the parameters select, page by page to the last one, sorted by
+    /// namespace and name.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if a page cannot be read, or if there are more than [`MAX_OBJECTS`]: half a
+    /// list is never returned.
+    pub async fn list<K>(&self, api: Api<K>, parameters: ListParams) -> anyhow::Result<Vec<K>>
     where
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
     {
-        let mut parameters = ListParams::default().limit(PAGE_SIZE);
-        if let Some(fields) = fields {
-            parameters = parameters.fields(fields);
-        }
-        let mut all = Vec::new();
-        while all.len() < MAX_OBJECTS {
-            let page = call::<K, _>(api.list(&parameters)).await?;
-            let next = page.metadata.continue_.clone().filter(|token| !token.is_empty());
-            all.extend(page);
-            match next {
-                Some(token) => parameters = parameters.continue_token(&token),
-                None => break,
+        for _ in 0..MAX_RESTARTS {
+            if let PagedList::Complete(mut all) = self.list_once(&api, &parameters).await? {
+                all.sort_by_key(|object| (object.namespace(), object.name_any()));
+                return Ok(all);
             }
         }
-        all.sort_by_key(|object| (object.namespace(), object.name_any()));
-        Ok(all)
+        bail!("the list of {} changes faster than it can be read; try again", K::plural(&()))
+    }
+
+    async fn list_once<K>(
+        &self,
+        api: &Api<K>,
+        parameters: &ListParams,
+    ) -> anyhow::Result<PagedList<K>>
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
+    {
+        let mut parameters = parameters.clone().limit(PAGE_SIZE);
+        let mut all = Vec::new();
+        loop {
+            let page = match self.call::<K, _>(api.list(&parameters)).await {
+                Ok(page) => page,
+                Err(error) if !all.is_empty() && is_expired(&error) => {
+                    return Ok(PagedList::Expired);
+                }
+                Err(error) => return Err(error),
+            };
+            let next = page.metadata.continue_.clone().filter(|token| !token.is_empty());
+            all.extend(page);
+            if all.len() > MAX_OBJECTS {
+                bail!("there are more than {MAX_OBJECTS} {}; select fewer", K::plural(&()));
+            }
+            match next {
+                Some(token) => parameters = parameters.continue_token(&token),
+                None => return Ok(PagedList::Complete(all)),
+            }
+        }
+    }
+
+    /// Waits for a call at most as long as the timeout, and describes its error.
+    async fn call<K, T>(&self, call: impl Future<Output = kube::Result<T>>) -> anyhow::Result<T>
+    where
+        K: Resource<DynamicType = ()>,
+    {
+        let plural = K::plural(&());
+        match tokio::time::timeout(self.timeout, call).await {
+            Err(_) => bail!(
+                "the API server did not answer within {} s; check the cluster, or set a longer \
+                 --request-timeout",
+                self.timeout.as_secs()
+            ),
+            Ok(Err(kube::Error::Api(status))) if status.is_not_found() => {
+                bail!(
+                    "the cluster does not serve {plural}: install Groundswell, or select another \
+                     cluster with --context"
+                )
+            }
+            Ok(Err(kube::Error::Api(status))) if status.is_forbidden() || status.is_invalid() => {
+                bail!("{}", status.message)
+            }
+            Ok(answer) => answer.with_context(|| format!("read or write {plural}")),
+        }
     }
 
     /// Creates an object and returns it.
@@ -137,56 +190,46 @@ impl ClusterConnection {
     {
         let parameters =
             PostParams { field_manager: Some(FIELD_OWNER.into()), ..PostParams::default() };
-        call::<K, _>(api.create(&parameters, object)).await
+        self.call::<K, _>(api.create(&parameters, object)).await
     }
 }
 
-/// Waits for a call at most [`TIMEOUT`] and describes its error.
-async fn call<K, T>(call: impl Future<Output = kube::Result<T>>) -> anyhow::Result<T>
-where
-    K: Resource<DynamicType = ()>,
-{
-    let plural = K::plural(&());
-    match tokio::time::timeout(TIMEOUT, call).await {
-        Err(_) => bail!("the API server did not answer within {} s", TIMEOUT.as_secs()),
-        Ok(Err(kube::Error::Api(status))) if status.is_not_found() => {
-            bail!(
-                "the cluster does not serve {plural}: install Groundswell, or select another \
-                   cluster with --context"
-            )
-        }
-        Ok(Err(kube::Error::Api(status))) if status.is_forbidden() || status.is_invalid() => {
-            bail!("{}", status.message)
-        }
-        Ok(answer) => answer.with_context(|| format!("read or write {plural}")),
+/// The result of reading a list.
+enum PagedList<K> {
+    /// All of it.
+    Complete(Vec<K>),
+    /// The API server does not know the next page any more, so that the list has to be read again.
+    Expired,
+}
+
+/// Whether an error says that a page of a list is too old.
+fn is_expired(error: &anyhow::Error) -> bool {
+    let mut causes = error.chain().filter_map(|cause| cause.downcast_ref::<kube::Error>());
+    causes.any(|cause| matches!(cause, kube::Error::Api(status) if status.code == 410))
+}
+
+/// Returns the configuration of the connection.
+async fn configuration(flags: &KubectlFlags) -> anyhow::Result<Config> {
+    if flags.context.is_none() && flags.kubeconfig.is_none() {
+        return Config::infer().await.context("find a cluster: set KUBECONFIG or --context");
     }
+    let kubeconfig = match &flags.kubeconfig {
+        Some(path) => Kubeconfig::read_from(path)
+            .with_context(|| format!("read the kubeconfig {}", path.display()))?,
+        None => Kubeconfig::read().context("read the kubeconfig")?,
+    };
+    if let Some(wanted) = &flags.context
+        && !kubeconfig.contexts.iter().any(|context| context.name == *wanted)
+    {
+        let names: Vec<&str> =
+            kubeconfig.contexts.iter().map(|context| context.name.as_str()).collect();
+        bail!("the kubeconfig has no context {wanted}; it has {}", names.join(", "));
+    }
+    let options =
+        KubeConfigOptions { context: flags.context.clone(), ..KubeConfigOptions::default() };
+    Config::from_custom_kubeconfig(kubeconfig, &options).await.context("use the kubeconfig")
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn no_proxy_excludes_the_api_server_from_the_proxy_of_the_environment_only() {
-        let url = "http://proxy.example.com:3128";
-        let used = |configured: &str, excluded: &str| {
-            let cluster = "https://api.example.com:6443".parse().expect("a URL");
-            let mut config = Config::new(cluster);
-            config.proxy_url = Some(configured.parse().expect("a URL"));
-            let variable = |name: &str| match name {
-                "HTTPS_PROXY" => Some(url.to_owned()),
-                "no_proxy" => Some(excluded.to_owned()),
-                _ => None,
-            };
-            proxy(&config, variable).map(|used| used.to_string())
-        };
-        for excluded in ["", "other.example.com", "10.0.0.0/8"] {
-            assert_eq!(used(url, excluded), Some(format!("{url}/")), "{excluded}");
-        }
-        for excluded in ["api.example.com", ".example.com", "*"] {
-            assert_eq!(used(url, excluded), None, "{excluded}");
-        }
-        let of_kubeconfig = "http://other.example.com:3128";
-        assert_eq!(used(of_kubeconfig, "*"), Some(format!("{of_kubeconfig}/")));
-    }
-}
+#[path = "cluster_tests.rs"]
+mod tests;

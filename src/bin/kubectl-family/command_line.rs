@@ -1,15 +1,18 @@
 //! The command line of `kubectl family`: its commands, their help, and which code runs them.
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 
 use groundswell::{
-    api::{GROUP, RequestedAction, VERSION},
+    api::{Duration, GROUP, RequestedAction, VERSION},
     build_info,
 };
 
-use crate::{check, request, status};
+use crate::{
+    check, contains, diff, discover, graph, impact, import, layers, lint, output, plan, request,
+    status, why,
+};
 
 /// The command line.
 #[derive(Parser, Debug)]
@@ -28,8 +31,28 @@ pub struct CommandLine {
 enum PluginCommand {
     /// Check whether builds can run in a namespace, before or after the installation. Runs one pod
     Check(Box<check::CheckArguments>),
+    /// Show which images of a registry are built on which, without any manifest
+    Discover(Box<discover::DiscoverArguments>),
+    /// Write families from a tree of Dockerfiles, Bake files and Compose files
+    Import(Box<import::ImportArguments>),
+    /// Show which images and running workloads contain a package
+    Contains(Box<contains::ContainsArguments>),
+    /// Show what a rebuild has changed: base, layers, sizes, settings and packages
+    Diff(Box<diff::DiffArguments>),
+    /// Show the layers of an image, what they share, and what a node pulls after a rebuild
+    Layers(Box<layers::LayersArguments>),
+    /// Check families and their Dockerfiles for what a linter of single Dockerfiles cannot see
+    Lint(Box<lint::LintArguments>),
     /// Show the status of a family and its images, or of all families if no name is given
     Status(status::StatusArguments),
+    /// Show how images are built on one another, as a tree or a drawing
+    Graph(Box<graph::GraphArguments>),
+    /// Show what would be rebuilt if an upstream or an image moved
+    Impact(Box<impact::ImpactArguments>),
+    /// Show what the controller would do now, after a move, or with another manifest
+    Plan(Box<plan::PlanArguments>),
+    /// Explain why an image was built last, and what it waits for
+    Why(Box<why::WhyArguments>),
     /// Start stale builds now, without waiting for the quiet time
     Trigger(request::ScopeArguments),
     /// Clear recorded failures, so that failed images are built again
@@ -49,7 +72,7 @@ enum PluginCommand {
 }
 
 /// The flags of kubectl that select the cluster and the namespace.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug, Default)]
 pub struct KubectlFlags {
     /// If present, the namespace scope of the command. Defaults to that of the kubeconfig context
     #[arg(short, long, global = true)]
@@ -57,13 +80,42 @@ pub struct KubectlFlags {
     /// Name of the kubeconfig context to use
     #[arg(long, global = true)]
     pub context: Option<String>,
+    /// Path of the kubeconfig file to use
+    #[arg(long, global = true, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// User to impersonate for the calls to the API server
+    #[arg(long = "as", global = true, value_name = "USER")]
+    pub impersonated: Option<String>,
+    /// Timeout of one call to the API server, for example 30s. Defaults to 10s
+    #[arg(long, global = true, value_name = "DURATION")]
+    pub request_timeout: Option<Duration>,
 }
 
 /// Runs the command. Returns the exit code.
 pub async fn run(command_line: CommandLine) -> anyhow::Result<ExitCode> {
     match command_line.command {
         PluginCommand::Check(arguments) => return check::run(*arguments).await,
+        PluginCommand::Import(arguments) => return import::run(&arguments).map(Into::into),
+        PluginCommand::Discover(arguments) => {
+            return Box::pin(discover::run(*arguments)).await.map(Into::into);
+        }
+        PluginCommand::Contains(arguments) => {
+            return Box::pin(contains::run(*arguments)).await.map(Into::into);
+        }
+        PluginCommand::Diff(arguments) => {
+            return Box::pin(diff::run(*arguments)).await.map(Into::into);
+        }
+        PluginCommand::Layers(arguments) => {
+            return Box::pin(layers::run(*arguments)).await.map(Into::into);
+        }
+        PluginCommand::Lint(arguments) => {
+            return Box::pin(lint::run(*arguments)).await.map(Into::into);
+        }
         PluginCommand::Status(arguments) => status::run(arguments).await?,
+        PluginCommand::Graph(arguments) => return Ok(graph::run(*arguments).await?.into()),
+        PluginCommand::Impact(arguments) => return Ok(impact::run(*arguments).await?.into()),
+        PluginCommand::Plan(arguments) => return Ok(plan::run(*arguments).await?.into()),
+        PluginCommand::Why(arguments) => return Ok(why::run(*arguments).await?.into()),
         PluginCommand::Trigger(arguments) => {
             request::send_for_scope(RequestedAction::Trigger, arguments).await?;
         }
@@ -80,7 +132,8 @@ pub async fn run(command_line: CommandLine) -> anyhow::Result<ExitCode> {
         PluginCommand::Unhold(arguments) => request::unhold(arguments).await?,
         PluginCommand::Approve(arguments) => request::approve(arguments).await?,
         PluginCommand::Version => {
-            println!("kubectl-family {}\nAPI {GROUP}/{VERSION}", *build_info::LONG_VERSION);
+            let version = &*build_info::LONG_VERSION;
+            output::write(&format!("kubectl-family {version}\nAPI {GROUP}/{VERSION}\n"))?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -152,7 +205,7 @@ mod tests {
         command.build();
         let mut texts = vec![command.render_long_help().to_string()];
         texts.extend(command.get_subcommands_mut().map(|one| one.render_long_help().to_string()));
-        assert_eq!(texts.len(), 12, "the command itself, its commands, and help");
+        assert_eq!(texts.len(), 22, "the command itself, its commands, and help");
         for text in texts {
             assert!(!text.contains('`'), "a back-quote in:\n{text}");
         }

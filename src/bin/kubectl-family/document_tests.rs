@@ -31,8 +31,13 @@ fn commands() -> Vec<(String, String)> {
 fn the_plugin_parses_the_commands_in_documents() {
     let quoted = regex::Regex::new(r#"'[^']*'|"[^"]*""#).expect("regex");
     let mut found = 0;
-    for (document, command) in commands() {
+    let commands = commands();
+    let parts = commands
+        .iter()
+        .flat_map(|(document, command)| command.split(" | ").map(move |part| (document, part)));
+    for (document, command) in parts {
         let Some(arguments) = command.strip_prefix("kubectl family ") else { continue };
+        let arguments = arguments.split(" > ").next().unwrap_or_default();
         let line = quoted.replace_all(arguments, "quoted");
         let parsed = CommandLine::try_parse_from(
             ["kubectl-family"].into_iter().chain(line.split_whitespace()),

@@ -3,20 +3,33 @@
 //! It acts with the permissions of the user who runs it. It creates nothing but
 //! [requests](request), and `check` runs one pod.
 
+mod build_times;
 mod check;
 mod cluster;
 mod command_line;
+mod contains;
+mod diff;
+mod discover;
 #[cfg(test)]
 mod document_tests;
+mod estate_graph;
+mod graph;
+mod impact;
+mod import;
+mod input;
+mod layers;
+mod lint;
+mod output;
+mod plan;
+mod registry_images;
 mod request;
 mod status;
+mod why;
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
-use groundswell::terminal::printable;
-
 use crate::command_line::{CommandLine, run};
+use clap::Parser as _;
 
 fn main() -> ExitCode {
     let command_line = CommandLine::parse();
@@ -24,11 +37,7 @@ fn main() -> ExitCode {
     // call can fail.
     _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let outcome = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    match outcome.map_err(Into::into).and_then(|runtime| runtime.block_on(run(command_line))) {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("error: {}", printable(&format!("{error:#}")));
-            ExitCode::FAILURE
-        }
-    }
+    output::exit_code(
+        outcome.map_err(Into::into).and_then(|runtime| runtime.block_on(run(command_line))),
+    )
 }

@@ -3,7 +3,8 @@
 
 /// Splits a text at white space that is not quoted or escaped. Quotes and escapes are kept, and a
 /// quote does not have to be closed.
-pub(super) fn quoted_words(text: &str, escape: char) -> Vec<String> {
+#[must_use]
+pub fn quoted_words(text: &str, escape: char) -> Vec<String> {
     let mut words = Vec::new();
     let mut word = String::new();
     let mut quote = None;

@@ -135,6 +135,11 @@ impl Graph {
         }
     }
 
+    /// Returns the `ONBUILD` triggers that a stage declares.
+    pub(super) fn triggers(&self, stage: usize) -> &[String] {
+        self.nodes.get(stage).map_or(&[], |node| &node.triggers)
+    }
+
     /// Returns the stages that have a name.
     pub(super) fn named_stages(&self) -> impl Iterator<Item = NamedStage<'_>> {
         self.nodes

@@ -22,6 +22,12 @@ impl SyntaxError {
         Self { line, problem: problem.chars().take(512).collect() }
     }
 
+    /// Returns the number of the line, counted from 1.
+    #[must_use]
+    pub const fn line(&self) -> usize {
+        self.line
+    }
+
     pub(super) fn problem(&self) -> &str {
         &self.problem
     }
@@ -29,22 +35,22 @@ impl SyntaxError {
 
 /// One instruction.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Instruction {
+pub struct Instruction {
     /// The number of its first line, counted from 1.
-    pub(super) line: usize,
+    pub line: usize,
     /// The keyword in upper case.
-    pub(super) keyword: String,
+    pub keyword: String,
     /// The flags, as `--name=value`, without quotes.
-    pub(super) flags: Vec<String>,
+    pub flags: Vec<String>,
     /// The text after the flags.
-    pub(super) rest: String,
+    pub rest: String,
     /// The here-documents that follow it, each with the line that ends it.
-    pub(super) heredocs: String,
+    pub heredocs: String,
 }
 
 impl Instruction {
     /// Returns the values of a flag.
-    pub(super) fn values<'a>(&'a self, flag: &str) -> impl Iterator<Item = &'a str> {
+    pub fn values<'a>(&'a self, flag: &str) -> impl Iterator<Item = &'a str> {
         self.flags
             .iter()
             .filter_map(move |text| text.strip_prefix("--")?.strip_prefix(flag)?.strip_prefix('='))
@@ -52,7 +58,10 @@ impl Instruction {
 }
 
 /// Returns the instructions of a Dockerfile, and its escape character.
-pub(super) fn parse(text: &str) -> Result<(Vec<Instruction>, char), SyntaxError> {
+///
+/// # Errors
+/// Returns an error if the file is larger than 1 MiB, or if a line cannot be interpreted.
+pub fn parse(text: &str) -> Result<(Vec<Instruction>, char), SyntaxError> {
     if text.len() > MAX_LENGTH {
         return Err(SyntaxError::new(1, "the file is larger than 1 MiB"));
     }

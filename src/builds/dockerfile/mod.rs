@@ -26,8 +26,9 @@ pub use args::undeclared_args;
 pub use edges::{
     DeclaredEdge, DockerfileMismatch, EdgeError, ReplacedDigest, undeclared_images, verify_edges,
 };
+pub use fields::quoted_words;
 pub use graph::{NamedImage, NeededImage};
-pub use instructions::SyntaxError;
+pub use instructions::{Instruction, SyntaxError, parse as parse_instructions};
 
 use crate::registry::Platform;
 
@@ -81,6 +82,14 @@ impl Dockerfile {
     ) -> Result<Option<Vec<NeededImage>>, SyntaxError> {
         let target = self.graph.target(self.target.as_deref());
         target.map(|target| self.graph.needed(target, triggers)).transpose()
+    }
+
+    /// Returns the `ONBUILD` triggers that the stage to build adds to the image. Those of its base
+    /// are not known here.
+    #[must_use]
+    pub fn triggers(&self) -> &[String] {
+        let target = self.graph.target(self.target.as_deref());
+        target.map_or(&[], |target| self.graph.triggers(target))
     }
 }
 

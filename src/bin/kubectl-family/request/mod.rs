@@ -17,7 +17,9 @@ use groundswell::api::{
     UpstreamStatus, condition::Reason,
 };
 
-use crate::{cluster::ClusterConnection, command_line::KubectlFlags, request::send::SendFlags};
+use crate::{
+    cluster::ClusterConnection, command_line::KubectlFlags, output, request::send::SendFlags,
+};
 
 /// A family, or one of its images.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -143,7 +145,7 @@ pub async fn approve(arguments: ApproveArguments) -> anyhow::Result<()> {
     let cluster = ClusterConnection::connect(&kubectl_flags).await?;
     let found: ImageFamily = cluster.get(cluster.api(), &family).await?;
     let digest = digest_to_approve(&found, &upstream, digest.as_deref())?;
-    println!("{}", render::candidate(&found, &upstream, Timestamp::now()));
+    output::write(&format!("{}\n", render::candidate(&found, &upstream, Timestamp::now())))?;
     let action = RequestedAction::Approve { upstream, digest };
     let request = RequestToSend { action, reason: None };
     send_to(&cluster, &found, request, &send_flags).await

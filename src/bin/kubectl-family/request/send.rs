@@ -13,7 +13,7 @@ use kube::{Api, ResourceExt, runtime::wait::await_condition};
 
 use groundswell::api::{Duration, FamilyRequest, FamilyRequestSpec, ImageFamily, RequestState};
 
-use crate::{cluster::ClusterConnection, request::render};
+use crate::{cluster::ClusterConnection, output, request::render};
 
 /// How long the command waits for the first answer of the controller.
 const ANSWER_TIMEOUT: StdDuration = StdDuration::from_secs(5);
@@ -41,7 +41,7 @@ pub async fn send(
     let api: Api<FamilyRequest> = cluster.api();
     let created = cluster.create(&api, &FamilyRequest::new(&fresh_name(&spec), spec)).await?;
     let name = created.name_any();
-    println!("{}", render::requested(&created));
+    output::write(&format!("{}\n", render::requested(&created)))?;
     let answer = wait(&api, &name, ANSWER_TIMEOUT, is_answered).await?;
     let answer = match answer {
         Awaited::Answered(answer) => answer,
@@ -49,10 +49,10 @@ pub async fn send(
             let why = explain_silence(cluster, family, Timestamp::now()).await;
             let message = render::unanswered(&name, &why);
             if !flags.wait {
-                println!("{message}");
+                output::write(&format!("{message}\n"))?;
                 return Ok(());
             }
-            println!("{message}; waiting");
+            output::write(&format!("{message}; waiting\n"))?;
             Box::new(created)
         }
     };
@@ -60,7 +60,7 @@ pub async fn send(
         return print(&answer);
     }
     if answer.state().is_some() {
-        println!("{}", render::answer(&answer));
+        output::write(&format!("{}\n", render::answer(&answer)))?;
     }
     let timeout = flags.timeout;
     match wait(&api, &name, timeout.into(), is_carried_out).await? {
@@ -110,7 +110,7 @@ fn is_carried_out(request: &FamilyRequest) -> bool {
 fn print(request: &FamilyRequest) -> anyhow::Result<()> {
     match request.state() {
         Some(RequestState::Refused | RequestState::Superseded) => bail!(render::answer(request)),
-        _ => println!("{}", render::answer(request)),
+        _ => output::write(&format!("{}\n", render::answer(request)))?,
     }
     Ok(())
 }

@@ -60,7 +60,12 @@ impl FakeServer {
                 Response::builder().status(code).body(Body::from(answer.to_string().into_bytes()))
             }
         });
-        ClusterConnection { client: Client::new(service, "team"), namespace: "team".into() }
+        let timeout = crate::cluster::DEFAULT_TIMEOUT;
+        ClusterConnection {
+            client: Client::new(service, "team"),
+            namespace: "team".into(),
+            timeout,
+        }
     }
 
     /// Sends a request, and waits for the answer only.

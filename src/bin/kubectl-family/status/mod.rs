@@ -12,6 +12,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 use kube::{
     Api, ResourceExt,
+    api::ListParams,
     runtime::{WatchStreamExt, watcher},
 };
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -101,11 +102,12 @@ async fn fetch(cluster: &ClusterConnection, arguments: &StatusArguments) -> anyh
     if let Some(name) = &arguments.family {
         view.insert_family(cluster.get(families, name).await?);
         let images = Api::namespaced(cluster.client.clone(), &cluster.namespace);
-        for image in cluster.list(images, Some(&format!("spec.family={name}"))).await? {
+        let selected = ListParams::default().fields(&format!("spec.family={name}"));
+        for image in cluster.list(images, selected).await? {
             view.insert_image(image);
         }
     } else {
-        for family in cluster.list(families, None).await? {
+        for family in cluster.list(families, ListParams::default()).await? {
             view.insert_family(family);
         }
     }

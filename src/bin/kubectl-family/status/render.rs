@@ -3,24 +3,21 @@
 
 use std::fmt::Write as _;
 
-use comfy_table::{Attribute, Cell, Color, Table, presets};
+use comfy_table::Color;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt as _;
 
-use groundswell::{
-    api::{
-        CheckState, ImageCounts, ImageFamily, ImageFamilyStatus, ImageState, ManagedImage,
-        RolloutState, UpstreamStatus,
-        condition::{self, shorten},
-    },
-    terminal::printable,
+use groundswell::api::{
+    CheckState, ImageCounts, ImageFamily, ImageFamilyStatus, ManagedImage, RolloutState,
+    UpstreamStatus,
+    condition::{self, shorten},
 };
 
-/// Minimum width to which a column is cut, however narrow the terminal.
-const MIN_COLUMN_WIDTH: usize = 15;
-/// Number of spaces between two columns.
-const COLUMN_GAP: usize = 2;
+use crate::output::{
+    colours,
+    table::{self, StyledText, one_line, styled},
+};
 
 /// Renders a family: its summary, its upstreams, its images by level, its checks that have not
 /// passed or run in another image, and its incomplete rollouts.
@@ -36,23 +33,25 @@ pub fn family(
     if !status.upstreams.is_empty() {
         let header = ["UPSTREAM", "REFERENCE", "ADOPTED", "IN-USE", "CANDIDATE", "MESSAGE"];
         let rows = status.upstreams.iter().map(|upstream| upstream_row(upstream, now)).collect();
-        text = text + "\n" + &table(&header, rows, width);
+        text = text + "\n" + &table::render(&header, rows, width);
     }
     let mut images = images.to_vec();
     images.sort_by_key(|image| (image.spec.level, image.spec.image.clone()));
     if !images.is_empty() {
         let header = ["LEVEL", "IMAGE", "STATE", "BUILD", "DIGEST", "STATE-AGE", "MESSAGE"];
         let rows = images.iter().map(|image| image_row(image, now)).collect();
-        text = text + "\n" + &table(&header, rows, width);
+        text = text + "\n" + &table::render(&header, rows, width);
     }
     let checks: Vec<_> = images.iter().flat_map(|image| check_rows(image)).collect();
     if !checks.is_empty() {
         let header = ["IMAGE", "CHECK", "STATE", "RUNS-IN", "MESSAGE"];
-        text = text + "\n" + &table(&header, checks, width);
+        text = text + "\n" + &table::render(&header, checks, width);
     }
     let rollouts: Vec<_> = images.iter().flat_map(|image| rollout_rows(image)).collect();
     if !rollouts.is_empty() {
-        text = text + "\n" + &table(&["IMAGE", "ROLLOUT", "STATE", "MESSAGE"], rollouts, width);
+        text = text
+            + "\n"
+            + &table::render(&["IMAGE", "ROLLOUT", "STATE", "MESSAGE"], rollouts, width);
     }
     text
 }
@@ -96,24 +95,7 @@ pub fn families(
         }
         row
     });
-    table(&header, rows.collect(), width)
-}
-
-/// A text with its style.
-struct StyledText {
-    text: String,
-    colour: Option<Color>,
-    bold: bool,
-}
-
-impl<T: ToString> From<T> for StyledText {
-    fn from(text: T) -> Self {
-        Self { text: text.to_string(), colour: None, bold: false }
-    }
-}
-
-fn styled(text: &str, colour: Color) -> StyledText {
-    StyledText { text: text.into(), colour: Some(colour), bold: false }
+    table::render(&header, rows.collect(), width)
 }
 
 fn summary(
@@ -190,7 +172,7 @@ fn image_row(image: &ManagedImage, now: Timestamp) -> Vec<StyledText> {
     vec![
         image.spec.level.into(),
         StyledText { bold: true, ..(&image.spec.image).into() },
-        styled(status.state.as_str(), colour(status.state)),
+        styled(status.state.as_str(), colours::of_state(status.state)),
         status.build.map_or_else(|| "-".to_owned(), |build| build.to_string()).into(),
         short(status.digest.as_deref()).into(),
         age(status.since, now).into(),
@@ -244,62 +226,6 @@ fn rollout_rows(image: &ManagedImage) -> Vec<Vec<StyledText>> {
         .collect()
 }
 
-/// Renders a table that fits into `width`, unless a column would get less than
-/// [`MIN_COLUMN_WIDTH`].
-fn table(header: &[&str], rows: Vec<Vec<StyledText>>, width: Option<u16>) -> String {
-    let widest = |column: usize| {
-        let cells = rows
-            .iter()
-            .filter_map(|row| row.get(column))
-            .map(|cell| one_line(&cell.text).chars().count());
-        cells.chain(header.get(column).map(|name| name.len())).max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..header.len()).map(widest).collect();
-    let widths = width.map_or(widths.clone(), |width| fit(widths, usize::from(width)));
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).enforce_styling();
-    table.set_header(header.to_vec());
-    for row in rows {
-        table.add_row(
-            row.into_iter().zip(&widths).map(|(cell, width)| cell.cut(*width)).collect::<Vec<_>>(),
-        );
-    }
-    for column in table.column_iter_mut() {
-        column.set_padding((0, u16::try_from(COLUMN_GAP).unwrap_or(1)));
-    }
-    table.lines().fold(String::new(), |text, line| text + line.trim_end() + "\n")
-}
-
-/// Reduces the widths of columns to fit into `width`: first that of the last column down to the
-/// minimum, then always the widest.
-fn fit(mut widths: Vec<usize>, width: usize) -> Vec<usize> {
-    let excess =
-        (widths.iter().map(|width| width + COLUMN_GAP).sum::<usize>()).saturating_sub(width);
-    for _ in 0..excess {
-        let last = widths.last().is_some_and(|last| *last > MIN_COLUMN_WIDTH);
-        let chosen = if last { widths.last_mut() } else { widths.iter_mut().max() };
-        match chosen {
-            Some(width) if *width > MIN_COLUMN_WIDTH => *width -= 1,
-            _ => break,
-        }
-    }
-    widths
-}
-
-impl StyledText {
-    fn cut(self, width: usize) -> Cell {
-        let mut cell = Cell::new(shorten(&one_line(&self.text), width));
-        if let Some(colour) = self.colour {
-            cell = cell.fg(colour);
-        }
-        if self.bold { cell.add_attribute(Attribute::Bold) } else { cell }
-    }
-}
-
-fn one_line(text: &str) -> String {
-    printable(&text.split_whitespace().collect::<Vec<_>>().join(" "))
-}
-
 fn ready(status: &ImageFamilyStatus) -> Option<&Condition> {
     status.conditions.iter().find(|condition| condition.type_ == condition::READY)
 }
@@ -342,16 +268,6 @@ fn counts(counts: &ImageCounts) -> String {
         counts.total.to_string()
     } else {
         format!("{}: {}", counts.total, named.join(", "))
-    }
-}
-
-fn colour(state: ImageState) -> Color {
-    match state {
-        ImageState::Current => Color::Green,
-        ImageState::Building | ImageState::Checking => Color::Yellow,
-        ImageState::Queued | ImageState::Held => Color::Cyan,
-        ImageState::Waiting => Color::Grey,
-        ImageState::Failed | ImageState::Blocked => Color::Red,
     }
 }
 

@@ -127,6 +127,7 @@ mod tests {
                 newest_layer: None,
                 triggers: Vec::new(),
                 labels: labels.into_iter().collect(),
+                history: Vec::new(),
                 platform,
                 variant_is_named: false,
                 diff_ids: Vec::new(),

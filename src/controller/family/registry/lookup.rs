@@ -384,6 +384,7 @@ mod tests {
             config: ImageConfig {
                 triggers: Vec::new(),
                 labels: std::collections::BTreeMap::new(),
+                history: Vec::new(),
                 created: None,
                 newest_layer: None,
                 platform: own.clone(),

@@ -1,0 +1,109 @@
+//! Tests of the reader of Bake files.
+
+use super::*;
+
+fn read(text: &str) -> (Vec<BuildDefinition>, Vec<String>) {
+    let file = TreeFile { path: "images/docker-bake.hcl".into(), text: text.into() };
+    let mut findings = Vec::new();
+    let definitions = read_bake(&file, &mut findings);
+    (definitions, findings.iter().map(ToString::to_string).collect())
+}
+
+#[test]
+fn variables_inheritance_and_contexts_are_resolved() {
+    let (definitions, findings) = read(
+        r#"
+variable "REGISTRY" { default = "registry.example.com/team" }
+variable "PREFIX" { default = "${REGISTRY}/x" }
+group "default" { targets = ["app"] }
+target "_common" {
+  args = { MIRROR = "m", LEVEL = 1 }
+}
+target "base" {
+  context = "./base"
+  inherits = ["_common"]
+  tags = ["${REGISTRY}/base:1.2", "${PREFIX}/base:latest"]
+}
+target "app" {
+  inherits = ["_common"]
+  context = "../app"
+  dockerfile = "docker/Dockerfile"
+  target = "final"
+  args = { MIRROR = "other", UNSET = null }
+  contexts = { base = "target:base", alpine = "docker-image://alpine:3.20", src = "../src" }
+}
+"#,
+    );
+    assert_eq!(findings, Vec::<String>::new());
+    let [app, base] = definitions.as_slice() else { panic!("{definitions:?}") };
+    assert_eq!(app.context, "app");
+    assert_eq!(app.dockerfile, DockerfileOrigin::File("docker/Dockerfile".into()));
+    assert_eq!(app.target.as_deref(), Some("final"));
+    assert_eq!(app.args, [("LEVEL", "1"), ("MIRROR", "other")].map(owned).into());
+    assert_eq!(
+        app.contexts.values().cloned().collect::<Vec<_>>(),
+        [
+            BuildContext::Image("alpine:3.20".into()),
+            BuildContext::Target("base".into()),
+            BuildContext::Files("../src".into())
+        ]
+    );
+    assert_eq!(base.context, "images/base");
+    let tags: Vec<_> = base.references.iter().map(Reference::familiar).collect();
+    assert_eq!(tags, ["registry.example.com/team/base:1.2", "registry.example.com/team/x/base"]);
+}
+
+fn owned((key, value): (&str, &str)) -> (String, String) {
+    (key.to_owned(), value.to_owned())
+}
+
+#[test]
+fn a_matrix_is_expanded() {
+    let (definitions, findings) = read(
+        r#"
+target "python" {
+  name = "python-${replace}-${variant}"
+  matrix = { replace = ["3-12", "3-13"], variant = ["slim", "full"] }
+  context = "python"
+  args = { VERSION = replace }
+}
+"#,
+    );
+    assert_eq!(findings, Vec::<String>::new());
+    let labels: Vec<_> = definitions.iter().filter_map(|one| one.label.as_deref()).collect();
+    assert_eq!(
+        labels,
+        ["python-3-12-full", "python-3-12-slim", "python-3-13-full", "python-3-13-slim"]
+    );
+}
+
+#[test]
+fn what_is_not_static_is_a_finding_and_is_not_guessed() {
+    for (text, problem) in [
+        ("target \"a\" { tags = [upper(\"x\")] }", "`tags` is not static"),
+        ("target \"a\" { args = { X = UNKNOWN } }", "`args` is not static"),
+        ("target \"a\" { context = \"https://git.example.com/x.git\" }", "no folder of the tree"),
+        ("target \"a\" { context = \"../../x\" }", "outside of the tree"),
+        ("target \"a\" { inherits = [\"b\"] }", "no target `b`"),
+        ("target \"a\" { inherits = [\"a\"] }", "name each other"),
+        ("target \"a\" { tags = [\"UPPER\"] }", "is not an image reference"),
+        ("target \"a\" { matrix = { x = UNKNOWN } }", "`matrix` is not static"),
+        ("target {", "it is no HCL"),
+    ] {
+        let (definitions, findings) = read(text);
+        assert_eq!(definitions, [], "{text}");
+        assert!(findings.len() == 1 && findings[0].contains(problem), "{text}: {findings:?}");
+    }
+}
+
+#[test]
+fn deep_nesting_is_rejected_before_it_is_parsed() {
+    for text in [
+        format!("a = {}", "(".repeat(100_000)),
+        format!("a = {}x", "!".repeat(100_000)),
+        format!("a = {}x", "x ? y : ".repeat(100_000)),
+    ] {
+        let (_, findings) = read(&text);
+        assert!(findings[0].contains("nested more than 64 deep"), "{findings:?}");
+    }
+}

@@ -1,0 +1,321 @@
+//! The files of a source tree that say which images are built: Dockerfiles, Bake files, Compose
+//! files and files of build arguments. Every read is bounded, and links are not followed.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::Read as _,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, bail};
+use ignore::{
+    WalkBuilder,
+    overrides::{Override, OverrideBuilder},
+};
+
+use crate::import::finding::ImportFinding;
+
+/// Maximum depth of folders below a directory that is imported.
+const MAX_DEPTH: usize = 32;
+/// Maximum number of files and folders that are visited.
+const MAX_VISITED: usize = 1_000_000;
+/// Maximum number of files that are read.
+const MAX_FILES: usize = 20_000;
+/// Maximum size of a file in bytes, as of a Dockerfile in a build.
+const MAX_BYTES: u64 = 1 << 20;
+
+/// A file of the tree.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TreeFile {
+    /// Its path below the root, with `/` between folders.
+    pub path: String,
+    /// Its text.
+    pub text: String,
+}
+
+impl TreeFile {
+    /// Returns the path of its folder below the root; empty for the root.
+    pub fn folder(&self) -> &str {
+        self.path.rsplit_once('/').map_or("", |(folder, _)| folder)
+    }
+}
+
+/// What a tree contains. Each list is sorted by path.
+#[derive(Debug, Default)]
+pub struct SourceTree {
+    /// The Dockerfiles, by path.
+    pub dockerfiles: BTreeMap<String, TreeFile>,
+    /// The files of build arguments, by path.
+    pub build_args: BTreeMap<String, TreeFile>,
+    /// The files of `docker buildx bake`.
+    pub bake: Vec<TreeFile>,
+    /// The Compose files.
+    pub compose: Vec<TreeFile>,
+    /// The files `.env`, by folder: Compose reads its variables there.
+    pub environments: BTreeMap<String, TreeFile>,
+}
+
+/// What a file is, by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum FileRole {
+    Dockerfile,
+    BuildArgs,
+    Bake,
+    Compose,
+    Environment,
+}
+
+/// Reads the files below the directories. Paths are relative to `root`, and so are the globs of
+/// `skip`. What cannot be read is added to the findings.
+///
+/// # Errors
+/// Returns an error if a glob cannot be read, or if there are too many files.
+pub fn read_tree(
+    root: &Path,
+    directories: &[PathBuf],
+    skip: &[String],
+    findings: &mut Vec<ImportFinding>,
+) -> anyhow::Result<SourceTree> {
+    let skipped = skipped(root, skip)?;
+    let mut tree = SourceTree::default();
+    let mut read = 0_usize;
+    let mut visited = 0_usize;
+    for directory in directories {
+        let walk = WalkBuilder::new(directory)
+            .hidden(false)
+            .filter_entry(|entry| entry.file_name() != ".git")
+            .overrides(skipped.clone())
+            .follow_links(false)
+            .require_git(false)
+            .max_depth(Some(MAX_DEPTH))
+            .sort_by_file_path(Path::cmp)
+            .build();
+        for entry in walk {
+            visited += 1;
+            if visited > MAX_VISITED {
+                bail!("{} has more than {MAX_VISITED} files; name its parts", directory.display());
+            }
+            let entry = match entry {
+                Ok(entry) => entry,
+                Err(error) => {
+                    findings.push(ImportFinding::new(directory.display(), error.to_string()));
+                    continue;
+                }
+            };
+            let Some(role) = entry.file_name().to_str().and_then(role) else { continue };
+            let path = relative(root, entry.path());
+            let kind = entry.file_type();
+            if kind.is_some_and(|kind| kind.is_symlink()) {
+                // A source in Git takes no links either.
+                let why = "it is a symbolic link, which is not followed; name its target";
+                findings.push(ImportFinding::new(&path, why));
+                continue;
+            }
+            if !kind.is_some_and(|kind| kind.is_file()) || tree.contains(&path) {
+                continue;
+            }
+            read += 1;
+            if read > MAX_FILES {
+                bail!("more than {MAX_FILES} files describe builds; import parts of the tree");
+            }
+            match read_text(entry.path()) {
+                Ok(text) => tree.add(role, TreeFile { path, text }),
+                Err(error) => findings.push(ImportFinding::new(&path, format!("{error:#}"))),
+            }
+        }
+    }
+    Ok(tree)
+}
+
+/// Returns what leaves the globs out.
+fn skipped(root: &Path, skip: &[String]) -> anyhow::Result<Override> {
+    let mut overrides = OverrideBuilder::new(root);
+    for glob in skip {
+        overrides.add(&format!("!{glob}")).with_context(|| format!("skip: {glob}"))?;
+    }
+    overrides.build().context("skip")
+}
+
+impl SourceTree {
+    fn contains(&self, path: &str) -> bool {
+        let listed = |files: &[TreeFile]| files.iter().any(|file| file.path == path);
+        self.dockerfiles.contains_key(path) || listed(&self.bake) || listed(&self.compose)
+    }
+
+    fn add(&mut self, role: FileRole, file: TreeFile) {
+        match role {
+            FileRole::Dockerfile => _ = self.dockerfiles.insert(file.path.clone(), file),
+            FileRole::BuildArgs => _ = self.build_args.insert(file.path.clone(), file),
+            FileRole::Bake => self.bake.push(file),
+            FileRole::Compose => self.compose.push(file),
+            FileRole::Environment => {
+                _ = self.environments.insert(file.folder().to_owned(), file);
+            }
+        }
+    }
+}
+
+/// Returns what a file of this name is, if it says something about builds.
+fn role(name: &str) -> Option<FileRole> {
+    let lower = name.to_ascii_lowercase();
+    let stem = lower.strip_suffix(".yaml").or_else(|| lower.strip_suffix(".yml"));
+    let is_compose = stem.is_some_and(|stem| {
+        ["compose", "docker-compose"]
+            .iter()
+            .any(|known| stem == *known || stem.starts_with(&format!("{known}.")))
+    });
+    if is_compose {
+        return Some(FileRole::Compose);
+    }
+    if lower == ".env" {
+        return Some(FileRole::Environment);
+    }
+    if lower == "build.args" || lower.ends_with("dockerfile.args") {
+        return Some(FileRole::BuildArgs);
+    }
+    if lower == "docker-bake.hcl" || lower == "docker-bake.override.hcl" {
+        return Some(FileRole::Bake);
+    }
+    let is_dockerfile = ["dockerfile", "containerfile"].iter().any(|known| {
+        lower == *known
+            || lower.strip_prefix(known).is_some_and(is_suffix)
+            || lower.strip_suffix(known).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.'))
+    });
+    is_dockerfile.then_some(FileRole::Dockerfile)
+}
+
+/// Whether `Dockerfile` and this are the name of a Dockerfile, and not that of a file next to it.
+fn is_suffix(rest: &str) -> bool {
+    const OTHERS: [&str; 10] =
+        ["dockerignore", "md", "txt", "sh", "j2", "tmpl", "template", "in", "erb", "swp"];
+    let Some(suffix) = rest.strip_prefix('.') else { return false };
+    let last = suffix.rsplit('.').next().unwrap_or(suffix);
+    !suffix.is_empty() && !OTHERS.contains(&last)
+}
+
+/// Reads a text file of at most 1 MiB, the limit of a Dockerfile.
+///
+/// # Errors
+/// Returns an error that says what the file is instead.
+pub fn read_text(path: &Path) -> anyhow::Result<String> {
+    read_text_of(path, MAX_BYTES)
+}
+
+/// Reads a text file of at most this many bytes.
+///
+/// # Errors
+/// Returns an error that says what the file is instead.
+pub fn read_text_of(path: &Path, max_bytes: u64) -> anyhow::Result<String> {
+    let file = File::open(path).context("it cannot be read")?;
+    if !file.metadata().context("it cannot be read")?.is_file() {
+        bail!("it is no regular file");
+    }
+    let mut bytes = Vec::new();
+    file.take(max_bytes + 1).read_to_end(&mut bytes).context("it cannot be read")?;
+    if bytes.len() as u64 > max_bytes {
+        bail!("it is larger than {} MiB", max_bytes >> 20);
+    }
+    if bytes.contains(&0) {
+        bail!("it is a binary file, and no text");
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let valid = error.utf8_error().valid_up_to();
+        anyhow::anyhow!("it is no UTF-8 text (byte {valid})")
+    })
+}
+
+/// Returns a path below the root, with `/` between folders; empty for the root itself.
+pub fn relative(root: &Path, path: &Path) -> String {
+    let below = path.strip_prefix(root).unwrap_or(path);
+    below.to_string_lossy().replace(std::path::MAIN_SEPARATOR, "/")
+}
+
+/// Resolves `..` and `.` in a path below the root that a file of `folder` names. Returns `None` if
+/// it leads out of the root.
+pub fn join(folder: &str, path: &str) -> Option<String> {
+    if path.starts_with('/') {
+        return None;
+    }
+    let mut parts: Vec<&str> = folder.split('/').filter(|part| !part.is_empty()).collect();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => _ = parts.pop()?,
+            part => parts.push(part),
+        }
+    }
+    Some(parts.join("/"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_known_by_their_names() {
+        for (name, expected) in [
+            ("Dockerfile", Some(FileRole::Dockerfile)),
+            ("Containerfile", Some(FileRole::Dockerfile)),
+            ("Dockerfile.debug", Some(FileRole::Dockerfile)),
+            ("debug.Dockerfile", Some(FileRole::Dockerfile)),
+            ("Dockerfile.dockerignore", None),
+            ("Dockerfile.j2", None),
+            ("Dockerfile.args", Some(FileRole::BuildArgs)),
+            ("build.args", Some(FileRole::BuildArgs)),
+            (".Dockerfile", None),
+            ("docker-bake.hcl", Some(FileRole::Bake)),
+            ("docker-bake.override.hcl", Some(FileRole::Bake)),
+            ("compose.yaml", Some(FileRole::Compose)),
+            ("docker-compose.prod.yml", Some(FileRole::Compose)),
+            ("composer.yaml", None),
+            ("mydockerfile", None),
+        ] {
+            assert_eq!(role(name), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn paths_do_not_leave_the_root() {
+        for (folder, path, expected) in [
+            ("a/b", ".", Some("a/b")),
+            ("a/b", "../c/./d/", Some("a/c/d")),
+            ("a", "..", Some("")),
+            ("a", "../..", None),
+            ("a", "/etc", None),
+        ] {
+            assert_eq!(join(folder, path).as_deref(), expected, "{folder} {path}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_text_is_named() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("Dockerfile");
+        for (content, problem) in [
+            (vec![b'F', 0, b'R'], "binary"),
+            (vec![b'F', 0xff], "no UTF-8 text (byte 1)"),
+            (vec![b'#'; (1 << 20) + 1], "larger than 1 MiB"),
+        ] {
+            std::fs::write(&path, content).expect("written");
+            let error = read_text(&path).expect_err(problem).to_string();
+            assert!(error.contains(problem), "{error}");
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_are_named_and_a_cycle_of_them_ends() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let root = folder.path();
+        std::fs::create_dir(root.join("a")).expect("a folder");
+        std::fs::write(root.join("a/Dockerfile"), "FROM scratch\n").expect("written");
+        std::os::unix::fs::symlink(root, root.join("a/loop")).expect("a link");
+        std::os::unix::fs::symlink("Dockerfile", root.join("a/Dockerfile.b")).expect("a link");
+        let mut findings = Vec::new();
+        let tree = read_tree(root, &[root.to_owned()], &[], &mut findings).expect("a tree");
+        assert_eq!(tree.dockerfiles.keys().collect::<Vec<_>>(), ["a/Dockerfile"]);
+        assert_eq!(findings.len(), 1, "{findings:?}");
+        assert!(findings[0].to_string().contains("a/Dockerfile.b: it is a symbolic link"));
+    }
+}

@@ -1,0 +1,363 @@
+//! Where a command gets its families from: files, or the cluster. Either way it gets an [`Estate`],
+//! so that every command works offline and online with the same code.
+//!
+//! - `files`: which files are read, and how much of them
+//! - `manifests`: the objects in a text, with a place for every problem
+//! - `positions`: line and column of a field
+//! - `recorded_edges`: edges that only the cluster knows
+//! - `schema`: what the API server would reject
+//! - `cluster_objects`: the objects of a cluster
+//! - [`target`]: the image or upstream that a user names
+
+mod cluster_objects;
+mod files;
+#[cfg(test)]
+pub mod fixtures;
+mod manifests;
+mod positions;
+mod recorded_edges;
+mod schema;
+pub mod target;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    path::PathBuf,
+};
+
+use anyhow::bail;
+use clap::Args;
+use kube::ResourceExt as _;
+
+use groundswell::{
+    api::{Cascade, FamilyRequest, ImageFamily, ManagedImage},
+    engine::{Blueprint, expansion::expand, validate::validate},
+    lineage::families::FamilyName,
+};
+
+use crate::{command_line::KubectlFlags, input::manifests::ParsedFile, output::note};
+
+/// Maximum number of problems that are listed. The rest is counted.
+const MAX_LISTED: usize = 50;
+/// Namespace of an object in a file that names none, unless `--namespace` does.
+const DEFAULT_NAMESPACE: &str = "default";
+
+/// The flags that say where the families are.
+#[derive(Args, Clone, Debug, Default)]
+pub struct InputArguments {
+    /// Read the families from a file, from the YAML files of a folder, or from the standard input
+    /// (-), and not from the cluster. May be repeated
+    #[arg(short = 'f', long = "filename", value_name = "FILE|DIR|-")]
+    pub filenames: Vec<PathBuf>,
+    /// Read the folders below the folders of --filename, too
+    #[arg(short = 'R', long, requires = "filenames")]
+    pub recursive: bool,
+    /// If present, read the families of all namespaces
+    #[arg(short = 'A', long, conflicts_with = "namespace")]
+    pub all_namespaces: bool,
+    /// Read only the families whose labels match, for example team=web,tier!=test
+    #[arg(short = 'l', long, value_name = "SELECTOR", conflicts_with = "filenames")]
+    pub selector: Option<String>,
+    #[command(flatten)]
+    pub kubectl_flags: KubectlFlags,
+}
+
+/// The families that a command works on, with what the cluster has recorded about them.
+#[derive(Debug, Default)]
+pub struct Estate {
+    /// The families, by namespace and name.
+    pub families: Vec<EstateFamily>,
+    /// What could not be used, and why. In a file it is an error; in a cluster, a family may be
+    /// invalid while the others are not.
+    pub problems: Vec<InputProblem>,
+    /// Where the families come from.
+    pub origin: EstateOrigin,
+}
+
+/// Where an estate comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EstateOrigin {
+    /// Files. They may contain what a cluster has recorded, for example if `kubectl get -o yaml`
+    /// has written them.
+    #[default]
+    Files,
+    /// A cluster.
+    Cluster,
+}
+
+/// A valid family.
+#[derive(Debug)]
+pub struct EstateFamily {
+    /// Its namespace and name.
+    pub name: FamilyName,
+    /// The family, with its spec expanded: every image is plain.
+    pub family: ImageFamily,
+    /// What follows from the spec: the lineage and more.
+    pub blueprint: Blueprint,
+    /// What is recorded of each image, by the image's name.
+    pub images: HashMap<String, ManagedImage>,
+    /// The recorded cascades, the oldest first.
+    pub cascades: Vec<Cascade>,
+    /// The requests, the oldest first.
+    pub requests: Vec<FamilyRequest>,
+}
+
+/// Something that a user has to correct before the input can be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InputProblem {
+    /// Where it is: a file with line and column, or the name of an object.
+    pub place: String,
+    /// What is wrong, and what to do.
+    pub message: String,
+}
+
+impl fmt::Display for InputProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.message)
+    }
+}
+
+impl Estate {
+    /// Reads the families that the flags select.
+    ///
+    /// Problems of files are listed on the standard error, and are an error. Problems of families
+    /// in a cluster are listed, and the other families are returned.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if a file is invalid, if the cluster does not answer, or if there is no
+    /// family.
+    pub async fn read(arguments: &InputArguments) -> anyhow::Result<Self> {
+        let estate = if arguments.filenames.is_empty() {
+            Box::pin(cluster_objects::read(arguments)).await?
+        } else {
+            let namespace = arguments.kubectl_flags.namespace.as_deref();
+            let read = files::read_all(&arguments.filenames, arguments.depth())?;
+            let default = namespace.unwrap_or(DEFAULT_NAMESPACE);
+            let mut estate = Self::of_files(&read, default);
+            if let Some(namespace) = namespace {
+                estate.families.retain(|family| family.name.namespace == namespace);
+            }
+            estate
+        };
+        estate.checked(arguments)
+    }
+
+    /// Returns the estate of files. `namespace` is that of objects that name none.
+    fn of_files(read: &files::FilesRead, namespace: &str) -> Self {
+        let mut objects = InputObjects::default();
+        let mut problems = read.problems.clone();
+        for file in &read.files {
+            let manifest = ParsedFile::parse(file);
+            problems.extend(manifest.problems.iter().cloned());
+            objects.add(manifest, namespace);
+        }
+        objects.estate(problems, EstateOrigin::Files)
+    }
+
+    fn checked(self, arguments: &InputArguments) -> anyhow::Result<Self> {
+        for problem in self.problems.iter().take(MAX_LISTED) {
+            note(&problem.to_string());
+        }
+        if let Some(more) = self.problems.len().checked_sub(MAX_LISTED).filter(|more| *more > 0) {
+            note(&format!("{more} more problems are not listed"));
+        }
+        if self.origin == EstateOrigin::Files && !self.problems.is_empty() {
+            let count = self.problems.len();
+            bail!("{count} problem{} in the files; correct them first", plural(count));
+        }
+        if self.families.is_empty() {
+            bail!("{}", arguments.no_family());
+        }
+        Ok(self)
+    }
+
+    /// Returns the family of this name.
+    pub fn family(&self, name: &FamilyName) -> Option<&EstateFamily> {
+        self.families.iter().find(|family| family.name == *name)
+    }
+}
+
+/// Returns the ending of a plural.
+pub const fn plural(count: usize) -> &'static str {
+    if count == 1 { "" } else { "s" }
+}
+
+impl InputArguments {
+    /// Returns how many folders deep the folders of the command line are read.
+    const fn depth(&self) -> files::Depth {
+        if self.recursive { files::Depth::Recursive } else { files::Depth::Single }
+    }
+
+    fn no_family(&self) -> String {
+        if self.filenames.is_empty() {
+            let scope = if self.all_namespaces { "the cluster" } else { "the namespace" };
+            let all = if self.all_namespaces { "" } else { "; read all namespaces with -A" };
+            format!("{scope} has no ImageFamily that matches{all}, or name a file with -f")
+        } else if let Some(namespace) = &self.kubectl_flags.namespace {
+            format!("the files have no ImageFamily in namespace {namespace}; name another one")
+        } else {
+            "the files have no object of the kind ImageFamily; name other files, or read the \
+             folders below with -R"
+                .into()
+        }
+    }
+}
+
+/// The objects of an input, before the families are expanded.
+#[derive(Debug, Default)]
+struct InputObjects {
+    families: Vec<PlacedFamily>,
+    images: Vec<ManagedImage>,
+    cascades: Vec<Cascade>,
+    requests: Vec<FamilyRequest>,
+}
+
+/// A family, and where its problems are.
+#[derive(Debug)]
+struct PlacedFamily {
+    family: ImageFamily,
+    place: Place,
+}
+
+/// Where an object is.
+#[derive(Clone, Debug)]
+enum Place {
+    /// In a document of a file.
+    File(manifests::DocumentPlace),
+    /// In the cluster, under this name.
+    Cluster(String),
+}
+
+impl Place {
+    /// Returns the place of a field, given by its JSON pointer in the object.
+    fn field(&self, pointer: &str) -> String {
+        match self {
+            Self::File(place) => place.field(pointer),
+            Self::Cluster(name) => name.clone(),
+        }
+    }
+}
+
+impl InputObjects {
+    /// Adds the objects of a file. `namespace` is that of objects that name none.
+    fn add(&mut self, manifest: ParsedFile, namespace: &str) {
+        let default = |metadata: &mut kube::api::ObjectMeta| {
+            metadata.namespace.get_or_insert_with(|| namespace.to_owned());
+        };
+        let ParsedFile { families, mut images, mut cascades, mut requests, .. } = manifest;
+        for (mut family, place) in families {
+            default(&mut family.metadata);
+            self.families.push(PlacedFamily { family, place: Place::File(place) });
+        }
+        let images_of = images.iter_mut().map(|image| &mut image.metadata);
+        let cascades_of = cascades.iter_mut().map(|cascade| &mut cascade.metadata);
+        let requests_of = requests.iter_mut().map(|request| &mut request.metadata);
+        for metadata in images_of.chain(cascades_of).chain(requests_of) {
+            default(metadata);
+        }
+        self.images.append(&mut images);
+        self.cascades.append(&mut cascades);
+        self.requests.append(&mut requests);
+    }
+
+    /// Expands and validates the families, and gives each what is recorded of it.
+    fn estate(self, mut problems: Vec<InputProblem>, origin: EstateOrigin) -> Estate {
+        let of = |namespace: Option<String>, family: &str| FamilyName {
+            namespace: namespace.unwrap_or_default(),
+            name: family.to_owned(),
+        };
+        let mut records: HashMap<FamilyName, HashMap<String, ManagedImage>> = HashMap::new();
+        for image in self.images {
+            let family = records.entry(of(image.namespace(), &image.spec.family)).or_default();
+            family.insert(image.spec.image.clone(), image);
+        }
+        let mut families: BTreeMap<FamilyName, EstateFamily> = BTreeMap::new();
+        let mut places: HashMap<FamilyName, String> = HashMap::new();
+        for PlacedFamily { family, place } in self.families {
+            let name = FamilyName {
+                namespace: family.namespace().unwrap_or_default(),
+                name: family.name_any(),
+            };
+            if let Some(first) = places.insert(name.clone(), place.field("")) {
+                let message = format!("ImageFamily {name} is in {first}, too; remove one");
+                problems.push(InputProblem { place: place.field(""), message });
+                continue;
+            }
+            let images = records.remove(&name).unwrap_or_default();
+            match valid_family(name.clone(), family, images, &place) {
+                Ok(valid) => _ = families.insert(name, valid),
+                Err(found) => problems.extend(found),
+            }
+        }
+        for cascade in self.cascades {
+            if let Some(family) = families.get_mut(&of(cascade.namespace(), &cascade.spec.family)) {
+                family.cascades.push(cascade);
+            }
+        }
+        for request in self.requests {
+            if let Some(family) = families.get_mut(&of(request.namespace(), &request.spec.family)) {
+                family.requests.push(request);
+            }
+        }
+        for family in families.values_mut() {
+            family
+                .cascades
+                .sort_by_key(|cascade| (cascade.creation_timestamp(), cascade.name_any()));
+            family
+                .requests
+                .sort_by_key(|request| (request.creation_timestamp(), request.name_any()));
+        }
+        Estate { families: families.into_values().collect(), problems, origin }
+    }
+}
+
+/// Expands and validates a family.
+fn valid_family(
+    name: FamilyName,
+    mut family: ImageFamily,
+    images: HashMap<String, ManagedImage>,
+    place: &Place,
+) -> Result<EstateFamily, Vec<InputProblem>> {
+    let written: Vec<String> = family.spec.images.iter().map(|image| image.name.clone()).collect();
+    let position = |image: &str| {
+        let index = written.iter().position(|written| written == image);
+        place.field(&index.map_or("/spec/images".into(), |index| format!("/spec/images/{index}")))
+    };
+    family.spec = expand(std::mem::take(&mut family.spec));
+    let left_out = family.spec.left_out.iter().map(|left_out| InputProblem {
+        place: position(&left_out.image),
+        message: left_out.problem.message.clone(),
+    });
+    let mut problems: Vec<InputProblem> = left_out.collect();
+    let unknown = recorded_edges::add_recorded_edges(&mut family, &images);
+    if let Some(first) = unknown.first() {
+        let others = match unknown.len() {
+            1 => String::new(),
+            count => format!(" and {} more", count - 1),
+        };
+        note(&format!(
+            "{name}: what {first}{others} is built on follows from Dockerfiles, and no cluster has \
+             recorded it; only edges of the manifest are shown"
+        ));
+    }
+    match validate(&family.spec) {
+        Ok(blueprint) => {
+            let of_images = family.spec.images.iter().zip(&blueprint.images);
+            problems.extend(of_images.filter_map(|(image, known)| {
+                let message = known.problem.as_ref()?.message.clone();
+                Some(InputProblem { place: position(&image.name), message })
+            }));
+            if problems.is_empty() {
+                let (cascades, requests) = (Vec::new(), Vec::new());
+                return Ok(EstateFamily { name, family, blueprint, images, cascades, requests });
+            }
+        }
+        Err(problem) => {
+            problems.push(InputProblem { place: place.field("/spec"), message: problem.message });
+        }
+    }
+    Err(problems)
+}

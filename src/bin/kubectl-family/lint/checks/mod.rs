@@ -1,0 +1,11 @@
+//! What the rules do.
+//!
+//! - [`dockerfile`]: what one Dockerfile says, in the light of the image's place in its family
+//! - [`edges`]: what a Dockerfile names against the edges of its image
+//! - [`lineage`]: what a Dockerfile says against those of the images below it
+//! - [`estate`]: families as a whole
+
+pub mod dockerfile;
+pub mod edges;
+pub mod estate;
+pub mod lineage;

@@ -1,0 +1,139 @@
+//! What the rules check: families, and what the Dockerfiles of their images say.
+
+use std::path::Path;
+
+use groundswell::{
+    api::{EdgeUse, Image},
+    lineage::{ImageIndex, Parent},
+};
+
+use crate::{
+    input::{Estate, EstateFamily},
+    lint::{
+        dockerfile::{self, DockerfileText, FinalStage},
+        rules::{RuleReport, RuleReports},
+    },
+};
+
+/// The families of an estate with their Dockerfiles.
+pub struct LintedEstate<'e> {
+    pub families: Vec<LintedFamily<'e>>,
+    /// The day on which the ends of support are judged.
+    pub now: jiff::Timestamp,
+}
+
+/// A family with the Dockerfiles of its images.
+pub struct LintedFamily<'e> {
+    pub family: &'e EstateFamily,
+    /// Parallel to the images of the spec.
+    pub dockerfiles: Vec<LintedDockerfile>,
+}
+
+/// The Dockerfile of an image.
+#[derive(Default)]
+pub struct LintedDockerfile {
+    /// Its text; `None` if it is not here.
+    pub text: Option<DockerfileText>,
+    /// What its final stage does; `None` if it cannot be interpreted, too.
+    pub stage: Option<FinalStage>,
+    /// Why it cannot be read or interpreted.
+    pub problem: Option<String>,
+}
+
+/// An image with its family.
+#[derive(Clone, Copy)]
+pub struct LintedImage<'f> {
+    pub family: &'f LintedFamily<'f>,
+    pub index: ImageIndex,
+    pub spec: &'f Image,
+    pub dockerfile: &'f LintedDockerfile,
+}
+
+impl<'e> LintedEstate<'e> {
+    /// Reads the Dockerfiles of all images that are here.
+    pub fn read(estate: &'e Estate, checkout: Option<&Path>, now: jiff::Timestamp) -> Self {
+        let families = estate.families.iter().map(|family| LintedFamily {
+            family,
+            dockerfiles: family
+                .family
+                .spec
+                .images
+                .iter()
+                .map(|image| LintedDockerfile::read(image, checkout))
+                .collect(),
+        });
+        Self { families: families.collect(), now }
+    }
+
+    /// Returns all images.
+    pub fn images(&self) -> impl Iterator<Item = LintedImage<'_>> {
+        self.families.iter().flat_map(LintedFamily::images)
+    }
+}
+
+impl LintedDockerfile {
+    fn read(image: &Image, checkout: Option<&Path>) -> Self {
+        let text = match dockerfile::read(image, checkout) {
+            Ok(Some(text)) => text,
+            Ok(None) => return Self::default(),
+            Err(error) => return Self { problem: Some(format!("{error:#}")), ..Self::default() },
+        };
+        match FinalStage::parse(&text.text, image.target.as_deref()) {
+            Ok(stage) => Self { text: Some(text), stage: Some(stage), problem: None },
+            Err(error) => {
+                Self { text: Some(text), stage: None, problem: Some(format!("{error:#}")) }
+            }
+        }
+    }
+}
+
+impl LintedFamily<'_> {
+    /// Returns the images.
+    pub fn images(&self) -> impl Iterator<Item = LintedImage<'_>> {
+        let images = ImageIndex::enumerate(&self.family.family.spec.images);
+        images.filter_map(|(index, spec)| {
+            let dockerfile = self.dockerfiles.get(index.position())?;
+            Some(LintedImage { family: self, index, spec, dockerfile })
+        })
+    }
+
+    /// Returns an image.
+    pub fn image(&self, index: ImageIndex) -> Option<LintedImage<'_>> {
+        self.images().find(|image| image.index == index)
+    }
+
+    /// Returns how a finding names something of the family.
+    pub fn subject(&self, name: &str) -> String {
+        format!("{}/{name}", self.family.name)
+    }
+}
+
+impl<'f> LintedImage<'f> {
+    /// Returns the image of the family that this one is built on by `use: Base`.
+    pub fn base(&self) -> Option<LintedImage<'f>> {
+        let parents = self.family.family.blueprint.lineage.parents(self.index);
+        let base = self.spec.from.iter().zip(parents).find(|(edge, _)| edge.usage == EdgeUse::Base);
+        match base?.1 {
+            Parent::Image(base) => self.family.image(*base),
+            Parent::Upstream(_) | Parent::Import(_) => None,
+        }
+    }
+
+    /// Returns the images of the family below this one, the nearest first.
+    pub fn bases(&self) -> impl Iterator<Item = LintedImage<'f>> {
+        // A lineage has no cycles.
+        std::iter::successors(self.base(), Self::base)
+    }
+
+    /// Returns what the final stage does, if that is known.
+    pub fn stage(&self) -> Option<&'f FinalStage> {
+        self.dockerfile.stage.as_ref()
+    }
+
+    /// Adds a report about this image.
+    pub fn report(&self, reports: &mut RuleReports, line: Option<usize>, message: String) {
+        let file = self.dockerfile.text.as_ref().and_then(|text| text.file.clone());
+        let subject = self.family.subject(&self.spec.name);
+        reports.0.push(RuleReport { subject, file, line, message });
+    }
+}

@@ -1,0 +1,120 @@
+use std::{collections::BTreeSet, path::Path};
+
+use groundswell::{
+    api::{ImageState, Window},
+    lineage::UpstreamIndex,
+};
+
+use super::*;
+use crate::input::{
+    Estate,
+    fixtures::{estate, layered_family},
+};
+
+fn now() -> Timestamp {
+    "2026-05-01T12:00:00Z".parse().expect("a time")
+}
+
+/// Returns the names of the images that a cascade would build.
+fn built(family: &EstateFamily, end: &DryRunEnd) -> BTreeSet<String> {
+    let CascadeDecision::Start { levels, .. } = &end.decision.cascade else {
+        return BTreeSet::new();
+    };
+    let names = levels.iter().flatten().map(|image| &family.family.spec.images[image.position()]);
+    names.map(|image| image.name.clone()).collect()
+}
+
+/// Plans a current family after a move of this upstream.
+fn moved(family: &EstateFamily, upstream: usize) -> DryRunEnd {
+    let nothing = AssumedDigests::default();
+    let mut run = DryRun::new(family, &nothing, now());
+    run.make_current();
+    let mut assumed = AssumedDigests::default();
+    let reference = family.family.spec.upstreams[upstream].reference();
+    assumed.upstreams.insert(reference, digest_of("moved"));
+    run.with_spec(family, &assumed).run()
+}
+
+fn example(name: &str) -> Estate {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("examples/{name}/family.yaml"));
+    estate(&std::fs::read_to_string(path).expect("an example"))
+}
+
+#[test]
+fn every_example_is_current_if_the_registry_has_all_builds() {
+    for name in ["alpine-web", "diamond", "flask", "greeting", "groundswell", "versions"] {
+        let estate = example(name);
+        let family = &estate.families[0];
+        let nothing = AssumedDigests::default();
+        let mut run = DryRun::new(family, &nothing, now());
+        run.make_current();
+        let end = run.run();
+        let states = end.decision.images.iter().map(|image| image.state);
+        assert!(states.clone().all(|state| state == ImageState::Current), "{name}: {states:?}");
+        assert_eq!(end.decision.cascade, CascadeDecision::None, "{name}");
+    }
+}
+
+#[test]
+fn a_move_builds_the_descendants_of_the_upstream_and_nothing_else() {
+    for text in [layered_family(60), layered_family(600)] {
+        let estate = estate(&text);
+        let family = &estate.families[0];
+        for upstream in 0..2 {
+            let lineage = &family.blueprint.lineage;
+            let children = lineage.upstream_children(UpstreamIndex::new(upstream));
+            let below = lineage.with_descendants(children.iter().copied());
+            let images = family.family.spec.images.iter().zip(below);
+            let expected: BTreeSet<String> = images
+                .filter(|(_, is_below)| *is_below)
+                .map(|(image, _)| image.name.clone())
+                .collect();
+            assert_eq!(built(family, &moved(family, upstream)), expected);
+        }
+    }
+}
+
+#[test]
+fn a_plan_waits_for_the_quiet_time_and_for_windows() {
+    let mut estate = estate(&layered_family(3));
+    let policy = &mut estate.families[0].family.spec.policy;
+    policy.settle = groundswell::api::Duration::from_secs(30);
+    let waited = |estate: &Estate| {
+        let end = moved(&estate.families[0], 0);
+        assert_eq!(built(&estate.families[0], &end).len(), 3);
+        end.at.duration_since(now()).as_secs()
+    };
+    assert_eq!(waited(&estate), 30);
+    let window = Window {
+        schedule: "0 22 * * *".into(),
+        duration: groundswell::api::Duration::from_secs(3600),
+        time_zone: "UTC".into(),
+    };
+    let family = &mut estate.families[0];
+    family.family.spec.policy.windows = vec![window];
+    family.blueprint =
+        groundswell::engine::validate::validate(&family.family.spec).expect("a valid family");
+    assert_eq!(waited(&estate), 10 * 3600);
+}
+
+#[test]
+fn an_edit_builds_what_it_changes_and_what_is_built_on_it() {
+    let text = layered_family(60);
+    let (before, after) = (
+        estate(&text),
+        text.replace(
+            "runtime-003, from",
+            "runtime-003, args: \
+        {VERSION: '2'}, from",
+        ),
+    );
+    let after = estate(&after);
+    let (before, after) = (&before.families[0], &after.families[0]);
+    let nothing = AssumedDigests::default();
+    let mut run = DryRun::new(before, &nothing, now());
+    run.make_current();
+    let end = run.with_spec(after, &nothing).run();
+    let names = built(after, &end);
+    assert!(names.contains("runtime-003") && !names.contains("runtime-002"), "{names:?}");
+    assert!(names.len() > 5, "{names:?}");
+}

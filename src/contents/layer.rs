@@ -1,0 +1,244 @@
+//! Reads one layer: a tar, of which only the databases of package managers and what removes them
+//! are kept.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::{self, Read},
+};
+
+use tar::{Archive, Entry, EntryType};
+
+use crate::contents::{
+    decompress::Decompressed,
+    packages::{is_database, may_hold_database},
+};
+
+/// Maximum size of an uncompressed layer in bytes.
+const MAX_UNPACKED_BYTES: u64 = 16 << 30;
+/// Maximum number of entries of a layer.
+const MAX_LAYER_ENTRIES: u64 = 2_000_000;
+/// Maximum length of a path in bytes.
+const MAX_PATH: u64 = 4096;
+/// Maximum number of folders in a path.
+const MAX_DEPTH: usize = 256;
+/// Maximum size of an extended header of an entry in bytes.
+const MAX_EXTENSION_BYTES: u64 = 1 << 20;
+/// Maximum size of one database in bytes.
+const MAX_DATABASE_BYTES: u64 = 256 << 20;
+/// Maximum size of the databases of a layer together in bytes.
+const MAX_DATABASES_BYTES: u64 = 384 << 20;
+/// Maximum number of databases that a layer has, and that it removes: distroless images have one
+/// per package.
+const MAX_DATABASES: usize = 10_000;
+
+/// What a layer without databases takes in bytes, about.
+const MIN_KEPT_BYTES: usize = 1024;
+
+/// The prefix of a file that removes the file of that name from the layers below.
+const WHITEOUT: &str = ".wh.";
+/// The file that hides all that the layers below have in its folder.
+const OPAQUE: &str = ".wh..wh..opq";
+
+/// Why a layer cannot be read: a predicate whose subject is the layer.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct LayerError(String);
+
+impl From<io::Error> for LayerError {
+    fn from(error: io::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl From<&str> for LayerError {
+    fn from(problem: &str) -> Self {
+        Self(problem.into())
+    }
+}
+
+/// What a layer changes, as far as it concerns the databases of package managers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LayerContent {
+    /// Size of the uncompressed layer in bytes.
+    pub unpacked: u64,
+    /// Number of its files, folders and links.
+    pub entries: u64,
+    /// The databases that it has, by path.
+    pub(super) databases: BTreeMap<String, Vec<u8>>,
+    /// What it removes from the layers below, with all below it.
+    pub(super) removed: BTreeSet<String>,
+    /// The folders whose content in the layers below it hides.
+    pub(super) hidden: BTreeSet<String>,
+}
+
+impl LayerContent {
+    /// Reads a layer as a registry sends it.
+    ///
+    /// # Errors
+    /// Returns an error if it is no tar, ends early, or exceeds a bound.
+    pub fn read(layer: impl Read) -> Result<Self, LayerError> {
+        let mut reader = LayerReader::default();
+        let mut unpacked = Decompressed::new(layer, MAX_UNPACKED_BYTES)?;
+        let mut archive = Archive::new(&mut unpacked);
+        // The library would read extended headers of any size.
+        for entry in archive.entries()?.raw(true) {
+            reader.read(entry?)?;
+        }
+        // What follows the end of the tar counts for the bounds, and for the layer's digest.
+        io::copy(&mut unpacked, &mut io::sink())?;
+        reader.content.unpacked = unpacked.came_out();
+        Ok(reader.content)
+    }
+
+    /// Returns about how many bytes this takes.
+    pub(super) fn kept_bytes(&self) -> usize {
+        self.databases.values().map(Vec::len).sum::<usize>() + MIN_KEPT_BYTES
+    }
+}
+
+#[derive(Default)]
+struct LayerReader {
+    content: LayerContent,
+    databases_bytes: u64,
+    /// The path of the next entry, if an extended header names it.
+    long_path: Option<Vec<u8>>,
+}
+
+impl LayerReader {
+    fn read(&mut self, mut entry: Entry<'_, impl Read>) -> Result<(), LayerError> {
+        match entry.header().entry_type() {
+            EntryType::GNULongName => {
+                let mut path = extension(&mut entry, MAX_PATH)?;
+                path.retain(|byte| *byte != 0);
+                self.long_path = Some(path);
+            }
+            EntryType::XHeader => {
+                let records = extension(&mut entry, MAX_EXTENSION_BYTES)?;
+                self.long_path = pax_path(&records)?.or(self.long_path.take());
+            }
+            EntryType::XGlobalHeader | EntryType::GNULongLink => {}
+            EntryType::GNUSparse => return Err("has a sparse file, which is not supported".into()),
+            _ => {
+                self.content.entries += 1;
+                if self.content.entries > MAX_LAYER_ENTRIES {
+                    return Err(LayerError(format!("has more than {MAX_LAYER_ENTRIES} entries")));
+                }
+                let path = self.long_path.take().unwrap_or_else(|| entry.path_bytes().into_owned());
+                if let Some(path) = normalized(&path)? {
+                    self.read_named(path, entry)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn read_named(
+        &mut self,
+        path: String,
+        mut entry: Entry<'_, impl Read>,
+    ) -> Result<(), LayerError> {
+        let (folder, name) = path.rsplit_once('/').unwrap_or(("", &path));
+        if name == OPAQUE {
+            self.hide(folder)?;
+        } else if let Some(removed) = name.strip_prefix(WHITEOUT) {
+            let removed =
+                if folder.is_empty() { removed.to_owned() } else { format!("{folder}/{removed}") };
+            self.remove(removed)?;
+        } else if entry.header().entry_type() == EntryType::Directory {
+            // A folder hides nothing of the layers below but a file of its name.
+            if is_database(&path) {
+                self.remove(path)?;
+            }
+        } else if !is_database(&path) {
+            // A file in place of a folder hides what the layers below have in that.
+            self.remove(path)?;
+        } else if entry.header().entry_type().is_file() {
+            let bytes = self.database(&path, &mut entry)?;
+            self.content.databases.insert(path, bytes);
+        } else {
+            return Err(LayerError(format!("has a link at {path}, where a database is expected")));
+        }
+        Ok(())
+    }
+
+    fn database(
+        &mut self,
+        path: &str,
+        entry: &mut Entry<'_, impl Read>,
+    ) -> Result<Vec<u8>, LayerError> {
+        let size = entry.size();
+        self.databases_bytes = self.databases_bytes.saturating_add(size);
+        let too_many = self.content.databases.len() >= MAX_DATABASES;
+        if size > MAX_DATABASE_BYTES || self.databases_bytes > MAX_DATABASES_BYTES || too_many {
+            return Err(LayerError(format!(
+                "has a database of packages at {path} that is too large"
+            )));
+        }
+        let mut bytes = Vec::new();
+        entry.take(size).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 == size { Ok(bytes) } else { Err("ends early".into()) }
+    }
+
+    fn remove(&mut self, path: String) -> Result<(), LayerError> {
+        if may_hold_database(&path) {
+            self.content.removed.insert(path);
+        }
+        self.check_removals()
+    }
+
+    fn hide(&mut self, folder: &str) -> Result<(), LayerError> {
+        if folder.is_empty() || may_hold_database(folder) {
+            self.content.hidden.insert(folder.to_owned());
+        }
+        self.check_removals()
+    }
+
+    fn check_removals(&self) -> Result<(), LayerError> {
+        if self.content.removed.len() + self.content.hidden.len() > MAX_DATABASES {
+            return Err(LayerError(format!("removes more than {MAX_DATABASES} databases")));
+        }
+        Ok(())
+    }
+}
+
+/// Reads the body of an extended header.
+fn extension(entry: &mut Entry<'_, impl Read>, max: u64) -> Result<Vec<u8>, LayerError> {
+    if entry.size() > max {
+        return Err(LayerError(format!("has an extended header of more than {max} bytes")));
+    }
+    let mut bytes = Vec::new();
+    entry.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Returns the path that an extended header names. A size in it would move the next entry.
+fn pax_path(records: &[u8]) -> Result<Option<Vec<u8>>, LayerError> {
+    let mut path = None;
+    for record in tar::PaxExtensions::new(records) {
+        let record = record?;
+        match record.key_bytes() {
+            b"path" => path = Some(record.value_bytes().to_owned()),
+            b"size" => return Err("has a file of 8 GiB or more".into()),
+            key if key.starts_with(b"GNU.sparse") => {
+                return Err("has a sparse file, which is not supported".into());
+            }
+            _ => {}
+        }
+    }
+    Ok(path)
+}
+
+/// Returns a path without its leading `./` or `/`, or `None` if it is the root, or one that leads
+/// out of it and is therefore in no image.
+fn normalized(path: &[u8]) -> Result<Option<String>, LayerError> {
+    if path.len() as u64 > MAX_PATH {
+        return Err(LayerError(format!("has a path of more than {MAX_PATH} bytes")));
+    }
+    let path = String::from_utf8_lossy(path);
+    let parts: Vec<&str> = path.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
+    if parts.len() > MAX_DEPTH {
+        return Err(LayerError(format!("has a path of more than {MAX_DEPTH} folders")));
+    }
+    let leads_out = parts.contains(&"..");
+    Ok((!leads_out && !parts.is_empty()).then(|| parts.join("/")))
+}

@@ -1,0 +1,70 @@
+//! The databases of dpkg and apk: lines of text in paragraphs.
+
+use crate::contents::package::{Ecosystem, MAX_PACKAGES, Package};
+
+/// Reads `var/lib/dpkg/status`, or a file of `var/lib/dpkg/status.d`, in which every package is
+/// installed. A package of which only the configuration is left is not installed.
+pub(super) fn dpkg(bytes: &[u8]) -> Result<Vec<Package>, String> {
+    let fields = ["package", "version", "architecture", "status"];
+    let mut packages = Vec::new();
+    for [name, version, architecture, status] in paragraphs(bytes, ": ", fields) {
+        let installed = status.is_empty() || status.split(' ').next_back() == Some("installed");
+        if name.is_empty() || !installed {
+            continue;
+        }
+        add(&mut packages, Package { name, version, architecture, ecosystem: Ecosystem::Deb })?;
+    }
+    Ok(packages)
+}
+
+/// Reads `lib/apk/db/installed`.
+pub(super) fn apk(bytes: &[u8]) -> Result<Vec<Package>, String> {
+    let mut packages = Vec::new();
+    for [name, version, architecture] in paragraphs(bytes, ":", ["P", "V", "A"]) {
+        if name.is_empty() && version.is_empty() {
+            continue;
+        }
+        add(&mut packages, Package { name, version, architecture, ecosystem: Ecosystem::Apk })?;
+    }
+    Ok(packages)
+}
+
+fn add(packages: &mut Vec<Package>, package: Package) -> Result<(), String> {
+    if packages.len() >= MAX_PACKAGES {
+        return Err(format!("lists more than {MAX_PACKAGES} packages"));
+    }
+    packages.push(package.checked()?);
+    Ok(())
+}
+
+/// Returns the values of these fields in each paragraph: the first of each name, or an empty text.
+/// apk distinguishes the case of names, and dpkg does not, whose fields have more than one letter.
+fn paragraphs<'b, const N: usize>(
+    bytes: &'b [u8],
+    separator: &'static str,
+    fields: [&'static str; N],
+) -> impl Iterator<Item = [String; N]> + 'b {
+    let mut lines = bytes.split(|byte| *byte == b'\n').peekable();
+    std::iter::from_fn(move || {
+        lines.peek()?;
+        let mut values = [const { String::new() }; N];
+        for line in lines.by_ref() {
+            let line = String::from_utf8_lossy(line);
+            let line = line.trim_end_matches('\r');
+            if line.trim().is_empty() {
+                break;
+            }
+            let Some((name, value)) = line.split_once(separator.trim_end()) else { continue };
+            let matches = |field: &&str| {
+                if field.len() == 1 { **field == *name } else { field.eq_ignore_ascii_case(name) }
+            };
+            let known = fields.iter().position(matches);
+            if let Some(known) = known.and_then(|index| values.get_mut(index))
+                && known.is_empty()
+            {
+                value.trim().clone_into(known);
+            }
+        }
+        Some(values)
+    })
+}
