@@ -378,8 +378,8 @@ impl<'a> DryRun<'a> {
             deferred: Vec::new(),
             // What a failed Job was made of is assumed to be unchanged.
             job_version: job_version.clone(),
-            pod_version: job_version,
-            credentials_version: Arc::default(),
+            pod_version: job_version.clone(),
+            credentials_version: job_version.into(),
             lookups: known.lookups.clone(),
             tags: HashMap::new(),
             rebuild_mark: None,
