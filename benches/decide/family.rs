@@ -253,7 +253,7 @@ impl BenchFamily {
             confirmed_at: self.now,
             resumed_at: None,
         };
-        ObservedUpstream { newest: Some(newest), problem: None }
+        ObservedUpstream { newest: Some(newest), ..ObservedUpstream::default() }
     }
 
     fn observed<'a>(&self, image: &'a Surroundings) -> ObservedImage<'a> {
@@ -269,6 +269,7 @@ impl BenchFamily {
             deferred: Vec::new(),
             job_version: String::new(),
             pod_version: String::new(),
+            credentials_version: Arc::default(),
             lookups: image.lookup.iter().cloned().collect(),
             tags: image.tags.clone(),
             remembered: &[],

@@ -320,6 +320,8 @@ reasons! {
     WindowClosed: Gated + Intended;
     /// Too many consecutive builds have failed from the same cause.
     BreakerOpen: Gated;
+    /// The registry of an upstream limits pulls, so that a build could only fail.
+    PullsLimited: Gated;
     /// As many builds of the family have started as `policy.rateLimit` allows.
     RateLimited: Expected;
     /// The namespace, the cluster or an upstream has as many running builds as the operator allows.

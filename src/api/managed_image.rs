@@ -117,6 +117,13 @@ pub struct ManagedImageStatus {
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub since: Option<Timestamp>,
 
+    /// Time since which the image does not match its inputs although nothing in the spec of its
+    /// family and no user wants that. Failures and attempts in between do not move it. Not set if
+    /// the image is current, held, or kept back by a gate of the spec.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub overdue_since: Option<Timestamp>,
+
     /// Digest of the last verified build.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,

@@ -44,6 +44,7 @@ pub fn observed(builds: Vec<ObservedBuild>) -> ObservedImage<'static> {
         deferred: Vec::new(),
         job_version: String::new(),
         pod_version: String::new(),
+        credentials_version: Arc::default(),
         lookups: Vec::new(),
         rebuild_mark: None,
         labels: None,

@@ -4,7 +4,15 @@ use std::{collections::HashMap, time::Duration};
 
 use url::Url;
 
-use crate::registry::{Client, config::authority};
+use crate::{
+    api::CredentialUse,
+    registry::{
+        Client, Keychain, Reference,
+        config::{Endpoint, Purpose, authority},
+        credentials::CredentialIdentity,
+        rate_limits::LimitClass,
+    },
+};
 
 /// Why a host is not called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -27,6 +35,39 @@ pub struct PausedHost {
 }
 
 impl Client {
+    /// Returns for how long pulls of an image, given as `host/repository:tag`, are limited at its
+    /// registry and at each of its mirrors. `None` if one of them serves pulls to one of the
+    /// credentials, as far as is known.
+    #[must_use]
+    pub fn pull_pause(&self, reference: &str, keychain: &Keychain) -> Option<Duration> {
+        if self.0.limits.is_empty() {
+            return None;
+        }
+        let image: Reference = reference.parse().ok()?;
+        let endpoints = self.0.config.endpoints(image.registry(), Purpose::Pull);
+        let pauses =
+            endpoints.iter().map(|endpoint| self.endpoint_pause(endpoint, &image, keychain));
+        pauses.min_by_key(|pause| pause.unwrap_or_default()).flatten()
+    }
+
+    fn endpoint_pause(
+        &self,
+        endpoint: &Endpoint,
+        image: &Reference,
+        keychain: &Keychain,
+    ) -> Option<Duration> {
+        let path = endpoint.repository(image.path());
+        let candidates = keychain.candidates(&endpoint.registry, &path, CredentialUse::Pull);
+        let anonymous = candidates.is_empty().then_some(None);
+        let credentials = candidates.into_iter().map(Some).chain(anonymous);
+        let pauses = credentials.map(|credential| {
+            let identity = CredentialIdentity::of(credential);
+            let remaining = self.0.limits.remaining(&endpoint.base, identity, LimitClass::Pull);
+            remaining.map(|remaining| remaining.pause)
+        });
+        pauses.min_by_key(|pause| pause.unwrap_or_default()).flatten()
+    }
+
     /// Returns the hosts that are not called now, each once for each cause.
     #[must_use]
     pub fn paused_hosts(&self) -> Vec<PausedHost> {

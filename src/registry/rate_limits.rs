@@ -275,6 +275,11 @@ impl RateLimits {
         }
     }
 
+    /// Whether no limit is remembered.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
     /// Returns the hosts that are paused for any credential and class, and for how long.
     pub(super) fn paused(&self) -> Vec<(String, Duration)> {
         let (now, limits) = (Instant::now(), self.0.lock().unwrap_or_else(PoisonError::into_inner));

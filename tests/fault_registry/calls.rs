@@ -107,6 +107,14 @@ impl Calls {
                     Err(error) => outcome(Err(error)),
                 }
             }
+            ClientCall::PullPause => CallOutcome {
+                retry_after: self
+                    .client
+                    .pull_pause(&step.image, &self.keychain)
+                    .map(|pause| pause.as_secs()),
+                is_done: true,
+                ..CallOutcome::default()
+            },
             ClientCall::Verify => self.verify(step, &image).await,
             ClientCall::Credentials => self.write_credentials(step),
         }

@@ -81,6 +81,8 @@ pub enum ClientCall {
     Manifest,
     /// The lookup of a tag of our own.
     Lookup,
+    /// Whether a build may pull the image now.
+    PullPause,
     /// Pointing a tag of our own to a digest.
     Promote,
     /// The verification that a build is built on its base.

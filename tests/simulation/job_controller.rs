@@ -417,7 +417,8 @@ fn end_pod(cluster: &mut Cluster, job: &str, work: &Work) {
                 PushResult::Pushed(digest) => digest,
                 _ => layer(&["nothing was pushed"]),
             };
-            let state = ended(0, "Completed", &report);
+            let mut state = ended(0, "Completed", &report);
+            state["terminated"]["finishedAt"] = json!(format!("{:.0}", cluster.time.truth()));
             json!({"phase": "Succeeded", "containerStatuses": [container(container_name, state)]})
         }
     };

@@ -116,8 +116,8 @@ pub async fn reconcile(
     let checks = reconcile.start_checks().await?;
     reservation.commit(&context.stores);
 
-    // 9. (API) Record which digests the floating tags are about to be moved to.
-    reconcile.record_promotion_intent().await?;
+    // 9. (API) Record the images whose floating tags are about to be moved.
+    let intents = reconcile.record_promotion_intent().await?;
 
     // 10. (registry) Move tags.
     reconcile.move_tags().await;
@@ -135,6 +135,7 @@ pub async fn reconcile(
     Ok(next_reconcile(
         &reconcile.decision,
         [
+            intents,
             deferred,
             reconcile.tag_retry_at(),
             (lookups == LookupRounds::Unfinished).then_some(now),
@@ -209,7 +210,7 @@ fn live_family(context: &Context, key: &Key) -> Option<Arc<ImageFamily>> {
 }
 
 /// Returns when to reconcile again if nothing changes before.
-fn next_reconcile(decision: &Decision, others: [Option<Timestamp>; 9], now: Timestamp) -> Action {
+fn next_reconcile(decision: &Decision, others: [Option<Timestamp>; 10], now: Timestamp) -> Action {
     if matches!(decision.cascade, CascadeDecision::Start { .. } | CascadeDecision::Finish { .. }) {
         return Action::requeue(REQUEUE_NOW);
     }

@@ -1,6 +1,6 @@
 //! The list of gates that every start goes through, of a build or of a check: suspension, windows,
-//! the breaker, outages, and the limits of what runs. Each says why it is closed and when it opens,
-//! if that is known.
+//! the pulls that registries allow, the breaker, outages, and the limits of what runs. Each says
+//! why it is closed and when it opens, if that is known.
 
 use jiff::Timestamp;
 
@@ -19,7 +19,7 @@ use crate::{
         decision::{ImageDecision, PlannedBuild},
         image::evaluation::{Evaluation, ReadyCheck},
     },
-    lineage::ImageIndex,
+    lineage::{ImageIndex, Parent},
 };
 
 /// A build or a check that has all of its inputs.
@@ -103,6 +103,7 @@ impl<'a> StartGates<'a> {
         match start {
             ReadyStart::Build(build) => {
                 let input = self.context.input;
+                self.pulls(build.image)?;
                 let cause = build_cause(input, build.image, image);
                 self.breakers.check(&cause)?;
                 self.outages.check(input, build.image, image)?;
@@ -120,6 +121,30 @@ impl<'a> StartGates<'a> {
             return Err(ClosedGate::new(Reason::Suspended, "spec.suspend is set".into(), None));
         }
         Ok(())
+    }
+
+    /// Closed while the registry of an upstream of the image serves no pulls. The builder would get
+    /// the same response as the controller.
+    fn pulls(&self, image: ImageIndex) -> Result<(), ClosedGate> {
+        let CascadeContext { input, now, .. } = *self.context;
+        let upstreams = input.lineage().parents(image).iter().filter_map(|parent| match parent {
+            Parent::Upstream(upstream) => Some(upstream.position()),
+            Parent::Image(_) | Parent::Import(_) => None,
+        });
+        let limited = upstreams.filter_map(|position| {
+            let resume_at = input.upstreams.get(position)?.pulls_resume_at?;
+            Some((resume_at, input.spec.upstreams.get(position)?))
+        });
+        let last = limited.filter(|(at, _)| *at > now).max_by_key(|(at, _)| *at);
+        last.map_or(Ok(()), |(at, upstream)| {
+            // Every poll may prolong the pause: with its end the message would change each time.
+            let message = format!(
+                "the registry of upstream {} limits pulls, and none is left; the build starts when \
+                 the registry allows more",
+                upstream.name,
+            );
+            Err(ClosedGate::new(Reason::PullsLimited, message, Some(at)))
+        })
     }
 
     fn window(&self) -> Result<(), ClosedGate> {

@@ -36,6 +36,8 @@ pub struct JobVersions<'a> {
     pub job: &'a str,
     /// The version of what the pods of builds are made of.
     pub pod: &'a str,
+    /// The version of the Secrets with the family's registry credentials.
+    pub credentials: &'a str,
 }
 
 /// An attempt that has failed.
@@ -74,7 +76,11 @@ impl ObservedImage<'_> {
     /// Returns the versions of what the image's Jobs are made of.
     #[must_use]
     pub fn versions(&self) -> JobVersions<'_> {
-        JobVersions { job: &self.job_version, pod: &self.pod_version }
+        JobVersions {
+            job: &self.job_version,
+            pod: &self.pod_version,
+            credentials: &self.credentials_version,
+        }
     }
 }
 
@@ -120,11 +126,13 @@ impl FailedAttempt<'_> {
 
     /// Returns the version of what has to change before another attempt at the same fingerprint can
     /// end differently, if that is not only a matter of time: the Job, if the API server found it
-    /// invalid, and the pod, if another one may not fail.
+    /// invalid, and the pod, if another one may not fail. Other credentials may end a denial of
+    /// access earlier than time does.
     fn version(&self) -> Option<&str> {
         let reason = self.failure.known_reason()?;
         match self.kind {
             _ if reason == Reason::InvalidStrategy => Some(self.versions.job),
+            _ if reason.has(ReasonTrait::AwaitsCorrection) => Some(self.versions.credentials),
             AttemptKind::Build if reason.has(ReasonTrait::DependsOnPod) => Some(self.versions.pod),
             AttemptKind::Build | AttemptKind::Checks => None,
         }

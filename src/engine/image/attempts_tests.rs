@@ -6,7 +6,8 @@ use crate::{
     engine::{Problem, WaitProgress, fixtures, input::ObservedBuild},
 };
 
-const VERSIONS: JobVersions<'_> = JobVersions { job: "job-1", pod: "pod-1" };
+const VERSIONS: JobVersions<'_> =
+    JobVersions { job: "job-1", pod: "pod-1", credentials: "secret-1" };
 
 fn failure(class: FailureClass, reason: Reason) -> BuildFailure {
     BuildFailure { class, reason: reason.into(), message: "it broke".into() }

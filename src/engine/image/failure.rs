@@ -111,12 +111,14 @@ pub fn reset_by_retry(record: FailureRecord, request: &str) -> FailureRecord {
 }
 
 /// Returns the record after a change of what the Job is made of: a Job that the API server found
-/// invalid may be valid now, and a build that ran out of memory may have enough. Resources and
-/// placement are not part of the fingerprint, so that nothing else shows such a change.
+/// invalid may be valid now, a build that ran out of memory may have enough, and one that a
+/// registry denied access may be allowed with another credential. Resources, placement and
+/// credentials are not part of the fingerprint, so that nothing else shows such a change.
 #[must_use]
 pub fn reset_by_version(record: FailureRecord, observed: &ObservedImage<'_>) -> FailureRecord {
     let now = match record.last.known_reason() {
-        Some(Reason::InvalidStrategy) => &observed.job_version,
+        Some(Reason::InvalidStrategy) => observed.job_version.as_str(),
+        Some(reason) if reason.has(ReasonTrait::AwaitsCorrection) => &observed.credentials_version,
         _ => &observed.pod_version,
     };
     let has_changed = record.job_version.as_ref().is_some_and(|known| known != now);

@@ -137,6 +137,8 @@ pub struct ObservedUpstream {
     pub newest: Option<ObservedDigest>,
     /// Why the last poll failed, if it did.
     pub problem: Option<Problem>,
+    /// When the registry may serve pulls again. `None` if it does, as far as is known.
+    pub pulls_resume_at: Option<Timestamp>,
 }
 
 /// A digest of an upstream.
@@ -238,6 +240,8 @@ pub struct ObservedImage<'a> {
     pub job_version: String,
     /// Version of what the pods of the image's builds are made of.
     pub pod_version: String,
+    /// Version of the Secrets with the family's registry credentials.
+    pub credentials_version: Arc<str>,
     /// The registry's last answers to whether a fingerprint was pushed, one for each of the last
     /// few fingerprints. One reconcile may need two of them: the fingerprint from the adopted
     /// digests, and the one from the digests that are about to be adopted.

@@ -282,7 +282,7 @@ fn invalid_job(model: &FamilyModel) -> FailureRecord {
         cascade: identity.cascade.as_str(),
         cause: "",
         failure: last,
-        versions: JobVersions { job: &model.job_version, pod: "" },
+        versions: JobVersions { job: &model.job_version, pod: "", credentials: "" },
     };
     failed.count(None, model.now)
 }
@@ -306,6 +306,25 @@ fn a_malformed_job_fails_the_image_until_spec_or_strategy_change() {
     model.settle();
     assert_eq!((model.states(), model.builds()), (vec![CURRENT], vec![2]));
     assert_eq!(model.cascades.len(), 2);
+}
+
+/// A user who has corrected the Secret does not wait for the pause after the failures.
+#[test]
+fn a_build_that_was_denied_is_tried_again_with_other_credentials() {
+    let mut model = FamilyModel::new(&["up"], &[("base", "up")]);
+    model.failing.insert(0, FailureClass::Infrastructure);
+    model.failure_reason = Reason::RegistryDenied;
+    model.settle();
+    let builds = model.builds();
+    assert!(builds[0] > 1, "it is retried after pauses");
+    model.failing.clear();
+    model.reconcile();
+    assert_eq!(model.builds(), builds, "the pause lasts");
+    model.credentials_version = "2".into();
+    model.reconcile();
+    assert_eq!(model.builds()[0], builds[0] + 1);
+    model.settle();
+    assert_eq!(model.states(), [CURRENT]);
 }
 
 /// A family that raises `memoryLimit` changes no fingerprint, and expects a build all the same.

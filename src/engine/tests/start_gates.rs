@@ -67,6 +67,33 @@ fn checks_of_a_suspended_family_or_outside_of_its_windows_do_not_start() {
     assert_eq!((model.states(), model.builds()), (vec![CURRENT; 20], vec![1; 20]));
 }
 
+/// Scenario 73 of the registries: a build that pulls while its registry limits pulls can only fail.
+#[test]
+fn builds_wait_for_the_pulls_of_their_registry() {
+    let mut model = FamilyModel::new(&["up"], &[("base", "up"), ("below", "base")]);
+    model.settle();
+    model.jobs.clear();
+    let resume_at = model.now + SignedDuration::from_mins(5);
+    model.pulls_resume_at = Some(resume_at);
+    model.upstream_digests[0] = "sha256:up-1".into();
+    let decision = model.begin();
+    assert_eq!((model.builds(), decision.wake_at), (vec![1, 1], Some(resume_at)));
+    let record = model.record("base");
+    assert_eq!(
+        (record.state, record.reason.as_str()),
+        (ImageState::Queued, Reason::PullsLimited.as_str())
+    );
+    assert!(record.message.contains("the registry of upstream up limits pulls"), "{record:?}");
+
+    model.now = resume_at;
+    model.reconcile();
+    assert_eq!(model.builds(), [2, 1]);
+    // It pulls from the family's own registry only.
+    model.pulls_resume_at = Some(resume_at + SignedDuration::from_mins(5));
+    model.settle();
+    assert_eq!((model.states(), model.builds()), (vec![CURRENT; 2], vec![2; 2]));
+}
+
 #[test]
 fn builds_and_checks_together_are_no_more_than_parallelism_allows() {
     let mut model = fan(12);

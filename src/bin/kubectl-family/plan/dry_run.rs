@@ -315,7 +315,7 @@ impl<'a> DryRun<'a> {
             confirmed_at: self.now,
             resumed_at: None,
         };
-        ObservedUpstream { newest: Some(newest), problem: None }
+        ObservedUpstream { newest: Some(newest), ..ObservedUpstream::default() }
     }
 
     fn observed_imports(&self) -> Vec<ObservedImport> {
@@ -378,7 +378,8 @@ impl<'a> DryRun<'a> {
             deferred: Vec::new(),
             // What a failed Job was made of is assumed to be unchanged.
             job_version: job_version.clone(),
-            pod_version: job_version,
+            pod_version: job_version.clone(),
+            credentials_version: job_version.into(),
             lookups: known.lookups.clone(),
             tags: HashMap::new(),
             rebuild_mark: None,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, ResourceExt};
+use sha2::{Digest as _, Sha256};
 use tracing::warn;
 
 use crate::{
@@ -66,6 +67,20 @@ impl Observer<'_> {
         self.cache.keychain =
             Some(CachedKeychain { secrets, keychain: Arc::clone(&keychain), problems });
         Ok(keychain)
+    }
+
+    /// Returns one version for all Secrets of the loaded credentials: a hash of their resource
+    /// versions, which says nothing about their content.
+    pub(super) fn credentials_version(&self) -> Arc<str> {
+        let secrets = self.cache.keychain.as_ref().map_or(&[][..], |known| &known.secrets);
+        let mut hash = Sha256::new();
+        for SecretVersion { credential, resource_version } in secrets {
+            for part in [&credential.name, resource_version.as_deref().unwrap_or_default()] {
+                hash.update(part.as_bytes());
+                hash.update([0]);
+            }
+        }
+        hex::encode(hash.finalize().get(..8).unwrap_or_default()).into()
     }
 
     /// Returns the versions of the Secrets that the spec names, from the store.

@@ -95,6 +95,8 @@ pub struct Snapshot {
     job_versions: Vec<String>,
     /// What the pods of each image's builds are made of, as far as it is no part of fingerprints.
     pod_versions: Vec<String>,
+    /// The version of the Secrets with the family's credentials.
+    credentials_version: Arc<str>,
     /// The last verified builds of the records, in the order of `spec.images`.
     verified: Vec<Option<Arc<VerifiedBuild>>>,
     /// The tags of other families in the repositories of images whose tags name labels.
@@ -240,6 +242,7 @@ impl Observer<'_> {
             use_default_platform,
             strategy_revisions,
             pod_versions,
+            credentials_version: self.credentials_version(),
         })
     }
 }
@@ -365,6 +368,7 @@ impl Snapshot {
             deferred: cache.deferred_jobs.of(image, self.job_version(index)),
             job_version: self.job_version(index).to_owned(),
             pod_version: self.pod_versions.get(index.position()).cloned().unwrap_or_default(),
+            credentials_version: Arc::clone(&self.credentials_version),
             lookups: cache.lookups.of(image).to_vec(),
             tags: self.tags(index, image, cache),
             rebuild_mark: cache.rebuild_marks.get(image).cloned(),
@@ -390,7 +394,7 @@ impl Snapshot {
     #[must_use]
     pub fn versions(&self, image: ImageIndex) -> JobVersions<'_> {
         let pod = self.pod_versions.get(image.position()).map_or("", String::as_str);
-        JobVersions { job: self.job_version(image), pod }
+        JobVersions { job: self.job_version(image), pod, credentials: &self.credentials_version }
     }
 
     /// Returns the builds of an image whose Jobs exist.

@@ -75,20 +75,26 @@ impl Observer<'_> {
             return ObservedUpstream::default();
         }
         let (registry, reference) = (&self.context.registry, upstream.reference());
+        let pause = registry.pull_pause(&reference, keychain);
+        let pulls_resume_at = pause.and_then(|pause| self.now.checked_add(pause).ok());
         let needs = upstream_needs(upstream);
         let key = self.cache.image_keys.key(registry, reference, &needs, keychain);
         let Some(polled) = self.context.tags.latest(&key) else {
-            return ObservedUpstream::default();
+            return ObservedUpstream { pulls_resume_at, ..ObservedUpstream::default() };
         };
         let lacks_one = |value: &UpstreamDigest| {
             value.is_partial && platforms.iter().any(|platform| value.image_for(platform).is_none())
         };
         if polled.value.as_ref().is_some_and(lacks_one) {
             self.context.tags.reread(&key);
-            return ObservedUpstream { newest: None, problem: polled.problem.clone() };
+            return ObservedUpstream {
+                newest: None,
+                problem: polled.problem.clone(),
+                pulls_resume_at,
+            };
         }
         let newest = polled.value.as_ref().map(|value| observed_digest(&polled, value, platforms));
-        ObservedUpstream { newest, problem: polled.problem.clone() }
+        ObservedUpstream { newest, problem: polled.problem.clone(), pulls_resume_at }
     }
 }
 

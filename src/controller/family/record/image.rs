@@ -6,7 +6,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{
-    Api, Resource, ResourceExt,
+    Api, Resource,
     api::{Patch, PatchParams},
     runtime::events::EventType,
 };
@@ -30,14 +30,15 @@ use crate::{
                 counting::RecordChange,
                 events::Notice,
                 history::{HistoryUpdate, KnownBuilds},
+                staleness,
             },
         },
         object_cache::Key,
         writes::apply_status,
     },
     engine::{
-        Effect, ImageDecision, ObservedBuild, ObservedTag, PlannedBuild, cascade::limits,
-        tags::Tag, upstream_memory,
+        ImageDecision, ObservedBuild, ObservedTag, PlannedBuild, cascade::limits, tags::Tag,
+        upstream_memory,
     },
     lineage::ImageIndex,
 };
@@ -49,22 +50,31 @@ const MAX_IMAGE_MESSAGE: usize = 512;
 
 /// What a reconcile knows of one image.
 #[derive(Clone, Copy)]
-struct ImageChange<'a> {
+pub(super) struct ImageChange<'a> {
     index: ImageIndex,
     image: &'a Image,
     decided: &'a ImageDecision,
     /// The generation of the record's spec.
     generation: Option<i64>,
     /// The status of the record before this reconcile.
-    old: &'a ManagedImageStatus,
+    pub(super) old: &'a ManagedImageStatus,
 }
 
 impl Reconcile<'_> {
     /// Writes the records that have changed. Returns the current time if the floating tags of one
     /// of them are others than before: only the next reconcile registers their polls.
     pub(super) async fn record_images(&self) -> Result<Option<Timestamp>, ReconcileError> {
-        stream::iter(ImageIndex::range(self.snapshot.family.spec.images.len()))
-            .map(|index| self.record_image(index))
+        let images = ImageIndex::range(self.snapshot.family.spec.images.len());
+        self.record_each(images, RecordPart::All).await
+    }
+
+    pub(super) async fn record_each(
+        &self,
+        images: impl Iterator<Item = ImageIndex>,
+        part: RecordPart,
+    ) -> Result<Option<Timestamp>, ReconcileError> {
+        stream::iter(images)
+            .map(|index| self.record_image(index, part))
             .buffer_unordered(MAX_CONCURRENT_WRITES)
             .try_fold(None, async |before: Option<Timestamp>, tags| {
                 Ok(before.or((tags == RecordedTags::Others).then_some(self.now)))
@@ -72,33 +82,11 @@ impl Reconcile<'_> {
             .await
     }
 
-    /// Records the digests that floating tags are about to be moved to. If this process crashes
-    /// between two moves, the next one completes the moves, and does not take the moved tags for
-    /// somebody else's work.
-    pub async fn record_promotion_intent(&self) -> Result<(), ReconcileError> {
-        let promoted = self.decision.effects.iter().filter_map(|effect| match effect {
-            Effect::Promote { image, tags, .. } => {
-                tags.iter().any(|tag| !tag.immutable).then_some(*image)
-            }
-            _ => None,
-        });
-        let changed = promoted.filter_map(|image| {
-            let record = self.snapshot.records.get(image.position())?.as_ref()?;
-            let status = record.status.clone().unwrap_or_default();
-            let decided = self.decision.images.get(image.position())?;
-            let promoted = decided.promoted_digest().map(String::from);
-            let conditions = own_conditions(&status.conditions);
-            let is_new = status.promoted != promoted;
-            let status = ManagedImageStatus { conditions, promoted, ..status };
-            is_new.then(|| self.write_image_status(record.name_any(), status))
-        });
-        stream::iter(changed.collect::<Vec<_>>())
-            .buffer_unordered(MAX_CONCURRENT_WRITES)
-            .try_collect::<()>()
-            .await
-    }
-
-    async fn record_image(&self, index: ImageIndex) -> Result<RecordedTags, ReconcileError> {
+    async fn record_image(
+        &self,
+        index: ImageIndex,
+        part: RecordPart,
+    ) -> Result<RecordedTags, ReconcileError> {
         let (Some(image), Some(decided)) =
             (self.image(index), self.decision.images.get(index.position()))
         else {
@@ -128,7 +116,10 @@ impl Reconcile<'_> {
         let none = ManagedImageStatus::default();
         let old = known.and_then(|known| known.status.as_ref()).unwrap_or(&none);
         let change = ImageChange { index, image, decided, generation, old };
-        let new = self.image_status(change);
+        let new = match part {
+            RecordPart::All => self.image_status(change),
+            RecordPart::Promotion => self.promotion_status(change),
+        };
         // The image reconciler records rollouts under another field owner. They are not part of the
         // comparison.
         let comparable = ManagedImageStatus {
@@ -139,8 +130,10 @@ impl Reconcile<'_> {
         if known.is_some() && new == comparable {
             return Ok(RecordedTags::AsBefore);
         }
-        self.write_image_status(name, new.clone()).await?;
-        self.publish_image_event(change, &new).await;
+        self.write_image_status(name, &new).await?;
+        if part == RecordPart::All {
+            self.publish_image_event(change, &new).await;
+        }
         self.count_ended_jobs(change, &new);
         let is_polled = floating_tags(&new).eq(floating_tags(old));
         Ok(if is_polled { RecordedTags::AsBefore } else { RecordedTags::Others })
@@ -181,10 +174,10 @@ impl Reconcile<'_> {
     async fn write_image_status(
         &self,
         name: String,
-        status: ManagedImageStatus,
+        status: &ManagedImageStatus,
     ) -> Result<(), ReconcileError> {
         let what = || format!("write the status of ManagedImage {name}");
-        let mut body = serde_json::to_value(&status)
+        let mut body = serde_json::to_value(status)
             .map_err(|source| ReconcileError::Serialize { what: what(), source })?;
         if let Some(body) = body.as_object_mut() {
             body.remove("rollouts");
@@ -206,7 +199,7 @@ impl Reconcile<'_> {
     }
 
     /// Returns the status of an image's record.
-    fn image_status(&self, change: ImageChange<'_>) -> ManagedImageStatus {
+    pub(super) fn image_status(&self, change: ImageChange<'_>) -> ManagedImageStatus {
         let ImageChange { decided, generation: observed_generation, old, .. } = change;
         let verified = decided.verified.as_deref();
         let (reason, message) =
@@ -219,6 +212,12 @@ impl Reconcile<'_> {
             reason: reason.into(),
             message: message.clone(),
             since: old.since.filter(|_| old.state == decided.state).or(Some(self.now)),
+            overdue_since: staleness::image_overdue_since(
+                &self.snapshot.family.spec,
+                old,
+                (decided.state, reason),
+                self.now,
+            ),
             digest: verified.map(|verified| verified.digest.to_string()),
             fingerprint: verified.map(|verified| verified.fingerprint.to_string()),
             build: verified.map(|verified| verified.build),
@@ -428,7 +427,7 @@ fn adoption_to_record(change: ImageChange<'_>) -> Option<AdoptionRecord> {
 }
 
 /// Returns the conditions that the family reconciler owns.
-fn own_conditions(conditions: &[Condition]) -> Vec<Condition> {
+pub(super) fn own_conditions(conditions: &[Condition]) -> Vec<Condition> {
     conditions
         .iter()
         .filter(|condition| [READY, RECONCILING, STALLED].contains(&condition.type_.as_str()))
@@ -449,6 +448,15 @@ pub fn needs_user(state: ImageState, reason: Reason) -> bool {
         ImageState::Held => reason == Reason::NotAdopted,
         ImageState::Building | ImageState::Blocked => false,
     }
+}
+
+/// What of an image's record is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RecordPart {
+    /// Its build and the digest that its tags are about to be moved to.
+    Promotion,
+    /// Everything.
+    All,
 }
 
 /// Whether a record has floating tags that it did not have before.

@@ -3,8 +3,8 @@
 //! - [`status`]: the status of the family; [`conditions`]: its conditions, with [`unstarted`]:
 //!   builds that do not start; [`intended_cascade`]: the cascades that it names; [`staleness`]: how
 //!   long it has not matched its inputs
-//! - [`image`]: the record of each image; [`history`]: the builds in it; [`counting`]: what the
-//!   metrics count when it changes
+//! - [`image`]: the record of each image; [`promotion`]: what is recorded before its tags move;
+//!   [`history`]: the builds in it; [`counting`]: what the metrics count when it changes
 //! - [`cascade`]: the records of cascades
 //! - [`adoption`]: the family as the owner of records that have none
 //! - [`requests`]: what happens to requests
@@ -18,6 +18,7 @@ pub mod events;
 pub mod history;
 pub mod image;
 pub mod intended_cascade;
+mod promotion;
 pub mod requests;
 mod staleness;
 pub mod status;

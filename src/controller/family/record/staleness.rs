@@ -2,34 +2,73 @@
 
 use jiff::Timestamp;
 
-use crate::api::{
-    ImageFamilySpec, ImageFamilyStatus, ImageState,
-    condition::{Reason, ReasonTrait},
+use crate::{
+    api::{
+        ImageFamilySpec, ImageFamilyStatus, ImageState, ManagedImageStatus,
+        condition::{Reason, ReasonTrait},
+    },
+    engine::ImageDecision,
 };
 
-/// An image that is not current and has failed at its inputs.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct StaleFailure {
-    /// The reason of the image.
-    pub(super) reason: Reason,
-    /// The state of the image.
-    pub(super) state: ImageState,
-    /// When the failure was observed.
-    pub(super) at: Option<Timestamp>,
+/// Since when an image does not match its inputs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct ImageStaleness {
+    /// When its last failure at these inputs was observed.
+    pub(super) failed_at: Option<Timestamp>,
+    /// Since when it is overdue: [`image_overdue_since`].
+    pub(super) overdue_since: Option<Timestamp>,
+}
+
+impl ImageStaleness {
+    /// The staleness of an image whose record is `old`.
+    pub(super) fn of(
+        spec: &ImageFamilySpec,
+        old: &ManagedImageStatus,
+        decided: &ImageDecision,
+        now: Timestamp,
+    ) -> Self {
+        let failure = decided.failure.as_ref().filter(|_| decided.state != ImageState::Current);
+        Self {
+            failed_at: failure.and_then(|failure| failure.at),
+            overdue_since: image_overdue_since(spec, old, (decided.state, decided.reason), now),
+        }
+    }
+}
+
+/// Returns since when an image is overdue: it does not match its inputs, and neither a gate of the
+/// spec nor a user wants that. `old` is its record.
+///
+/// The time stays the same from failure to failure, and while a further change settles. It starts
+/// again after a hold, a suspension or a closed window.
+pub(super) fn image_overdue_since(
+    spec: &ImageFamilySpec,
+    old: &ManagedImageStatus,
+    (state, reason): (ImageState, Reason),
+    now: Timestamp,
+) -> Option<Timestamp> {
+    let matches_or_held = matches!(state, ImageState::Current | ImageState::Held);
+    match reason {
+        _ if spec.suspend || matches_or_held => None,
+        // These say nothing about the image itself: its inputs are not known yet, or an ancestor
+        // of it counts.
+        Reason::Resolving | Reason::Settling | Reason::WaitingForParent => old.overdue_since,
+        reason if reason.has(ReasonTrait::Intended) => None,
+        _ => old.overdue_since.or(Some(now)),
+    }
 }
 
 /// Returns since when the family does not match its inputs: since the first move of an upstream
 /// away from its adopted digest, the oldest pending change, the oldest running cascade, or the
-/// oldest failure.
+/// image that is overdue or has failed for longest.
 pub(super) fn stale_since(
     status: &ImageFamilyStatus,
-    failed: &[StaleFailure],
+    images: &[ImageStaleness],
 ) -> Option<Timestamp> {
     let candidates = status.upstreams.iter().filter_map(|upstream| upstream.outdated_since);
     let pending = status.pending.iter().filter_map(|pending| pending.since);
     let running = status.cascades.iter().filter_map(|cascade| cascade.started_at);
-    let failures = failed.iter().filter_map(|failed| failed.at);
-    candidates.chain(pending).chain(running).chain(failures).min()
+    let images = images.iter().flat_map(|image| [image.failed_at, image.overdue_since]).flatten();
+    candidates.chain(pending).chain(running).chain(images).min()
 }
 
 /// Whether the spec or a user keeps an image or an upstream with this reason at its digest, or may
@@ -50,11 +89,11 @@ pub(super) fn is_gated(spec: &ImageFamilySpec, status: &ImageFamilyStatus) -> bo
 ///
 /// A candidate that waits for its age, for an approval or for the end of a hold is intended, and so
 /// is a change that settles. A candidate that cannot be adopted for another reason, a running
-/// cascade, and a failure are not.
+/// cascade, and an image that is overdue itself are not.
 pub(super) fn overdue_since(
     spec: &ImageFamilySpec,
     status: &ImageFamilyStatus,
-    failed: &[StaleFailure],
+    images: &[ImageStaleness],
     gated_until: Option<Timestamp>,
 ) -> Option<Timestamp> {
     if spec.suspend {
@@ -65,15 +104,12 @@ pub(super) fn overdue_since(
         let is_intended = upstream.known_reason().is_some_and(may_be_intended);
         upstream.outdated_since.filter(|_| !is_intended)
     });
-    let failures = failed
-        .iter()
-        .filter(|failed| failed.state != ImageState::Held && !may_be_intended(failed.reason))
-        .filter_map(|failed| failed.at);
+    let images = images.iter().filter_map(|image| image.overdue_since);
     let running = status.cascades.iter().filter_map(|cascade| cascade.started_at);
     let running = running
         .filter(|_| !is_gated(spec, status))
         .map(|started| gated_until.map_or(started, |gated| started.max(gated)));
-    refused.chain(failures).chain(running).min()
+    refused.chain(images).chain(running).min()
 }
 
 #[cfg(test)]
@@ -109,8 +145,18 @@ mod tests {
         }
     }
 
-    fn failed(state: ImageState, reason: Reason) -> [StaleFailure; 1] {
-        [StaleFailure { reason, state, at: at(300) }]
+    fn overdue() -> [ImageStaleness; 1] {
+        [ImageStaleness { overdue_since: at(300), ..ImageStaleness::default() }]
+    }
+
+    /// Since when an image is overdue that was overdue since `old` before.
+    fn overdue_image(
+        spec: &ImageFamilySpec,
+        old: Option<Timestamp>,
+        decided: (ImageState, Reason),
+    ) -> Option<Timestamp> {
+        let old = ManagedImageStatus { overdue_since: old, ..ManagedImageStatus::default() };
+        image_overdue_since(spec, &old, decided, at(900).expect("a time"))
     }
 
     #[test]
@@ -133,20 +179,22 @@ mod tests {
         assert_eq!(overdue_since(&spec, &settling, &[], None), None);
 
         let suspended = ImageFamilySpec { suspend: true, ..ImageFamilySpec::default() };
-        let failures = failed(ImageState::Failed, Reason::BuildFailed);
-        assert_eq!(stale_since(&running(None), &failures), at(200));
-        assert_eq!(overdue_since(&suspended, &running(None), &failures, None), None);
+        assert_eq!(stale_since(&running(None), &overdue()), at(200));
+        assert_eq!(overdue_since(&suspended, &running(None), &overdue(), None), None);
+        let failed = (ImageState::Failed, Reason::BuildFailed);
+        assert_eq!(overdue_image(&suspended, at(300), failed), None);
 
         assert_eq!(overdue_since(&spec, &running(Some(false)), &[], None), None);
-        for (state, reason) in [
-            (ImageState::Held, Reason::Held),
+        for decided in [
+            (ImageState::Current, Reason::Current),
+            (ImageState::Held, Reason::BuildFailed),
+            (ImageState::Queued, Reason::Held),
             (ImageState::Queued, Reason::WindowClosed),
-            (ImageState::Queued, Reason::Settling),
         ] {
-            let status = ImageFamilyStatus::default();
-            assert_eq!(stale_since(&status, &failed(state, reason)), at(300));
-            assert_eq!(overdue_since(&spec, &status, &failed(state, reason), None), None);
+            assert_eq!(overdue_image(&spec, at(300), decided), None, "{decided:?}");
         }
+        let failed = ImageStaleness { failed_at: at(300), overdue_since: None };
+        assert_eq!(stale_since(&ImageFamilyStatus::default(), &[failed]), at(300));
     }
 
     #[test]
@@ -158,16 +206,35 @@ mod tests {
         for window in [None, Some(true)] {
             assert_eq!(overdue_since(&spec, &running(window), &[], None), at(200));
         }
-        for (state, reason) in
-            [(ImageState::Failed, Reason::BuildFailed), (ImageState::Queued, Reason::QuotaExceeded)]
-        {
-            let failed = failed(state, reason);
-            for status in [ImageFamilyStatus::default(), candidate(Some(Reason::Held))] {
-                assert_eq!(overdue_since(&spec, &status, &failed, None), at(300));
-            }
-            let mut closed = running(Some(false));
-            closed.cascades.clear();
-            assert_eq!(overdue_since(&spec, &closed, &failed, None), at(300));
+        for status in [ImageFamilyStatus::default(), candidate(Some(Reason::Held))] {
+            assert_eq!(overdue_since(&spec, &status, &overdue(), None), at(300));
+        }
+        let mut closed = running(Some(false));
+        closed.cascades.clear();
+        assert_eq!(overdue_since(&spec, &closed, &overdue(), None), at(300));
+    }
+
+    /// An image that fails, is tried again and waits in between is overdue since it first was, also
+    /// if it has never got as far as a build.
+    #[test]
+    fn an_image_is_overdue_since_the_first_failure() {
+        let spec = ImageFamilySpec::default();
+        for decided in [
+            (ImageState::Failed, Reason::BuildFailed),
+            (ImageState::Queued, Reason::QuotaExceeded),
+            (ImageState::Building, Reason::Building),
+            (ImageState::Waiting, Reason::SourceUnavailable),
+        ] {
+            assert_eq!(overdue_image(&spec, None, decided), at(900), "{decided:?}");
+            assert_eq!(overdue_image(&spec, at(300), decided), at(300), "{decided:?}");
+        }
+        for decided in [
+            (ImageState::Queued, Reason::Settling),
+            (ImageState::Waiting, Reason::WaitingForParent),
+            (ImageState::Waiting, Reason::Resolving),
+        ] {
+            assert_eq!(overdue_image(&spec, None, decided), None, "{decided:?}");
+            assert_eq!(overdue_image(&spec, at(300), decided), at(300), "{decided:?}");
         }
     }
 
@@ -177,7 +244,6 @@ mod tests {
         let spec = ImageFamilySpec::default();
         assert_eq!(overdue_since(&spec, &running(Some(true)), &[], at(900)), at(900));
         assert_eq!(overdue_since(&spec, &running(Some(true)), &[], at(50)), at(200));
-        let failures = failed(ImageState::Failed, Reason::BuildFailed);
-        assert_eq!(overdue_since(&spec, &running(Some(true)), &failures, at(900)), at(300));
+        assert_eq!(overdue_since(&spec, &running(Some(true)), &overdue(), at(900)), at(300));
     }
 }

@@ -32,7 +32,7 @@ use crate::{
                 events::{self, Notice},
                 image::needs_user,
                 requests::REST_PAUSE,
-                staleness::{self, StaleFailure},
+                staleness::{self, ImageStaleness},
             },
         },
         object_cache::Key,
@@ -167,24 +167,22 @@ impl Reconcile<'_> {
     /// Exports how many of the family's images are in each state, since when it is stale, and how
     /// many upstreams have no support.
     fn export_metrics(&mut self, status: &ImageFamilyStatus, ended_upstreams: usize) {
+        let spec = &self.snapshot.family.spec;
         let images = self.snapshot.records.iter().zip(&self.decision.images);
-        let failed: Vec<StaleFailure> = images
+        let images: Vec<ImageStaleness> = images
             .filter_map(|(record, decided)| {
-                let status = record.as_ref()?.status.as_ref()?;
-                let failure =
-                    status.failure.as_ref().filter(|_| status.state != ImageState::Current)?;
-                Some(StaleFailure { reason: decided.reason, state: decided.state, at: failure.at })
+                let old = record.as_ref()?.status.as_ref()?;
+                Some(ImageStaleness::of(spec, old, decided, self.now))
             })
             .collect();
-        let spec = &self.snapshot.family.spec;
         if staleness::is_gated(spec, status) {
             self.cache.gated_until = Some(self.now);
         }
         let gated_until = self.cache.gated_until;
         let metrics = FamilyMetrics {
             counts: status.counts.clone(),
-            stale_since: staleness::stale_since(status, &failed),
-            overdue_since: staleness::overdue_since(spec, status, &failed, gated_until),
+            stale_since: staleness::stale_since(status, &images),
+            overdue_since: staleness::overdue_since(spec, status, &images, gated_until),
             ended_upstreams,
         };
         let name = format!("{}/{}", self.snapshot.key.namespace, self.snapshot.key.name);

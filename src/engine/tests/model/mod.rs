@@ -66,6 +66,8 @@ pub(in crate::engine) struct FamilyModel {
     pub(in crate::engine) upstream_images: Vec<Vec<(&'static str, &'static str)>>,
     /// When the registry has last answered a poll, if not now.
     pub(in crate::engine) confirmed_at: Option<Timestamp>,
+    /// When the registries of all upstreams serve pulls again.
+    pub(in crate::engine) pulls_resume_at: Option<Timestamp>,
     /// When the registry has answered again after a break, if there was one.
     pub(in crate::engine) resumed_at: Option<Timestamp>,
     /// The platforms of the images' builds; that of an image without an entry is `linux/amd64`.
@@ -77,6 +79,8 @@ pub(in crate::engine) struct FamilyModel {
     /// What every Job is made of, apart from what is part of fingerprints.
     pub(in crate::engine) job_version: String,
     pub(in crate::engine) pod_version: String,
+    /// The version of the registry credentials.
+    pub(in crate::engine) credentials_version: Arc<str>,
     /// What was asked of the registry, per image.
     pub(in crate::engine) asked: HashMap<usize, Vec<Lookup>>,
     /// Images that others have pushed under the tags of an image.
@@ -175,12 +179,14 @@ impl FamilyModel {
             upstream_digests: upstreams.iter().map(|name| format!("sha256:{name}-0")).collect(),
             upstream_images: vec![Vec::new(); upstreams.len()],
             confirmed_at: None,
+            pulls_resume_at: None,
             resumed_at: None,
             platforms: HashMap::new(),
             pushed: HashMap::new(),
             deferred: HashMap::new(),
             job_version: "1".into(),
             pod_version: "small".into(),
+            credentials_version: "1".into(),
             asked: HashMap::new(),
             existing: HashMap::new(),
             marks: HashMap::new(),

@@ -46,6 +46,7 @@ impl FamilyModel {
                     deferred: self.deferred.get(&image).cloned().unwrap_or_default(),
                     job_version: self.job_version.clone(),
                     pod_version: self.pod_version.clone(),
+                    credentials_version: Arc::clone(&self.credentials_version),
                     lookups: self.asked.get(&image).cloned().unwrap_or_default(),
                     tags: self
                         .tags
@@ -138,7 +139,7 @@ impl FamilyModel {
                 confirmed_at: self.confirmed_at.unwrap_or(self.now),
                 resumed_at: self.resumed_at,
             });
-            ObservedUpstream { newest, problem: None }
+            ObservedUpstream { newest, problem: None, pulls_resume_at: self.pulls_resume_at }
         });
         observed.collect()
     }
