@@ -1,6 +1,6 @@
-//! What kubectl asks of a plugin: an executable `kubectl_complete-NAME` on the `PATH` gets the words
-//! after the plugin's name, and prints one candidate per line, its description after a tab, and a
-//! last line `:N` whose bits say what the shell does next.
+//! What kubectl asks of a plugin: an executable `kubectl_complete-NAME` on the `PATH` gets the
+//! words after the plugin's name, and prints one candidate per line, its description after a tab,
+//! and a last line `:N` whose bits say what the shell does next.
 
 use std::{
     ffi::OsString,
