@@ -61,7 +61,8 @@ fn names_that_two_families_have_are_completed_with_the_family() {
         format!(
             "apiVersion: groundswell.dev/v1alpha1\nkind: ImageFamily\nmetadata: {{name: {name}}}\n\
              spec:\n  repository: registry.example.com/{name}\n  upstreams:\n  \
-             - {{name: alpine, image: docker.io/library/alpine, follow: {{tag: '3'}}}}\n  images:\n  \
+             - {{name: alpine, image: docker.io/library/alpine, follow: {{tag: '3'}}}}\n\
+             \x20 images:\n  \
              - {{name: base, from: [{{upstream: alpine}}], source: {{inline: FROM alpine:3}}}}\n  \
              - {{name: {image}, from: [{{image: base}}], source: {{inline: FROM base}}}}\n"
         )
@@ -97,7 +98,8 @@ fn a_cluster_that_does_not_answer_keeps_nobody_waiting() {
     let config = format!(
         "{{apiVersion: v1, kind: Config, current-context: c, \
          contexts: [{{name: c, context: {{cluster: c, user: u}}}}], \
-         users: [{{name: u, user: {{}}}}], clusters: [{{name: c, cluster: {{server: 'http://{address}'}}}}]}}"
+         users: [{{name: u, user: {{}}}}], \
+         clusters: [{{name: c, cluster: {{server: 'http://{address}'}}}}]}}"
     );
     let files = Files::new(&[("config", &config)]);
     let path = files.path("config").display().to_string();
