@@ -147,15 +147,7 @@ impl Observer<'_> {
         let family = Arc::clone(&self.family);
         let spec = &family.spec;
         let mut records = self.records_by_image();
-        let read = std::mem::take(&mut self.sources).into_iter().zip(&blueprint.images);
-        // The blueprint has the revision of each inline Dockerfile.
-        let sources = read.map(|(read, known)| match &known.inline {
-            Some(inline) => {
-                ObservedSource { revision: Observed::Known(inline.clone()), folder: None }
-            }
-            None => read,
-        });
-        let sources: Vec<ObservedSource> = sources.collect();
+        let sources = self.take_sources(&blueprint);
         let ImageStrategies {
             strategies,
             revisions: strategy_revisions,
@@ -248,6 +240,19 @@ impl Observer<'_> {
 }
 
 impl Observer<'_> {
+    /// Returns the sources that were read, in the order of `spec.images`. The blueprint has the
+    /// revision of each inline Dockerfile.
+    fn take_sources(&mut self, blueprint: &Blueprint) -> Vec<ObservedSource> {
+        let read = std::mem::take(&mut self.sources).into_iter().zip(&blueprint.images);
+        let sources = read.map(|(read, known)| match &known.inline {
+            Some(inline) => {
+                ObservedSource { revision: Observed::Known(inline.clone()), folder: None }
+            }
+            None => read,
+        });
+        sources.collect()
+    }
+
     /// Returns the tags of other families in the repository of each image whose tags name labels.
     fn foreign_tags(&self, blueprint: &Blueprint) -> Vec<Arc<BTreeMap<String, String>>> {
         let labelled = |image: &&ImageBlueprint| !image.labels.is_empty();

@@ -14,6 +14,7 @@ use crate::{
         object_cache::Key,
     },
     engine::Effect,
+    identity::ImageDigest,
     lineage::ImageIndex,
 };
 
@@ -53,7 +54,7 @@ impl Reconcile<'_> {
         let decided = self.decision.images.get(image.position());
         record.zip(decided).is_some_and(|(record, decided)| {
             let recorded = record.status.as_ref().and_then(|status| status.promoted.as_deref());
-            recorded != decided.promoted_digest().map(|digest| digest.as_str())
+            recorded != decided.promoted_digest().map(ImageDigest::as_str)
         })
     }
 
