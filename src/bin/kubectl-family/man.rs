@@ -27,13 +27,13 @@ pub struct ManArguments {
 pub fn run(arguments: &ManArguments) -> anyhow::Result<()> {
     let folder = &arguments.folder;
     fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
-    let mut written = String::new();
+    let mut written = Vec::new();
     for page in pages()? {
         let path = folder.join(page.name + ".1");
         write(folder, &path, &page.text).with_context(|| format!("write {}", path.display()))?;
-        written += &format!("{}\n", path.display());
+        written.push(format!("{}\n", path.display()));
     }
-    output::write(&written)?;
+    output::write(&written.concat())?;
     Ok(())
 }
 

@@ -72,6 +72,6 @@ fn line(candidate: &CompletionCandidate) -> String {
     let help = candidate.get_help().map(ToString::to_string).unwrap_or_default();
     match help.lines().next() {
         Some(first) => format!("{}\t{}", printable(&value), printable(first)),
-        None => printable(&value).to_string(),
+        None => printable(&value),
     }
 }
