@@ -423,6 +423,6 @@ async fn a_preflight_that_is_stopped_deletes_its_job() {
         running.0.try_wait().expect("a process").ok_or("it runs")
     })
     .await;
-    assert_eq!(status.code(), Some(1));
+    assert_eq!(status.code(), Some(2));
     assert_eq!(scene.jobs().await, Vec::<String>::new(), "the Job is deleted");
 }
