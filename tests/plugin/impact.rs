@@ -36,7 +36,8 @@ fn families(first: &str, second: &str) -> Files {
         format!(
             "apiVersion: groundswell.dev/v1alpha1\nkind: ImageFamily\nmetadata: {{name: {name}}}\n\
              spec:\n  repository: registry.example.com/{name}\n  {policy}\n  upstreams:\n  \
-             - {{name: alpine, image: docker.io/library/alpine, follow: {{tag: '3.24'}}{upstream}}}\n  \
+             - {{name: alpine, image: docker.io/library/alpine, \
+             follow: {{tag: '3.24'}}{upstream}}}\n  \
              images:\n  - name: alpine\n    from: [{{upstream: alpine}}]\n    \
              source: {{inline: FROM x}}\n"
         )

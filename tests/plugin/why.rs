@@ -68,5 +68,5 @@ fn an_image_of_another_family_is_followed() {
     let waits = document["waitsFor"].as_array().expect("a list");
     assert_eq!(waits.len(), 1, "not for itself: {document:#}");
     assert_eq!(waits[0]["image"], "default/base/i");
-    assert_eq!(document["message"], "what app does");
+    assert_eq!((&document["reason"], &document["message"]), (&"R".into(), &"what app does".into()));
 }

@@ -19,7 +19,7 @@ pub const MAX_FILE_BYTES: u64 = 32 * 1024 * 1024;
 const MAX_FILES: usize = 10_000;
 /// Maximum number of bytes that are read in all.
 const MAX_TOTAL_BYTES: usize = 512 * 1024 * 1024;
-/// Maximum number of entries of folders that are looked at, whatever they are.
+/// Maximum number of entries of folders that are listed, whatever they are.
 const MAX_ENTRIES: usize = 1_000_000;
 /// Maximum number of folders below each other.
 const MAX_DEPTH: usize = 32;
@@ -88,7 +88,7 @@ struct FolderReader {
     depth: Depth,
     /// The folders that were entered. Links may lead to one of them again.
     entered: HashSet<PathBuf>,
-    /// How many entries of folders were looked at.
+    /// How many entries of folders were listed.
     entries: usize,
     bytes: usize,
     read: FilesRead,

@@ -168,7 +168,7 @@ impl<'a> FamilyTarget<'a> {
         }
     }
 
-    /// Names the target so that it can be told from others of its name.
+    /// Returns the name that distinguishes the target from others of its name.
     fn full_name(&self) -> String {
         let spec = &self.family.family.spec;
         match self.target {
@@ -256,8 +256,8 @@ impl TargetName {
     ///
     /// # Errors
     ///
-    /// Returns an error if there is none, with names that are similar, or if there are several, with
-    /// the names that tell them apart.
+    /// Returns an error if there is none, with names that are similar, or if there are several,
+    /// with the names that distinguish them.
     pub fn find<'a>(&self, estate: &'a Estate) -> anyhow::Result<FamilyTarget<'a>> {
         let found = self.find_all(estate);
         match found.as_slice() {

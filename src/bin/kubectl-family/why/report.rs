@@ -30,6 +30,8 @@ pub struct WhyDocument {
     image: String,
     /// Recorded state of the image.
     state: &'static str,
+    /// Reason constant of the state.
+    reason: String,
     /// What the state means.
     message: String,
     /// Number of the last verified build. Not set if there is none.
@@ -136,6 +138,7 @@ impl Reported<'_> {
             family: self.family.name.clone(),
             image: self.image.to_owned(),
             state: status.state.as_str(),
+            reason: status.reason.clone(),
             message: status.message.clone(),
             build: status.build,
             built_on,
