@@ -320,12 +320,13 @@ mod tests {
     fn more_than_what_is_read_is_an_error() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().to_owned();
-        let deep =
-            (0..MAX_DEPTH + 1).fold(path.clone(), |path, level| path.join(level.to_string()));
+        let deep = (0..=MAX_DEPTH).fold(path.clone(), |path, level| path.join(level.to_string()));
         fs::create_dir_all(deep).expect("folders");
-        let error = read_all(&[path.clone()], Depth::Recursive).expect_err("too deep").to_string();
+        let error = read_all(std::slice::from_ref(&path), Depth::Recursive)
+            .expect_err("too deep")
+            .to_string();
         assert!(error.contains("more than 32 folders are below each other"), "{error}");
-        read_all(&[path.clone()], Depth::Single).expect("its files alone");
+        read_all(std::slice::from_ref(&path), Depth::Single).expect("its files alone");
         for index in 0..=MAX_FILES {
             File::create(path.join(format!("{index}.yaml"))).expect("a file");
         }
