@@ -57,3 +57,29 @@ fn families_that_build_on_each_other_are_one_graph() {
     assert_eq!(failed.code, Some(2));
     assert!(failed.stderr.contains("in a circle: app/a, base/a"), "{}", failed.stderr);
 }
+
+#[test]
+fn depth_is_counted_from_the_image_that_is_named() {
+    let example = "-f examples/diamond/family.yaml";
+    let shown = |line: &str| run(&format!("graph {line} {example}")).fine();
+    assert_eq!(
+        shown("join --direction ancestors --depth 1"),
+        "left\n└─ join  also from right (build stage)\nright\n"
+    );
+    assert_eq!(shown("join --depth 0"), "join\n");
+    let below = shown("base --direction descendants --depth 1");
+    assert_eq!(below, "base\n├─ left\n└─ right\n");
+}
+
+#[test]
+fn a_flag_that_cannot_be_used_is_an_error() {
+    for (line, expected) in [
+        ("--focus nope -o svg", "--focus folds the tree"),
+        ("--lines 5 -o dot", "--lines folds the tree"),
+        ("--focus join --depth 1", "join is below level 1; set a larger --depth"),
+    ] {
+        let failed = run(&format!("graph {line} -f examples/diamond/family.yaml"));
+        assert_eq!((failed.code, failed.stdout.as_str()), (Some(2), ""), "{line}: {failed:#?}");
+        assert!(failed.stderr.contains(expected), "{line}: {}", failed.stderr);
+    }
+}

@@ -58,6 +58,28 @@ fn what_cannot_be_read_is_an_error_and_no_panic() {
 }
 
 #[test]
+fn without_a_kubeconfig_the_error_names_files_and_repeats_nothing() {
+    for line in ["graph", "graph --kubeconfig /nonexistent/config"] {
+        let failed = run(line);
+        assert_eq!(failed.code, Some(2), "{line}: {failed:#?}");
+        assert!(failed.stderr.contains("manifests with -f"), "{line}: {}", failed.stderr);
+        assert_eq!(failed.stderr.matches("such file").count(), 1, "{line}: {}", failed.stderr);
+        assert!(!failed.stderr.contains(['\'', '"']), "{line}: {}", failed.stderr);
+    }
+}
+
+#[test]
+fn a_pipe_that_is_named_as_a_file_does_not_hang() {
+    let files = Files::new(&[]);
+    let pipe = files.path("pipe.yaml");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo");
+    assert!(made.success());
+    let failed = run(&format!("graph -f {}", pipe.display()));
+    assert_eq!(failed.code, Some(2));
+    assert!(failed.stderr.contains("no regular file"), "{}", failed.stderr);
+}
+
+#[test]
 fn a_context_that_does_not_exist_is_named_with_those_that_do() {
     let files = Files::new(&[(
         "config",

@@ -1,6 +1,6 @@
 //! `kubectl family why`.
 
-use crate::runs::run;
+use crate::runs::{Files, run};
 
 const RECORDED: &str = "-f tests/plugin/recorded.yaml";
 
@@ -31,4 +31,42 @@ fn what_nothing_is_recorded_of_is_an_error() {
     let failed = run("why flask -f examples/flask/family.yaml");
     assert_eq!((failed.code, failed.stdout.as_str()), (Some(2), ""), "{failed:#?}");
     assert!(failed.stderr.contains("nothing is recorded of flask"), "{}", failed.stderr);
+}
+
+#[test]
+fn an_image_of_another_family_is_followed() {
+    let family = |name: &str, from: &str| {
+        format!(
+            "apiVersion: groundswell.dev/v1alpha1\nkind: ImageFamily\nmetadata: {{name: {name}}}\n\
+             spec:\n  repository: registry.example.com/{name}\n  \
+             upstreams: [{{name: alpine, image: docker.io/library/alpine}}]\n  \
+             exports: [{{image: i}}]\n  images:\n  - name: i\n    from: [{from}]\n    \
+             source: {{inline: FROM x}}\n"
+        )
+    };
+    let record = |family: &str, state: &str, parent: &str| {
+        format!(
+            "apiVersion: groundswell.dev/v1alpha1\nkind: ManagedImage\n\
+             metadata: {{name: {family}.i}}\nspec: {{family: {family}, image: i}}\nstatus:\n  \
+             state: {state}\n  reason: R\n  message: what {family} does\n  \
+             digest: sha256:{family}\n  inputs:\n    source: s\n    spec: s\n    strategy: s\n    \
+             parents: [{{name: {parent}, digest: 'sha256:of-{parent}'}}]\n"
+        )
+    };
+    let import = "{family: {name: base}, image: i, arg: BASE}";
+    let files = Files::new(&[
+        ("a.yaml", &family("base", "{upstream: alpine}")),
+        ("b.yaml", &family("app", import)),
+        ("c.yaml", &record("base", "Building", "alpine")),
+        ("d.yaml", &record("app", "Waiting", "base")),
+    ]);
+    let document = run(&format!("why app/i -o json -f {}", files.folder())).document("why");
+    let built_on = document["builtOn"].as_array().expect("a list");
+    assert_eq!(built_on.len(), 2, "{document:#}");
+    assert_eq!(built_on[0]["newest"], "sha256:base", "{document:#}");
+    assert_eq!(built_on[1]["name"], "alpine");
+    let waits = document["waitsFor"].as_array().expect("a list");
+    assert_eq!(waits.len(), 1, "not for itself: {document:#}");
+    assert_eq!(waits[0]["image"], "default/base/i");
+    assert_eq!((&document["reason"], &document["message"]), (&"R".into(), &"what app does".into()));
 }

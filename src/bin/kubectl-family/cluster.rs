@@ -1,6 +1,6 @@
 //! The connection to the cluster. Every call has a timeout and an error message for the user.
 
-use std::{fmt::Debug, time::Duration};
+use std::{error::Error as _, fmt::Debug, io::ErrorKind, time::Duration};
 
 use anyhow::{Context as _, anyhow, bail};
 use http::Uri;
@@ -9,7 +9,7 @@ use k8s_openapi::{NamespaceResourceScope, api::authentication::v1::SelfSubjectRe
 use kube::{
     Api, Client, Config, Resource, ResourceExt,
     api::{ListParams, PostParams},
-    config::{KubeConfigOptions, Kubeconfig},
+    config::{KubeConfigOptions, Kubeconfig, KubeconfigError},
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -211,13 +211,16 @@ fn is_expired(error: &anyhow::Error) -> bool {
 /// Returns the configuration of the connection.
 async fn configuration(flags: &KubectlFlags) -> anyhow::Result<Config> {
     if flags.context.is_none() && flags.kubeconfig.is_none() {
-        return Config::infer().await.context("find a cluster: set KUBECONFIG or --context");
+        return Config::infer().await.map_err(|error| {
+            let kubeconfig = error.source().and_then(|source| source.downcast_ref());
+            kubeconfig.map_or_else(|| anyhow!("find a cluster: {error}"), kubeconfig_error)
+        });
     }
     let kubeconfig = match &flags.kubeconfig {
-        Some(path) => Kubeconfig::read_from(path)
-            .with_context(|| format!("read the kubeconfig {}", path.display()))?,
-        None => Kubeconfig::read().context("read the kubeconfig")?,
+        Some(path) => Kubeconfig::read_from(path),
+        None => Kubeconfig::read(),
     };
+    let kubeconfig = kubeconfig.map_err(|error| kubeconfig_error(&error))?;
     if let Some(wanted) = &flags.context
         && !kubeconfig.contexts.iter().any(|context| context.name == *wanted)
     {
@@ -228,6 +231,24 @@ async fn configuration(flags: &KubectlFlags) -> anyhow::Result<Config> {
     let options =
         KubeConfigOptions { context: flags.context.clone(), ..KubeConfigOptions::default() };
     Config::from_custom_kubeconfig(kubeconfig, &options).await.context("use the kubeconfig")
+}
+
+/// Describes why there is no usable kubeconfig. The messages of the client library repeat their
+/// causes.
+fn kubeconfig_error(error: &KubeconfigError) -> anyhow::Error {
+    match error {
+        KubeconfigError::ReadConfig(cause, path) if cause.kind() == ErrorKind::NotFound => {
+            anyhow!(
+                "read the kubeconfig {}: there is no such file; set KUBECONFIG or --kubeconfig, or \
+                 name manifests with -f where a command has it",
+                path.display()
+            )
+        }
+        KubeconfigError::ReadConfig(cause, path) => {
+            anyhow!("read the kubeconfig {}: {cause}", path.display())
+        }
+        other => anyhow!("read the kubeconfig: {other}"),
+    }
 }
 
 #[cfg(test)]

@@ -297,21 +297,22 @@ impl EstateGraph {
         base.or_else(|| parents.first()).copied()
     }
 
-    /// Returns the nodes that can be reached, as a mask over all nodes: the start itself, and its
-    /// descendants or ancestors.
-    pub fn reach(&self, start: NodeId, direction: Direction) -> Vec<bool> {
+    /// Returns the nodes that can be reached over at most `edges` edges, as a mask over all nodes:
+    /// the start itself, and its descendants or ancestors.
+    pub fn reach(&self, start: NodeId, direction: Direction, edges: usize) -> Vec<bool> {
         let mut mask = vec![false; self.nodes.len()];
-        let mut stack = vec![start];
-        while let Some(node) = stack.pop() {
+        let mut queue = VecDeque::from([(start, edges)]);
+        while let Some((node, left)) = queue.pop_front() {
             let Some(is_member) = mask.get_mut(node.0) else { continue };
             if std::mem::replace(is_member, true) {
                 continue;
             }
+            let Some(left) = left.checked_sub(1) else { continue };
             let next = match direction {
                 Direction::Ancestors => self.parents(node),
                 Direction::Descendants => self.children(node),
             };
-            stack.extend(next.iter().map(|edge| edge.node));
+            queue.extend(next.iter().map(|edge| (edge.node, left)));
         }
         mask
     }

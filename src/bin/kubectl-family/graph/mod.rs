@@ -11,6 +11,7 @@ mod drawings;
 mod svg;
 mod tree;
 
+use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
 
 use crate::{
@@ -34,8 +35,8 @@ const EXAMPLES: &str = "Examples:
 #[derive(Args, Debug)]
 #[command(after_long_help = EXAMPLES)]
 pub struct GraphArguments {
-    /// Show only this image or upstream, with its ancestors and descendants: NAME, FAMILY/NAME or
-    /// NAMESPACE/FAMILY/NAME
+    /// Show only this image or upstream, with its ancestors and descendants: NAME, FAMILY/NAME,
+    /// NAMESPACE/FAMILY/NAME, upstream.NAME, or a reference
     image: Option<TargetName>,
     /// With an image: whether to show what it is built on, what is built on it, or both
     #[arg(long, value_enum, default_value_t, requires = "image")]
@@ -43,7 +44,8 @@ pub struct GraphArguments {
     /// Show the whole graph, and fold everything that does not lead to this image. May be repeated
     #[arg(long, value_name = "IMAGE", conflicts_with = "image")]
     focus: Vec<TargetName>,
-    /// Maximum number of levels below the bases
+    /// Maximum number of levels: above and below the image if one is named, or else below the
+    /// upstreams
     #[arg(long, value_name = "LEVELS")]
     depth: Option<usize>,
     /// Leave out the workloads that are updated to the images
@@ -89,6 +91,7 @@ enum GraphFormat {
 }
 
 pub async fn run(arguments: GraphArguments) -> anyhow::Result<Outcome> {
+    arguments.check()?;
     let estate = Estate::read(&arguments.input).await?;
     let graph = arguments.selected(&estate, EstateGraph::of(&estate)?)?;
     let text = match arguments.output {
@@ -115,13 +118,15 @@ impl GraphArguments {
         let mut mask = vec![true; count];
         if let Some(name) = &self.image {
             let Some(node) = graph.target(&name.find(estate)?) else {
-                anyhow::bail!("nothing is built on {name}");
+                bail!("nothing is built on {name}");
             };
             mask = self.lineage(&graph, node);
         }
+        // The levels of an image are counted from it.
+        let depth = self.depth.filter(|_| self.image.is_none());
         for (node, content) in graph.nodes() {
             let is_hidden = self.no_workloads && content.kind == GraphNodeKind::Workload
-                || self.depth.is_some_and(|depth| content.level > depth);
+                || depth.is_some_and(|depth| content.level > depth);
             if let Some(shown) = mask.get_mut(node.0) {
                 *shown &= !is_hidden;
             }
@@ -129,9 +134,21 @@ impl GraphArguments {
         Ok(graph.only(&mask))
     }
 
+    /// Rejects flags that the format does not use.
+    fn check(&self) -> anyhow::Result<()> {
+        if self.output != GraphFormat::Tree && !self.focus.is_empty() {
+            bail!("--focus folds the tree; leave it out, or leave out --output");
+        }
+        if self.output != GraphFormat::Tree && self.lines.is_some() {
+            bail!("--lines folds the tree; leave it out, or leave out --output");
+        }
+        Ok(())
+    }
+
     fn lineage(&self, graph: &EstateGraph, node: NodeId) -> Vec<bool> {
-        let ancestors = graph.reach(node, Direction::Ancestors);
-        let descendants = graph.reach(node, Direction::Descendants);
+        let edges = self.depth.unwrap_or(usize::MAX);
+        let ancestors = graph.reach(node, Direction::Ancestors, edges);
+        let descendants = graph.reach(node, Direction::Descendants, edges);
         match self.direction {
             ShownDirection::Ancestors => ancestors,
             ShownDirection::Descendants => descendants,
@@ -141,10 +158,20 @@ impl GraphArguments {
         }
     }
 
+    /// Returns what is in focus.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if it does not exist or is not shown.
     fn focused(&self, estate: &Estate, graph: &EstateGraph) -> anyhow::Result<Vec<NodeId>> {
-        let names = self.focus.iter();
-        let nodes = names.map(|name| Ok(graph.target(&name.find(estate)?)));
-        Ok(nodes.collect::<anyhow::Result<Vec<_>>>()?.into_iter().flatten().collect())
+        let nodes = self.focus.iter().map(|name| {
+            let node = graph.target(&name.find(estate)?);
+            node.with_context(|| match self.depth {
+                Some(depth) => format!("{name} is below level {depth}; set a larger --depth"),
+                None => format!("nothing is built on {name}; leave out its --focus"),
+            })
+        });
+        nodes.collect()
     }
 
     /// Returns the number of lines to which the tree is folded.

@@ -24,10 +24,10 @@ use crate::{
 
 /// Minimum number of siblings that are folded into one line.
 const MIN_FOLDED: usize = 3;
-/// Maximum number of levels that are opened below each other.
-const MAX_LEVELS: usize = 256;
 /// Minimum width to which a line is cut.
 const MIN_WIDTH: usize = 20;
+/// Number of characters of the line to a parent.
+const BRANCH_WIDTH: usize = 3;
 
 /// How much space a tree has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +51,8 @@ enum Item {
 
 struct Entry {
     item: Item,
-    children: Vec<Entry>,
+    /// Positions of the lines below it in [`OpenedTree::entries`].
+    children: Vec<usize>,
     /// Whether the children are shown, as far as there are any.
     is_open: bool,
 }
@@ -59,12 +60,25 @@ struct Entry {
 /// Renders the graph as a tree. The text has colours.
 pub fn render(graph: &EstateGraph, focus: &[NodeId], limits: TreeLimits) -> String {
     let tree = Tree::of(graph, focus);
-    let roots = tree.open(limits.lines.unwrap_or(usize::MAX));
-    let mut text = String::new();
-    for root in &roots {
-        tree.write(&mut text, root, "", Branch::Root, limits.width);
+    let opened = tree.open(limits.lines.unwrap_or(usize::MAX));
+    tree.write(&opened, limits.width)
+}
+
+/// The lines of the tree. They are no recursive type, because a chain may have any length.
+#[derive(Default)]
+struct OpenedTree {
+    entries: Vec<Entry>,
+    /// Positions of the lines without a parent.
+    roots: Vec<usize>,
+}
+
+impl OpenedTree {
+    /// Adds lines, and returns their positions.
+    fn add(&mut self, entries: Vec<Entry>) -> Vec<usize> {
+        let first = self.entries.len();
+        self.entries.extend(entries);
+        (first..self.entries.len()).collect()
     }
-    text
 }
 
 /// The tree below each node, by its main parent.
@@ -187,33 +201,33 @@ impl<'a> Tree<'a> {
     }
 
     /// Opens the tree as far as it fits into this number of lines.
-    fn open(&self, lines: usize) -> Vec<Entry> {
-        let mut entries =
-            self.fitting(&self.roots, lines).unwrap_or_else(|| self.rest(&self.roots));
-        let mut left = lines.saturating_sub(entries.len());
-        let mut queues = OpenQueues::default();
-        queues.add(&[], self, &entries);
-        while let Some(path) = queues.pop() {
-            if path.len() >= MAX_LEVELS {
-                continue;
-            }
-            let Some(entry) = entry_at(&mut entries, &path) else { continue };
-            let members = match &entry.item {
-                Item::Node(node) => self.below_node(*node).to_vec(),
-                Item::Group { members, .. } => members.clone(),
+    fn open(&self, lines: usize) -> OpenedTree {
+        let roots = self.fitting(&self.roots, lines, "").unwrap_or_else(|| self.rest(&self.roots));
+        let mut left = lines.saturating_sub(roots.len());
+        let (mut opened, mut queues) = (OpenedTree::default(), OpenQueues::default());
+        opened.roots = opened.add(roots);
+        queues.add(&opened.roots, self, &opened);
+        while let Some(at) = queues.pop() {
+            let Some(entry) = opened.entries.get(at) else { continue };
+            let (members, folded) = match &entry.item {
+                Item::Node(node) => (self.below_node(*node), ""),
+                Item::Group { prefix, members } => (members.as_slice(), prefix.as_str()),
                 Item::Rest(_) => continue,
             };
-            let below = match self.fitting(&members, left) {
+            let below = match self.fitting(members, left, folded) {
                 Some(below) => below,
                 // What is in focus is shown however little space there is.
-                None if self.is_in_focus(&entry.item) => self.focused(&members),
+                None if self.is_in_focus(&entry.item) => self.focused(members),
                 None => continue,
             };
             left = left.saturating_sub(below.len());
-            queues.add(&path, self, &below);
-            (entry.children, entry.is_open) = (below, true);
+            let children = opened.add(below);
+            queues.add(&children, self, &opened);
+            if let Some(entry) = opened.entries.get_mut(at) {
+                (entry.children, entry.is_open) = (children, true);
+            }
         }
-        entries
+        opened
     }
 
     fn is_in_focus(&self, item: &Item) -> bool {
@@ -226,16 +240,24 @@ impl<'a> Tree<'a> {
     }
 
     /// Returns the lines of siblings: one each, or else one for those whose names begin alike;
-    /// `None` if they do not fit.
-    fn fitting(&self, siblings: &[NodeId], lines: usize) -> Option<Vec<Entry>> {
+    /// `None` if they do not fit. `folded` is how the names of all of them begin: those of groups
+    /// are longer.
+    fn fitting(&self, siblings: &[NodeId], lines: usize, folded: &str) -> Option<Vec<Entry>> {
         if siblings.len() <= lines {
             return Some(siblings.iter().map(|node| Entry::of(Item::Node(*node))).collect());
         }
-        let mut groups: BTreeMap<(GraphNodeKind, String), Vec<NodeId>> = BTreeMap::new();
-        for node in siblings {
-            let Some(content) = self.graph.node(*node) else { continue };
-            let prefix = if self.focus.contains(node) { &content.name } else { prefix(content) };
-            groups.entry((content.kind, prefix.to_owned())).or_default().push(*node);
+        let mut groups = self.groups(siblings, folded.len());
+        while let [((_, prefix), members)] = groups.as_slice()
+            && members.len() >= MIN_FOLDED
+            && !folded.is_empty()
+        {
+            let length = prefix.len();
+            groups = self.groups(siblings, length);
+            if let [((_, longer), _)] = groups.as_slice()
+                && longer.len() <= length
+            {
+                return None;
+            }
         }
         let entries = groups.into_iter().flat_map(|((_, prefix), members)| {
             if members.len() < MIN_FOLDED {
@@ -245,6 +267,23 @@ impl<'a> Tree<'a> {
         });
         let entries: Vec<Entry> = entries.collect();
         (entries.len() <= lines).then_some(entries)
+    }
+
+    /// Returns siblings by kind and by how their names begin, with more than `folded` bytes. Each
+    /// that is in focus is on its own.
+    fn groups(
+        &self,
+        siblings: &[NodeId],
+        folded: usize,
+    ) -> Vec<((GraphNodeKind, String), Vec<NodeId>)> {
+        let mut groups: BTreeMap<(GraphNodeKind, String), Vec<NodeId>> = BTreeMap::new();
+        for node in siblings {
+            let Some(content) = self.graph.node(*node) else { continue };
+            let is_focused = self.focus.contains(node);
+            let prefix = if is_focused { &content.name } else { prefix(content, folded) };
+            groups.entry((content.kind, prefix.to_owned())).or_default().push(*node);
+        }
+        groups.into_iter().collect()
     }
 
     /// Returns those of siblings that lead to what is in focus, and one line for the others.
@@ -263,29 +302,30 @@ impl<'a> Tree<'a> {
         self.focused(roots)
     }
 
-    fn write(
-        &self,
-        text: &mut String,
-        entry: &Entry,
-        indent: &str,
-        branch: Branch,
-        width: Option<u16>,
-    ) {
-        let (mark, below) = match branch {
-            Branch::Root => ("", ""),
-            Branch::Middle => ("├─ ", "│  "),
-            Branch::Last => ("└─ ", "   "),
-        };
-        self.write_line(text, entry, &format!("{indent}{mark}"), width);
-        let indent = format!("{indent}{below}");
-        for (index, child) in entry.children.iter().enumerate() {
-            let is_last = index + 1 == entry.children.len();
-            let branch = if is_last { Branch::Last } else { Branch::Middle };
-            self.write(text, child, &indent, branch, width);
+    fn write(&self, opened: &OpenedTree, width: Option<u16>) -> String {
+        let width = width.map_or(usize::MAX, |width| usize::from(width).max(MIN_WIDTH));
+        let mut text = String::new();
+        // The branches on the way to the line that is written, without its root.
+        let mut way: Vec<Branch> = Vec::new();
+        let mut stack: Vec<(usize, usize, Branch)> =
+            opened.roots.iter().rev().map(|root| (*root, 0, Branch::Root)).collect();
+        while let Some((at, depth, branch)) = stack.pop() {
+            let Some(entry) = opened.entries.get(at) else { continue };
+            way.truncate(depth.saturating_sub(1));
+            if branch != Branch::Root {
+                way.push(branch);
+            }
+            self.write_line(&mut text, entry, &indentation(&way, width / 2), width);
+            let mut branch = Branch::Last;
+            for child in entry.children.iter().rev() {
+                stack.push((*child, depth + 1, branch));
+                branch = Branch::Middle;
+            }
         }
+        text
     }
 
-    fn write_line(&self, text: &mut String, entry: &Entry, indent: &str, width: Option<u16>) {
+    fn write_line(&self, text: &mut String, entry: &Entry, indent: &str, width: usize) {
         let mut line = match &entry.item {
             Item::Node(node) => self.node_line(*node, entry),
             Item::Group { prefix, members } => {
@@ -295,7 +335,6 @@ impl<'a> Tree<'a> {
         };
         line.name = printable(&line.name).replace('\n', " ");
         line.details = printable(&line.details).replace('\n', " ");
-        let width = width.map_or(usize::MAX, |width| usize::from(width).max(MIN_WIDTH));
         let used = indent.chars().count();
         let name = shorten(&line.name, width.saturating_sub(used).max(1));
         let left = width.saturating_sub(used + name.chars().count() + 2);
@@ -356,28 +395,50 @@ impl<'a> Tree<'a> {
     }
 }
 
-/// The entries to open, as paths from the roots: those that lead to what is in focus come first.
+/// The entries to open: those that lead to what is in focus come first.
 #[derive(Debug, Default)]
 struct OpenQueues {
-    focused: VecDeque<Vec<usize>>,
-    others: VecDeque<Vec<usize>>,
+    focused: VecDeque<usize>,
+    others: VecDeque<usize>,
 }
 
 impl OpenQueues {
-    fn add(&mut self, parent: &[usize], tree: &Tree<'_>, entries: &[Entry]) {
-        for (at, entry) in entries.iter().enumerate() {
-            let path = [parent, &[at]].concat();
-            if tree.is_in_focus(&entry.item) {
-                self.focused.push_back(path);
+    fn add(&mut self, entries: &[usize], tree: &Tree<'_>, opened: &OpenedTree) {
+        for at in entries {
+            if opened.entries.get(*at).is_some_and(|entry| tree.is_in_focus(&entry.item)) {
+                self.focused.push_back(*at);
             } else {
-                self.others.push_back(path);
+                self.others.push_back(*at);
             }
         }
     }
 
-    fn pop(&mut self) -> Option<Vec<usize>> {
+    fn pop(&mut self) -> Option<usize> {
         self.focused.pop_front().or_else(|| self.others.pop_front())
     }
+}
+
+/// Draws the lines on the way to an entry. If they are wider than `width`, those of the first
+/// levels become their number: `[580] │  └─ `.
+fn indentation(way: &[Branch], width: usize) -> String {
+    let hidden_of = |kept: usize| way.len().saturating_sub(kept);
+    let number = |hidden: usize| if hidden == 0 { String::new() } else { format!("[{hidden}] ") };
+    let fits = |kept: usize| number(hidden_of(kept)).len() + kept * BRANCH_WIDTH <= width;
+    let most = (width / BRANCH_WIDTH).min(way.len());
+    let kept = (1..=most).rev().find(|kept| fits(*kept)).unwrap_or(1).min(way.len());
+    let mut text = number(hidden_of(kept));
+    let shown = way.get(hidden_of(kept)..).unwrap_or_default();
+    for (index, branch) in shown.iter().enumerate() {
+        let is_own = index + 1 == shown.len();
+        text.push_str(match (branch, is_own) {
+            (Branch::Root, _) => "",
+            (Branch::Middle, true) => "├─ ",
+            (Branch::Middle, false) => "│  ",
+            (Branch::Last, true) => "└─ ",
+            (Branch::Last, false) => "   ",
+        });
+    }
+    text
 }
 
 /// A line without its indentation.
@@ -393,17 +454,11 @@ impl Entry {
     }
 }
 
-fn entry_at<'a>(entries: &'a mut [Entry], path: &[usize]) -> Option<&'a mut Entry> {
-    let (first, rest) = path.split_first()?;
-    let entry = entries.get_mut(*first)?;
-    if rest.is_empty() { Some(entry) } else { entry_at(&mut entry.children, rest) }
-}
-
-/// Returns the part of a name that siblings share: up to its first dash, or of the last part of a
-/// path.
-fn prefix(node: &GraphNode) -> &str {
+/// Returns how a name begins: up to its first dash, or of the last part of a path, but longer than
+/// `folded` bytes.
+fn prefix(node: &GraphNode, folded: usize) -> &str {
     let name = &node.name;
-    let start = name.rfind('/').map_or(0, |slash| slash + 1);
+    let start = name.rfind('/').map_or(0, |slash| slash + 1).max(folded);
     let last = name.get(start..).unwrap_or_default();
     let length = last.find(['-', ':']).map_or(last.len(), |dash| dash + 1);
     name.get(..start + length).unwrap_or(name)

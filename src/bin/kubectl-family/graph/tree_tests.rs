@@ -65,15 +65,51 @@ fn no_size_panics_or_exceeds_its_lines() {
     assert_eq!(rendered(&family, &[], UNLIMITED).lines().count(), 62, "with two upstreams");
 }
 
-#[test]
-fn a_very_long_chain_is_cut_and_counted() {
+fn chain(images: usize) -> String {
     let mut text = layered_family(1);
-    for image in 1..600 {
+    for image in 1..images {
         let parent = if image == 1 { "base-000".into() } else { format!("link-{}", image - 1) };
         text = format!("{text}  - {{name: link-{image}, from: [{{image: {parent}}}]}}\n");
     }
-    let tree = rendered(&text, &[], UNLIMITED);
-    assert_eq!(tree.lines().count(), MAX_LEVELS);
-    let last = tree.lines().last().expect("a line").trim();
-    assert_eq!(last, "└─ link-254  … 345 images below");
+    text
+}
+
+#[test]
+fn a_very_long_chain_is_folded_only_if_there_is_a_limit() {
+    let tree = rendered(&chain(600), &[], UNLIMITED);
+    assert_eq!(tree.lines().count(), 601, "with the upstream");
+    assert!(tree.contains("└─ link-599"), "{tree}");
+    let tree = rendered(&chain(600), &[], TreeLimits { lines: Some(10), width: Some(80) });
+    assert!(tree.lines().count() <= 10 && tree.contains("images below"), "{tree}");
+}
+
+#[test]
+fn a_deep_indentation_is_cut_to_a_number_of_levels() {
+    for width in [20, 80] {
+        let limits = TreeLimits { lines: Some(10), width: Some(width) };
+        let tree = rendered(&chain(600), &["link-599"], limits);
+        assert!(tree.lines().all(|line| line.chars().count() <= width.into()), "{tree}");
+        let last = tree.lines().find(|line| line.contains("link-599")).expect("the focus");
+        assert!(last.starts_with('[') && last.ends_with("└─ link-599"), "{last}");
+    }
+    let way = [Branch::Middle, Branch::Last, Branch::Middle, Branch::Last];
+    assert_eq!(indentation(&way, 12), "│     │  └─ ");
+    assert_eq!(indentation(&way, 11), "[2] │  └─ ");
+    assert_eq!(indentation(&way, 0), "[3] └─ ");
+}
+
+#[test]
+fn a_group_is_never_opened_to_a_group_of_the_same_name() {
+    let mut text = layered_family(1);
+    for image in 0..40 {
+        let part = ["a", "b"][image % 2];
+        text = format!("{text}  - {{name: lib0-{part}-{image}, from: [{{image: base-000}}]}}\n");
+    }
+    for lines in 3..44 {
+        let tree = rendered(&text, &[], TreeLimits { lines: Some(lines), width: Some(80) });
+        let groups = tree.lines().filter(|line| line.contains("lib0-*"));
+        assert!(groups.count() <= 1, "{lines}:\n{tree}");
+    }
+    let tree = rendered(&text, &[], TreeLimits { lines: Some(6), width: Some(80) });
+    assert!(tree.contains("lib0-a-*") && tree.contains("lib0-b-*"), "{tree}");
 }

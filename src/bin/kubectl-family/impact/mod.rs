@@ -1,6 +1,7 @@
 //! `kubectl family impact`: what would be rebuilt if an upstream or an image moved to a new digest.
 //! Images that do not change are found only by building them, so that this is an upper bound.
 
+mod gates;
 mod report;
 mod schedule;
 
@@ -12,7 +13,10 @@ use groundswell::api::ManagedImageStatus;
 use crate::{
     build_times::{BuildTimes, ExpectedTime},
     estate_graph::{EstateGraph, GraphNodeKind, NodeId},
-    impact::schedule::{ScheduledBuild, schedule},
+    impact::{
+        gates::MoveGates,
+        schedule::{ScheduledBuild, schedule},
+    },
     input::{Estate, EstateFamily, InputArguments, target::TargetName},
     output::{self, Document, ListFormat, Outcome, Terminal},
 };
@@ -35,7 +39,8 @@ const EXAMPLES: &str = "Examples:
 #[derive(Args, Debug)]
 #[command(after_long_help = EXAMPLES)]
 pub struct ImpactArguments {
-    /// The upstream or image that moves: NAME, FAMILY/NAME or NAMESPACE/FAMILY/NAME
+    /// The upstream or image that moves: NAME, FAMILY/NAME, NAMESPACE/FAMILY/NAME, upstream.NAME,
+    /// or a reference such as docker.io/library/alpine:3.24
     target: TargetName,
     /// Format of the output
     #[arg(short, long, value_enum, default_value_t)]
@@ -76,6 +81,8 @@ struct Impact {
     held: Vec<NodeId>,
     /// The workloads that are updated.
     workloads: Vec<NodeId>,
+    /// What keeps families from following the move at once, or at all.
+    gates: Vec<String>,
 }
 
 impl Impact {
@@ -83,7 +90,10 @@ impl Impact {
     fn of(estate: &Estate, graph: &EstateGraph, target: NodeId, now: Timestamp) -> Self {
         let mut impact = Self { target: Some(target), ..Self::default() };
         let mut known = vec![false; graph.nodes().count()];
-        let mut stack: Vec<NodeId> = graph.children(target).iter().map(|edge| edge.node).collect();
+        let gates = MoveGates { estate, graph, now };
+        // Families that hold the upstream do not follow it.
+        let first = graph.children(target).iter().map(|edge| edge.node);
+        let mut stack: Vec<NodeId> = first.filter(|node| gates.follows(*node, target)).collect();
         while let Some(node) = stack.pop() {
             let Some(is_known) = known.get_mut(node.0) else { continue };
             if std::mem::replace(is_known, true) {
@@ -105,6 +115,7 @@ impl Impact {
         for list in [&mut impact.rebuilt, &mut impact.held, &mut impact.workloads] {
             list.sort_by_key(key);
         }
+        impact.gates = gates.sentences(target, &impact.rebuilt);
         impact
     }
 

@@ -5,6 +5,8 @@ use std::{collections::BTreeMap, time::Duration};
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use groundswell::api::condition::shorten;
+
 use crate::{
     build_times::{ExpectedTime, readable},
     estate_graph::{EstateGraph, NodeId},
@@ -25,12 +27,17 @@ pub struct ImpactDocument {
     held: Vec<String>,
     /// The workloads that are updated, as `Kind namespace/name`.
     workloads: Vec<String>,
+    /// What keeps families from following the move at once, or at all, one sentence each: holds and
+    /// approval of upstreams, their minimum age, and suspended families.
+    gates: Vec<String>,
     /// Names of the images on the longest path, the first one first.
     critical_path: Vec<String>,
-    /// Estimated time of all builds in seconds, with the parallelism of the families. Not set if no
-    /// build time is recorded.
+    /// Estimated time of all builds with a known time in seconds, with the parallelism of the
+    /// families. Not set if no build time is recorded.
     #[serde(skip_serializing_if = "Option::is_none")]
     estimated_seconds: Option<u64>,
+    /// Number of images whose time is not known, so that the estimate is too short.
+    untimed_images: usize,
     /// Sum of the sizes of the last builds in bytes, of the images for which one is recorded: how
     /// much was pushed last time if no layer was reused. Not set if no size is recorded.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -92,8 +99,10 @@ impl ImpactDocument {
             images: images.collect(),
             held: names(&impact.held),
             workloads: names(&impact.workloads),
+            gates: impact.gates.clone(),
             critical_path: Vec::new(),
             estimated_seconds: None,
+            untimed_images: 0,
             bytes: None,
             registry_requests: 0,
         }
@@ -102,7 +111,8 @@ impl ImpactDocument {
     /// Sets what follows from the times and sizes of all images.
     pub fn set_schedule(&mut self, graph: &EstateGraph, schedule: &Schedule) {
         self.critical_path = names(graph, &schedule.critical_path);
-        let is_timed = self.images.iter().any(|image| image.seconds.is_some());
+        self.untimed_images = self.images.iter().filter(|image| image.seconds.is_none()).count();
+        let is_timed = self.untimed_images < self.images.len();
         self.estimated_seconds = is_timed.then_some(schedule.total.as_secs());
         self.registry_requests = self.images.iter().map(|image| image.registry_requests).sum();
         let sizes = self.images.iter().filter_map(|image| image.size);
@@ -125,7 +135,8 @@ impl ImpactDocument {
                 names.join(", ").into(),
             ]
         });
-        let mut text = self.headline(levels.len()) + "\n";
+        let columns = width.map_or(usize::MAX, usize::from);
+        let mut text = shorten(&self.headline(levels.len()), columns) + "\n";
         if !levels.is_empty() {
             let header = ["LEVEL", "IMAGES", "LONGEST", "NAMES"];
             text = text + "\n" + &table::render(&header, rows.collect(), width) + "\n";
@@ -176,7 +187,15 @@ impl ImpactDocument {
     fn facts(&self) -> Vec<(&'static str, String)> {
         let mut facts = Vec::new();
         if let Some(total) = self.estimated_seconds {
-            facts.push(("Estimated time", seconds(total)));
+            let time = match self.untimed_images {
+                0 => seconds(total),
+                untimed => format!(
+                    "more than {}: no build is recorded of {untimed} of {} images",
+                    seconds(total),
+                    self.images.len()
+                ),
+            };
+            facts.push(("Estimated time", time));
         } else if !self.images.is_empty() {
             facts.push(("Estimated time", "unknown: no build is recorded".into()));
         }
@@ -197,6 +216,7 @@ impl ImpactDocument {
                 facts.push((name, list.join(", ")));
             }
         }
+        facts.extend(self.gates.iter().map(|gate| ("Gate", gate.clone())));
         facts
     }
 }

@@ -12,7 +12,7 @@ use serde_json::Value;
 use serde_yaml::Options;
 
 use groundswell::{
-    api::{Cascade, FamilyRequest, GROUP, ImageFamily, ManagedImage, condition::shorten},
+    api::{Cascade, FamilyRequest, GROUP, ImageFamily, ManagedImage, VERSION, condition::shorten},
     terminal::printable,
 };
 
@@ -25,6 +25,10 @@ use crate::input::{
 
 /// Maximum number of characters of a message of the YAML parser.
 const MAX_MESSAGE: usize = 300;
+/// Maximum number of characters of a name in a message.
+const MAX_NAME: usize = 63;
+/// The kinds of our API that say nothing about a family.
+const OTHER_KINDS: [&str; 1] = ["BuildStrategy"];
 /// Maximum number of values in a file: a family of 1000 images has some 50,000.
 const MAX_NODES: usize = 4_000_000;
 
@@ -112,8 +116,14 @@ impl ParsedFile {
 
     /// Adds an object, or the items of a list.
     fn add(&mut self, mut object: Value, place: DocumentPlace) {
-        let group = object["apiVersion"].as_str().and_then(|version| version.split('/').next());
-        let is_ours = group == Some(GROUP);
+        let written = object["apiVersion"].as_str().unwrap_or_default();
+        let (group, version) = written.split_once('/').unwrap_or((written, ""));
+        let is_ours = group == GROUP;
+        if is_ours && version != VERSION {
+            let message = format!("the only version of {GROUP} is {VERSION}; write that");
+            self.problems.push(place.problem("/apiVersion", message));
+            return;
+        }
         match object["kind"].as_str() {
             Some(kind) if kind.ends_with("List") && (is_ours || kind == "List") => {
                 let items = object.get_mut("items").and_then(Value::as_array_mut);
@@ -134,6 +144,14 @@ impl ParsedFile {
             }
             Some("FamilyRequest") if is_ours => {
                 self.requests.extend(read(object, &place, &mut self.problems));
+            }
+            Some(kind) if is_ours && OTHER_KINDS.contains(&kind) => {}
+            kind if is_ours => {
+                let kind = shorten(kind.unwrap_or_default(), MAX_NAME);
+                let message =
+                    format!("{GROUP} has no kind `{kind}`; write ImageFamily, for example");
+                let field = if object.get("kind").is_some() { "/kind" } else { "" };
+                self.problems.push(place.problem(field, message));
             }
             _ => {}
         }

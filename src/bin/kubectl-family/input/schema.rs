@@ -36,21 +36,15 @@ impl FamilySchema {
         let written = definition.pointer("/spec/versions/0/schema/openAPIV3Schema/properties/spec");
         let mut spec = written.cloned().unwrap_or_default();
         close(&mut spec);
-        let name = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
         let schema = json!({
             "type": "object",
             "required": ["apiVersion", "kind", "metadata", "spec"],
             "properties": {
-                "metadata": {
-                    "type": "object",
-                    "required": ["name"],
-                    "properties": {
-                        "name": {"type": "string", "maxLength": 47, "pattern": name},
-                        "namespace": {"type": "string", "maxLength": 63, "pattern": name},
-                    },
-                },
+                "apiVersion": {}, "kind": {}, "status": {},
+                "metadata": metadata_schema(),
                 "spec": spec,
             },
+            "additionalProperties": false,
         });
         let compiled = Validator::new(&schema);
         Ok(Self(compiled.map_err(|error| anyhow::anyhow!("compile the schema: {error}"))?))
@@ -61,6 +55,34 @@ impl FamilySchema {
         let errors = self.0.iter_errors(object);
         errors.take(MAX_PROBLEMS).flat_map(|error| violations_of(&error, object)).collect()
     }
+}
+
+/// Returns the schema of `metadata`: the fields of every object of Kubernetes.
+fn metadata_schema() -> Value {
+    let name = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
+    let texts = json!({"type": ["object", "null"], "additionalProperties": {"type": "string"}});
+    json!({
+        "type": "object",
+        "required": ["name"],
+        "properties": {
+            "name": {"type": "string", "maxLength": 47, "pattern": name},
+            "namespace": {"type": "string", "maxLength": 63, "pattern": name},
+            "labels": texts,
+            "annotations": texts,
+            "creationTimestamp": {},
+            "deletionGracePeriodSeconds": {},
+            "deletionTimestamp": {},
+            "finalizers": {},
+            "generateName": {},
+            "generation": {},
+            "managedFields": {},
+            "ownerReferences": {},
+            "resourceVersion": {},
+            "selfLink": {},
+            "uid": {},
+        },
+        "additionalProperties": false,
+    })
 }
 
 /// Returns one violation for each field that an error is about.

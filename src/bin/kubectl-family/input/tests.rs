@@ -93,6 +93,31 @@ fn the_problems_of_all_files_are_found_at_once_with_their_places() {
 }
 
 #[test]
+fn a_misspelt_kind_version_or_label_is_a_problem_and_no_other_object() {
+    let found = problems(&[
+        ("a.yaml", &FAMILY.replace("kind: ImageFamily", "kind: ImageFamilly")),
+        ("b.yaml", &FAMILY.replace("v1alpha1", "v9").replace("name: f", "name: b")),
+        ("c.yaml", &FAMILY.replace("{name: f}", "{name: c, lables: {team: web}}")),
+        ("d.yaml", &FAMILY.replace("spec:", "statuss: {}\nspec:").replace("name: f", "name: d")),
+        ("e.yaml", "apiVersion: groundswell.dev/v1alpha1\nmetadata: {name: e}\n"),
+        ("f.yaml", "apiVersion: groundswell.dev/v1alpha1\nkind: BuildStrategy\n"),
+        ("g.yaml", &FAMILY.replace("groundswell.dev/v1alpha1", "groundswell.dev")),
+    ]);
+    let expected = [
+        "a.yaml:2:1: groundswell.dev has no kind `ImageFamilly`",
+        "b.yaml:1:1: the only version of groundswell.dev is v1alpha1",
+        "c.yaml:3:21: metadata.lables: there is no such field",
+        "d.yaml:4:1: statuss: there is no such field",
+        "e.yaml:1:1: groundswell.dev has no kind ``",
+        "g.yaml:1:1: the only version of groundswell.dev is v1alpha1",
+    ];
+    for (found, expected) in found.iter().zip(expected) {
+        assert!(found.starts_with(expected), "{expected}: {found}");
+    }
+    assert_eq!(found.len(), expected.len(), "{found:#?}");
+}
+
+#[test]
 fn a_family_is_in_one_place() {
     let found = problems(&[("a.yaml", FAMILY), ("b.yaml", FAMILY)]);
     let [one] = found.as_slice() else { panic!("one problem: {found:?}") };

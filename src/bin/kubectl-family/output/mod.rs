@@ -9,6 +9,7 @@ mod schemas;
 pub mod table;
 
 use std::{
+    fmt::Write as _,
     io::{self, IsTerminal as _, Write as _},
     process::ExitCode,
 };
@@ -86,7 +87,7 @@ impl<'a, T: Serialize> Document<'a, T> {
     ///
     /// Never, for the types of this program: their keys are texts.
     pub fn json(&self) -> anyhow::Result<String> {
-        Ok(serde_json::to_string_pretty(self)? + "\n")
+        Ok(escaped_json(&(serde_json::to_string_pretty(self)? + "\n")))
     }
 
     /// Returns the document as YAML.
@@ -97,6 +98,25 @@ impl<'a, T: Serialize> Document<'a, T> {
     pub fn yaml(&self) -> anyhow::Result<String> {
         Ok(serde_yaml::to_string(&serde_json::to_value(self)?)?)
     }
+}
+
+/// Escapes what a terminal acts on. In JSON it is only inside of texts: line breaks between values
+/// stay.
+fn escaped_json(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        let mut buffer = [0; 4];
+        let original = character.encode_utf8(&mut buffer);
+        if printable(original) == *original {
+            escaped.push(character);
+            continue;
+        }
+        for unit in character.encode_utf16(&mut [0; 2]) {
+            // Writing to a String never fails.
+            _ = write!(escaped, "\\u{unit:04x}");
+        }
+    }
+    escaped
 }
 
 /// The standard output as a command needs it: how wide it is, and what it can show.
@@ -186,6 +206,16 @@ mod tests {
         let yaml: serde_json::Value =
             serde_yaml::from_str(&document.yaml().expect("YAML")).expect("YAML");
         assert_eq!(yaml, json);
+    }
+
+    #[test]
+    fn json_has_no_character_on_which_a_terminal_acts() {
+        let content =
+            ExampleContent { images: vec!["a\u{9b}2J\u{7f}\u{202e}\u{e0041}\u{1b}gr\u{fc}n"] };
+        let json = Document::new("Example", &content).json().expect("JSON");
+        assert!(json.contains("a\\u009b2J\\u007f\\u202e\\udb40\\udc41\\u001bgr\u{fc}n"), "{json}");
+        let read: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+        assert_eq!(read["images"][0], content.images[0]);
     }
 
     #[test]

@@ -11,8 +11,8 @@ use clap::{Args, ValueEnum};
 use jiff::Timestamp;
 
 use groundswell::{
-    api::{Cause, ImageState, ManagedImageStatus},
-    lineage::{ImageIndex, Parent},
+    api::{Cause, EdgeUse, ImageState, ManagedImageStatus, ParentDigest},
+    lineage::{ImageIndex, Parent, UpstreamIndex, families::FamilyName},
 };
 
 use crate::{
@@ -26,6 +26,8 @@ pub use report::WhyDocument;
 
 /// Maximum number of images that a chain of waits names.
 const MAX_WAITS: usize = 16;
+/// Maximum number of images on the way from an image to its upstream.
+const MAX_CHAIN: usize = 1_000;
 
 const EXAMPLES: &str = "Examples:
   # Why app was built last, or what it waits for
@@ -60,7 +62,8 @@ enum WhyFormat {
 pub async fn run(arguments: WhyArguments) -> anyhow::Result<Outcome> {
     let estate = Estate::read(&arguments.input).await?;
     let (family, image) = arguments.image.find_image(&estate)?;
-    let document = explain(family, image, Timestamp::now())?;
+    let explained = ExplainedImage { estate: &estate, family, index: image };
+    let document = explained.explain(Timestamp::now())?;
     let text = match arguments.output {
         WhyFormat::Text => document.text(Terminal::of_stdout().width),
         WhyFormat::Json => Document::new("Why", &document).json()?,
@@ -71,104 +74,129 @@ pub async fn run(arguments: WhyArguments) -> anyhow::Result<Outcome> {
     Ok(if is_stuck { Outcome::Findings } else { Outcome::Fine })
 }
 
-/// Explains an image.
-fn explain(
-    family: &EstateFamily,
+/// An image, and where its parents are found.
+#[derive(Clone, Copy)]
+struct ExplainedImage<'a> {
+    estate: &'a Estate,
+    family: &'a EstateFamily,
     index: ImageIndex,
-    now: Timestamp,
-) -> anyhow::Result<WhyDocument> {
-    let Some(name) = name_of(family, index) else { bail!("there is no such image") };
-    let Some(status) = status_of(family, index) else {
-        bail!(
-            "nothing is recorded of {name}: read it from a cluster whose controller has reconciled \
-             it, or from the output of kubectl get imgfam,mimg,casc,famreq -o yaml"
-        );
-    };
-    let assumed = AssumedDigests::default();
-    let decision = DryRun::new(family, &assumed, now).first_decision();
-    let decided = decision.images.get(index.position());
-    let reported = Reported {
-        family: &family.name,
-        image: name,
-        status,
-        pending: decided.map(|decided| decided.causes.as_slice()).unwrap_or_default(),
-        now,
-    };
-    let waits = waits(family, index);
-    let upstream = |cause: &Cause| {
-        let mut upstreams = family.family.spec.upstreams.iter();
-        Some(upstreams.find(|one| one.name == cause.name)?.reference())
-    };
-    Ok(reported.document(built_on(family, index), waits, upstream))
 }
 
-fn name_of(family: &EstateFamily, index: ImageIndex) -> Option<&str> {
-    Some(&family.family.spec.images.get(index.position())?.name)
-}
-
-fn status_of(family: &EstateFamily, index: ImageIndex) -> Option<&ManagedImageStatus> {
-    family.images.get(name_of(family, index)?)?.status.as_ref()
-}
-
-/// Returns what the last build of an image is built on: along the bases, down to the upstream.
-fn built_on(family: &EstateFamily, index: ImageIndex) -> Vec<BuiltOn> {
-    let mut chain = Vec::new();
-    let mut at = Some(index);
-    while let Some(index) = at.take() {
-        let Some(inputs) = status_of(family, index).and_then(|status| status.inputs.as_ref())
-        else {
-            break;
+impl<'a> ExplainedImage<'a> {
+    fn explain(self, now: Timestamp) -> anyhow::Result<WhyDocument> {
+        let family = self.family;
+        let Some(name) = self.name() else { bail!("there is no such image") };
+        let Some(status) = self.status() else {
+            bail!(
+                "nothing is recorded of {name}: read it from a cluster whose controller has \
+                 reconciled it, or from the output of kubectl get imgfam,mimg,casc,famreq -o yaml"
+            );
         };
-        let image = family.family.spec.images.get(index.position());
-        let edges = image.map(|image| image.from.as_slice()).unwrap_or_default();
-        let base = edges.iter().position(|edge| edge.usage == groundswell::api::EdgeUse::Base);
-        let parents = family.blueprint.lineage.parents(index);
-        let Some((parent, pinned)) =
-            base.and_then(|base| Some((parents.get(base)?, inputs.parents.get(base)?)))
-        else {
-            break;
+        let assumed = AssumedDigests::default();
+        let decision = DryRun::new(family, &assumed, now).first_decision();
+        let decided = decision.images.get(self.index.position());
+        let reported = Reported {
+            family: &family.name,
+            image: name,
+            status,
+            pending: decided.map(|decided| decided.causes.as_slice()).unwrap_or_default(),
+            now,
         };
-        let newest = match parent {
-            Parent::Image(parent) => {
-                at = Some(*parent);
-                status_of(family, *parent).and_then(|status| status.digest.clone())
-            }
-            Parent::Upstream(upstream) => {
-                let status = family.family.status.as_ref();
-                let name = family.family.spec.upstreams.get(upstream.position());
-                let known = status.zip(name).and_then(|(status, upstream)| {
-                    status.upstreams.iter().find(|known| known.name == upstream.name)
-                });
-                known.and_then(|known| Some(known.adopted.as_ref()?.digest.clone()))
-            }
-            Parent::Import(_) => None,
+        let upstream = |cause: &Cause| {
+            let mut upstreams = family.family.spec.upstreams.iter();
+            Some(upstreams.find(|one| one.name == cause.name)?.reference())
         };
-        chain.push(BuiltOn::new(pinned, newest));
+        Ok(reported.document(self.built_on(), self.waits(), upstream))
     }
-    chain
-}
 
-/// Returns what an image waits for: itself, and the parents that are not current, to those that no
-/// parent keeps.
-fn waits(family: &EstateFamily, index: ImageIndex) -> Vec<WaitsFor> {
-    let mut waits = Vec::new();
-    let mut known = HashSet::new();
-    let mut stack = vec![index];
-    while let Some(index) = stack.pop() {
-        let (Some(name), Some(status)) = (name_of(family, index), status_of(family, index)) else {
-            continue;
-        };
-        if status.state == ImageState::Current || !known.insert(index) || waits.len() >= MAX_WAITS {
-            continue;
-        }
-        waits.push(WaitsFor::new(name, status));
-        if matches!(status.state, ImageState::Waiting | ImageState::Blocked) {
-            let parents = family.blueprint.lineage.parents(index).iter();
-            stack.extend(parents.filter_map(|parent| match parent {
-                Parent::Image(parent) => Some(*parent),
-                Parent::Upstream(_) | Parent::Import(_) => None,
-            }));
+    fn name(self) -> Option<&'a str> {
+        Some(&self.family.family.spec.images.get(self.index.position())?.name)
+    }
+
+    fn status(self) -> Option<&'a ManagedImageStatus> {
+        self.family.images.get(self.name()?)?.status.as_ref()
+    }
+
+    /// Returns the image of a parent, also in another family that the input has.
+    fn parent(self, parent: Parent) -> Option<Self> {
+        match parent {
+            Parent::Image(index) => Some(Self { index, ..self }),
+            Parent::Upstream(_) => None,
+            Parent::Import(import) => {
+                let import = self.family.blueprint.lineage.imports().get(import.position())?;
+                let namespace = import.namespace.as_ref().unwrap_or(&self.family.name.namespace);
+                let name = FamilyName { namespace: namespace.clone(), name: import.family.clone() };
+                let family = self.estate.family(&name)?;
+                let mut images = ImageIndex::enumerate(&family.family.spec.images);
+                let (index, _) = images.find(|(_, image)| image.name == import.image)?;
+                Some(Self { family, index, ..self })
+            }
         }
     }
-    waits
+
+    /// Returns what the last build of the image is built on: along the bases, down to the upstream.
+    fn built_on(self) -> Vec<BuiltOn> {
+        let mut chain = Vec::new();
+        let mut at = Some(self);
+        // Families that build on each other in a circle have no end.
+        while let Some(image) = at.take().filter(|_| chain.len() < MAX_CHAIN) {
+            let Some((parent, pinned)) = image.base() else { break };
+            at = image.parent(parent);
+            let newest = match (at, parent) {
+                (Some(base), _) => base.status().and_then(|status| status.digest.clone()),
+                (None, Parent::Upstream(upstream)) => image.adopted(upstream),
+                (None, _) => None,
+            };
+            chain.push(BuiltOn::new(pinned, newest));
+        }
+        chain
+    }
+
+    /// Returns the base of the last build, and what it is pinned to.
+    fn base(self) -> Option<(Parent, &'a ParentDigest)> {
+        let inputs = self.status()?.inputs.as_ref()?;
+        let edges = &self.family.family.spec.images.get(self.index.position())?.from;
+        let base = edges.iter().position(|edge| edge.usage == EdgeUse::Base)?;
+        let parents = self.family.blueprint.lineage.parents(self.index);
+        Some((*parents.get(base)?, inputs.parents.get(base)?))
+    }
+
+    /// Returns the digest at which an upstream is adopted.
+    fn adopted(self, upstream: UpstreamIndex) -> Option<String> {
+        let name = &self.family.family.spec.upstreams.get(upstream.position())?.name;
+        let mut known = self.family.family.status.as_ref()?.upstreams.iter();
+        Some(known.find(|known| known.name == *name)?.adopted.as_ref()?.digest.clone())
+    }
+
+    /// Returns what the image waits for: the parents that are not current, to those that no parent
+    /// keeps.
+    fn waits(self) -> Vec<WaitsFor> {
+        let mut waits = Vec::new();
+        let mut known = HashSet::from([(&self.family.name, self.index)]);
+        let mut stack = vec![self];
+        while let Some(image) = stack.pop() {
+            let Some(status) = image.status() else { continue };
+            if !matches!(status.state, ImageState::Waiting | ImageState::Blocked) {
+                continue;
+            }
+            let parents = image.family.blueprint.lineage.parents(image.index).iter();
+            for parent in parents.filter_map(|parent| image.parent(*parent)) {
+                let (Some(name), Some(status)) = (parent.name(), parent.status()) else { continue };
+                if status.state == ImageState::Current
+                    || !known.insert((&parent.family.name, parent.index))
+                    || waits.len() >= MAX_WAITS
+                {
+                    continue;
+                }
+                let name = if parent.family.name == self.family.name {
+                    name.to_owned()
+                } else {
+                    format!("{}/{name}", parent.family.name)
+                };
+                waits.push(WaitsFor::new(&name, status));
+                stack.push(parent);
+            }
+        }
+        waits
+    }
 }

@@ -30,6 +30,10 @@ pub struct WhyDocument {
     image: String,
     /// Recorded state of the image.
     state: &'static str,
+    /// Reason constant of the state.
+    reason: String,
+    /// What the state means.
+    message: String,
     /// Number of the last verified build. Not set if there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     build: Option<i64>,
@@ -134,6 +138,8 @@ impl Reported<'_> {
             family: self.family.name.clone(),
             image: self.image.to_owned(),
             state: status.state.as_str(),
+            reason: status.reason.clone(),
+            message: status.message.clone(),
             build: status.build,
             built_on,
             last_build: sentences(last, Tense::Past),
@@ -196,9 +202,9 @@ fn sentence(
             let reference = reference(cause).map(|known| format!(" ({known})"));
             format!("upstream {name}{} moved{values}", reference.unwrap_or_default())
         }
-        CauseType::Parent => format!("{name} was rebuilt{values}"),
+        CauseType::Parent => format!("image {name} was rebuilt{values}"),
         CauseType::Source => format!("the source of {name} changed{values}"),
-        CauseType::Spec if cause.from.is_empty() => format!("{name} was added"),
+        CauseType::Spec if cause.from.is_empty() => format!("image {name} was added"),
         CauseType::Spec => format!("the spec of {name} changed"),
         CauseType::Strategy => format!("the build strategy {name} changed{values}"),
         CauseType::Manual => format!("a user requested it with {name}"),
@@ -236,6 +242,12 @@ impl WhyDocument {
                 lines.extend(sentences.into_iter().map(|line| format!("{INDENT}{line}")));
             }
         };
+        let message = Some(&self.message).filter(|_| self.image_state != ImageState::Current);
+        let message = message.filter(|message| !message.is_empty());
+        section(
+            "What its state means:",
+            message.map(|text| format!("{text}.")).into_iter().collect(),
+        );
         section("Why it has to be built:", self.stale.clone());
         let waits = self.waits_for.iter().map(|wait| {
             let is_new = !wait.reason.is_empty() && wait.reason != wait.state;
@@ -298,7 +310,7 @@ mod tests {
              was rebuilt, so python was rebuilt, so app was rebuilt."
         );
         let cause = Cause { type_: CauseType::Spec, name: "app".into(), ..Cause::default() };
-        assert_eq!(said(&cause, Tense::Present), "App was added, so app has to be rebuilt.");
+        assert_eq!(said(&cause, Tense::Present), "Image app was added, so app has to be rebuilt.");
     }
 
     #[test]
