@@ -4,7 +4,10 @@ use std::{fmt, str::FromStr};
 
 use anyhow::{anyhow, bail};
 
-use groundswell::lineage::{ImageIndex, UpstreamIndex};
+use groundswell::{
+    api::Upstream,
+    lineage::{ImageIndex, UpstreamIndex},
+};
 
 use crate::input::{Estate, EstateFamily};
 
@@ -115,6 +118,12 @@ impl TargetName {
                 bail!("{self} may be {}; name the family, too", names.join(" or "))
             }
         }
+    }
+
+    /// Returns the upstreams of a family that have this name, whatever its images are called.
+    pub fn upstreams_of<'a>(&self, family: &'a EstateFamily) -> impl Iterator<Item = &'a Upstream> {
+        let upstreams = family.family.spec.upstreams.iter().filter(|_| self.selects(family));
+        upstreams.filter(|upstream| upstream.name == self.name)
     }
 
     /// Returns the one image of this name.
