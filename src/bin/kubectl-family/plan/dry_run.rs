@@ -204,6 +204,15 @@ impl<'a> DryRun<'a> {
 
     /// Assumes that the registry has everything that nothing records, until the family is current.
     pub fn make_current(&mut self) {
+        // A hold keeps an upstream at the digest that it has, and it has none yet.
+        for upstream in &mut self.spec.upstreams {
+            upstream.hold = upstream.hold.take().filter(|hold| hold.digest.is_some());
+        }
+        self.settle_current();
+        self.spec = unlimited(&self.family.family.spec);
+    }
+
+    fn settle_current(&mut self) {
         for _ in 0..MAX_DECISIONS {
             let decision = self.decide();
             let is_answered = self.answer(&decision, AssumedRegistry::HasAll);
