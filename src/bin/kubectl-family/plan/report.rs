@@ -96,7 +96,6 @@ struct PlannedImage {
     #[serde(skip_serializing_if = "Option::is_none")]
     starts_in_seconds: Option<u64>,
     /// Images of other families that are built before this one.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     waits_for: Vec<String>,
     /// Why the image is built, or what its state means.
     why: String,

@@ -230,14 +230,14 @@ fn the_gate_that_is_closed_is_named_with_what_to_do() {
         assert_eq!(built(&document, "platform"), [""; 0]);
         assert_eq!(part(&document, "platform", "waitsFor"), expected);
     }
-    let minimum = "follow: {tag: trixie-slim}, minimumAge: 3d";
+    let minimum = "follow: {tag: trixie-slim}, minimumAge: 72h";
     let windows =
         "spec:\n  policy: {windows: [{schedule: '0 22 * * *', duration: 1h, timeZone: UTC}]}\n";
     let text = PLATFORM.replace("follow: {tag: trixie-slim}", minimum).replace("spec:\n", windows);
     let document = plan(&text, None, &["debian"]);
     let waits = part(&document, "platform", "waitsFor").as_str().expect("text");
-    assert_eq!(waits, "debian: its new digest waits until it is 3d old; a window", "{document:#}");
-    let long = text.replace("minimumAge: 3d", "minimumAge: 90d");
+    assert_eq!(waits, "debian: its new digest waits until it is 72h old; a window", "{document:#}");
+    let long = text.replace("minimumAge: 72h", "minimumAge: 2160h");
     let document = plan(&long, None, &["debian"]);
     assert_eq!(part(&document, "platform", "plannedUntil"), "2026-07-02");
 }
