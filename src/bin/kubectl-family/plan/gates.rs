@@ -86,8 +86,8 @@ pub fn waiting_candidates(
     candidates.filter_map(|status| waiting_candidate(family, assumed, status)).collect()
 }
 
-/// Returns what the candidate of an upstream waits for. A digest that the plan invents is not named:
-/// nobody can approve it.
+/// Returns what the candidate of an upstream waits for. A digest that the plan invents is not
+/// named: nobody can approve it.
 fn waiting_candidate(
     family: &EstateFamily,
     assumed: &AssumedDigests,

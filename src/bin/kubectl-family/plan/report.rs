@@ -180,7 +180,8 @@ impl FamilyPlan {
         };
         let verb = if builds == 1 { "is" } else { "are" };
         format!(
-            "{namespace}/{name}: {builds} image{} on {levels} level{} {verb} built, starting {start}",
+            "{namespace}/{name}: {builds} image{} on {levels} level{} {verb} built, starting \
+             {start}",
             plural(builds),
             plural(levels)
         )
