@@ -16,6 +16,7 @@ fn a_move_of_an_upstream() {
     let set = run(&format!("plan --set upstream.debian=sha256:{digest} -o name {FLASK}")).fine();
     assert_eq!(set, run(&format!("plan --move debian -o name {FLASK}")).fine());
     assert_eq!(set.lines().count(), 5);
+    assert!(set.starts_with("default/flask/base\n"), "{set}");
 }
 
 #[test]
@@ -34,6 +35,18 @@ fn another_manifest_as_a_comment_of_a_pull_request() {
     insta::assert_snapshot!(run(&line).fine());
     let nothing = run(&format!("plan {FLASK} --edit examples/flask/family.yaml")).fine();
     assert_eq!(nothing, "default/flask: nothing is built\n");
+}
+
+#[test]
+fn folders_of_an_edit_are_read_with_those_below() {
+    let edited = flask().replace("  - name: python\n", "  - name: python\n    labels: {a: b}\n");
+    let files = Files::new(&[("below/after.yaml", &edited)]);
+    let line = format!("plan {FLASK} -o name --edit {}", files.folder());
+    assert_eq!(run(&line).code, Some(2));
+    let below = run(&format!("{line} -R")).fine();
+    assert!(below.starts_with("default/flask/python\n"), "{below}");
+    let alone = run("plan -R");
+    assert!(alone.stderr.contains("name one with --filename"), "{alone:#?}");
 }
 
 #[test]

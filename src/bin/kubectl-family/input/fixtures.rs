@@ -13,6 +13,15 @@ pub fn estate(text: &str) -> Estate {
     estate
 }
 
+/// Returns the estate of a text that is to be applied to another estate.
+pub fn edit(text: &str, before: &Estate) -> Estate {
+    let file = files::InputFile { name: "edit.yaml".into(), text: text.into(), named: true };
+    let read = files::FilesRead { files: vec![file], problems: Vec::new() };
+    let edited = before.with_edit(&read, "default");
+    assert_eq!(edited.problems, []);
+    edited
+}
+
 /// Returns the manifest of a family with this number of images on five levels: runtimes on two
 /// upstreams, frameworks, and services with build stages.
 pub fn layered_family(images: usize) -> String {

@@ -52,7 +52,7 @@ pub struct InputArguments {
     #[arg(short = 'f', long = "filename", value_name = "FILE|DIR|-")]
     pub filenames: Vec<PathBuf>,
     /// Read the folders below the folders of --filename, too
-    #[arg(short = 'R', long, requires = "filenames")]
+    #[arg(short = 'R', long)]
     pub recursive: bool,
     /// If present, read the families of all namespaces
     #[arg(short = 'A', long, conflicts_with = "namespace")]
@@ -131,6 +131,9 @@ impl Estate {
     /// family.
     pub async fn read(arguments: &InputArguments) -> anyhow::Result<Self> {
         let estate = if arguments.filenames.is_empty() {
+            if arguments.recursive {
+                bail!("--recursive reads folders; name one with --filename");
+            }
             Box::pin(cluster_objects::read(arguments)).await?
         } else {
             Self::read_files(arguments)?
@@ -162,15 +165,33 @@ impl Estate {
         Ok(estate)
     }
 
+    /// Reads the families of files that are to be applied to an estate, with what that has recorded
+    /// of them: no manifest has it.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if a file is invalid, or if there is no family.
+    pub fn read_edit(arguments: &InputArguments, estate: &Self) -> anyhow::Result<Self> {
+        let read = files::read_all(&arguments.filenames, arguments.depth())?;
+        let namespace = arguments.kubectl_flags.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE);
+        let mut edited = estate.with_edit(&read, namespace);
+        if let Some(namespace) = &arguments.kubectl_flags.namespace {
+            edited.families.retain(|family| family.name.namespace == *namespace);
+        }
+        edited.checked(arguments)
+    }
+
+    /// Returns the families of files, with what this estate has recorded of them. `namespace` is
+    /// that of objects that name none.
+    fn with_edit(&self, read: &files::FilesRead, namespace: &str) -> Self {
+        let (mut objects, problems) = InputObjects::of_files(read, namespace);
+        objects.keep_records_of(self);
+        objects.estate(problems, EstateOrigin::Files)
+    }
+
     /// Returns the estate of files. `namespace` is that of objects that name none.
     fn of_files(read: &files::FilesRead, namespace: &str) -> Self {
-        let mut objects = InputObjects::default();
-        let mut problems = read.problems.clone();
-        for file in &read.files {
-            let manifest = ParsedFile::parse(file);
-            problems.extend(manifest.problems.iter().cloned());
-            objects.add(manifest, namespace);
-        }
+        let (objects, problems) = InputObjects::of_files(read, namespace);
         objects.estate(problems, EstateOrigin::Files)
     }
 
@@ -259,6 +280,33 @@ impl Place {
 }
 
 impl InputObjects {
+    /// Returns the objects of files, and the problems of the files.
+    fn of_files(read: &files::FilesRead, namespace: &str) -> (Self, Vec<InputProblem>) {
+        let mut objects = Self::default();
+        let mut problems = read.problems.clone();
+        for file in &read.files {
+            let manifest = ParsedFile::parse(file);
+            problems.extend(manifest.problems.iter().cloned());
+            objects.add(manifest, namespace);
+        }
+        (objects, problems)
+    }
+
+    /// Replaces what files say is recorded by what an estate has recorded.
+    fn keep_records_of(&mut self, estate: &Estate) {
+        let (mut images, mut cascades, mut requests) = (Vec::new(), Vec::new(), Vec::new());
+        for PlacedFamily { family, .. } in &mut self.families {
+            let (namespace, name) = (family.namespace().unwrap_or_default(), family.name_any());
+            let known = estate.family(&FamilyName { namespace, name });
+            family.status = known.and_then(|known| known.family.status.clone());
+            let Some(known) = known else { continue };
+            images.extend(known.images.values().cloned());
+            cascades.extend_from_slice(&known.cascades);
+            requests.extend_from_slice(&known.requests);
+        }
+        (self.images, self.cascades, self.requests) = (images, cascades, requests);
+    }
+
     /// Adds the objects of a file. `namespace` is that of objects that name none.
     fn add(&mut self, manifest: ParsedFile, namespace: &str) {
         let default = |metadata: &mut kube::api::ObjectMeta| {

@@ -213,16 +213,18 @@ impl TargetName {
                 }
             }
             NamedTarget::Upstream(index) => {
-                let Some(upstream) = spec.upstreams.get(index.position()) else { return false };
-                match &self.form {
-                    TargetForm::Either(path) | TargetForm::Upstream(path) => {
-                        upstream.name == path.name
-                    }
-                    TargetForm::Reference(written) => {
-                        written.is_repository(&upstream.image)
-                            && written.has_tag(std::iter::once(&upstream.follow.tag))
-                    }
-                }
+                let upstream = spec.upstreams.get(index.position());
+                upstream.is_some_and(|upstream| self.matches_upstream(upstream))
+            }
+        }
+    }
+
+    fn matches_upstream(&self, upstream: &Upstream) -> bool {
+        match &self.form {
+            TargetForm::Either(path) | TargetForm::Upstream(path) => upstream.name == path.name,
+            TargetForm::Reference(written) => {
+                written.is_repository(&upstream.image)
+                    && written.has_tag(std::iter::once(&upstream.follow.tag))
             }
         }
     }
@@ -269,6 +271,12 @@ impl TargetName {
                 bail!("{self} may be {}; name one of them", names.join(" or "))
             }
         }
+    }
+
+    /// Returns the upstreams of a family that have this name, whatever its images are called.
+    pub fn upstreams_of<'a>(&self, family: &'a EstateFamily) -> impl Iterator<Item = &'a Upstream> {
+        let upstreams = family.family.spec.upstreams.iter().filter(|_| self.selects(family));
+        upstreams.filter(|upstream| self.matches_upstream(upstream))
     }
 
     /// Returns the one image of this name.

@@ -1,6 +1,13 @@
 //! Runs the controller's own `decide` on what is recorded of a family, without carrying anything
-//! out. The registry's answers are assumed: nothing is built already. Time passes as fast as gates
-//! need it, so that the plan also says when a cascade would start.
+//! out, until the family is at rest. Every build and every check is assumed to succeed at once, and
+//! the registry is assumed to have nothing that is not recorded. Time passes as fast as gates need
+//! it, so that the plan also says when a build would start.
+//!
+//! - `observed`: what each decision reads
+//! - `records`: what the controller would record of a decision
+
+mod observed;
+mod records;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -9,37 +16,38 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt as _;
-use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use groundswell::{
     api::{
-        CascadePhase, CascadeStatus, CheckRecord, CheckState, Image, ImageFamilyStatus,
-        ManagedImageStatus, Request, Upstream,
+        CascadePhase, CascadeStatus, Cause, Image, ImageFamilySpec, ImageFamilyStatus, ImageState,
+        ManagedImageStatus, StrategyRef, condition::Reason,
     },
     engine::{
-        BuildAllowance, BuildOutcome, CascadeDecision, DecideInput, Decision, Effect, EndedCascade,
-        ImportState, ImportedBuild, Lookup, LookupResult, Observed, ObservedBuild, ObservedCascade,
-        ObservedDigest, ObservedImage, ObservedImport, ObservedRequest, ObservedUpstream,
-        VerifiedBuild, blueprint::ImageBlueprint, decide,
+        CascadeDecision, Decision, Effect, EndedCascade, Lookup, ObservedBuild, ObservedCascade,
+        ObservedRequest, VerifiedBuild, decide,
     },
-    identity::{BuildIdentity, CascadeName},
-    lineage::ImageIndex,
+    identity::CascadeName,
+    lineage::{ImageIndex, families::ImageName},
 };
 
-use crate::input::EstateFamily;
+use crate::{
+    input::EstateFamily,
+    plan::{
+        gates::{closed_gates, waits_for_time},
+        imports::AssumedImport,
+    },
+};
 
 /// Maximum number of decisions of a plan: a family has at most 1000 levels, each of which needs a
-/// lookup, and some gates open after another.
-const MAX_DECISIONS: usize = 1_200;
+/// lookup and a build, and some gates open after another.
+const MAX_DECISIONS: usize = 4_000;
 /// How far into the future a plan waits for gates: a window may open once a month.
 const HORIZON: SignedDuration = SignedDuration::from_hours(24 * 62);
-/// The platform of builds, if none is recorded.
-const PLATFORM: &str = "linux/amd64";
 
 /// What the registry is assumed to answer about builds that nothing records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AssumedRegistry {
+enum AssumedRegistry {
     /// It has them all: the family is current.
     HasAll,
     /// It has none of them.
@@ -47,22 +55,27 @@ pub enum AssumedRegistry {
 }
 
 /// The digests that a plan assumes in place of what is recorded.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct AssumedDigests {
     /// The newest digest of upstreams, by reference.
     pub upstreams: BTreeMap<String, String>,
-    /// Images of other families that are rebuilt, by `namespace/family.image`.
-    pub rebuilt_imports: Vec<String>,
+    /// Images of other families. An image without an entry is assumed to stay at the digest that
+    /// the builds of the family record.
+    pub imports: HashMap<ImageName, AssumedImport>,
 }
 
 /// The state of a family during a dry run.
 pub struct DryRun<'a> {
     family: &'a EstateFamily,
     assumed: &'a AssumedDigests,
+    /// The spec of the family, with places for all builds at once: a plan does not know how long
+    /// builds take.
+    spec: ImageFamilySpec,
     status: ImageFamilyStatus,
     images: Vec<DryImage>,
     cascades: Vec<DryCascade>,
     ended: Vec<EndedCascade>,
+    requests: Vec<ObservedRequest>,
     now: Timestamp,
 }
 
@@ -86,14 +99,43 @@ struct DryCascade {
     status: CascadeStatus,
 }
 
-/// The end of a dry run: the decision at which a cascade would start, or the last one.
+/// A build that a dry run has started.
+#[derive(Clone, Debug)]
+pub struct DryBuild {
+    /// The image.
+    pub image: ImageIndex,
+    /// When it starts.
+    pub at: Timestamp,
+    /// Why it is needed.
+    pub causes: Vec<Cause>,
+}
+
+/// Gates that were closed until a build started.
+#[derive(Clone, Debug)]
+pub struct OpenedGates {
+    /// When the build starts.
+    pub at: Timestamp,
+    /// What the gates are.
+    pub gates: Vec<String>,
+}
+
+/// The end of a dry run: the family is at rest, or the bounds of the plan are reached.
 pub struct DryRunEnd {
-    /// The decision.
-    pub decision: Decision,
     /// The decision of the first moment, before any gate has opened.
     pub first: Decision,
-    /// When the last decision is made.
-    pub at: Timestamp,
+    /// The last decision.
+    pub last: Decision,
+    /// The first build of each image, in the order in which they start.
+    pub builds: Vec<DryBuild>,
+    /// The causes of the cascades that start.
+    pub causes: Vec<Cause>,
+    /// What has delayed builds, the first first.
+    pub opened: Vec<OpenedGates>,
+    /// When each image gets another digest, and which, parallel to the images of the spec. `None`
+    /// for an image that keeps its digest.
+    pub new_digests: Vec<Option<(Timestamp, String)>>,
+    /// The time up to which the plan goes, if something waits for a later one.
+    pub cut_at: Option<Timestamp>,
 }
 
 impl<'a> DryRun<'a> {
@@ -102,13 +144,21 @@ impl<'a> DryRun<'a> {
         let images = family.family.spec.images.iter().map(|image| {
             let record = family.images.get(&image.name).and_then(|image| image.status.clone());
             let verified = record.as_ref().and_then(VerifiedBuild::of).map(Arc::new);
-            let builds = record.as_ref().and_then(running_build).into_iter().collect();
+            let builds = record.as_ref().and_then(observed::running_build).into_iter().collect();
             DryImage { record, verified, builds, ..DryImage::default() }
         });
         let images = images.collect();
-        let status = family.family.status.clone().unwrap_or_default();
-        let mut run =
-            Self { family, assumed, status, images, cascades: Vec::new(), ended: Vec::new(), now };
+        let mut run = Self {
+            family,
+            assumed,
+            spec: unlimited(&family.family.spec),
+            status: family.family.status.clone().unwrap_or_default(),
+            images,
+            cascades: Vec::new(),
+            ended: Vec::new(),
+            requests: observed::open_requests(family),
+            now,
+        };
         for cascade in &family.cascades {
             let status = cascade.status.clone().unwrap_or_default();
             let name = CascadeName::from(cascade.name_any());
@@ -131,6 +181,7 @@ impl<'a> DryRun<'a> {
         assumed: &'b AssumedDigests,
     ) -> DryRun<'b> {
         let before = self.family.family.spec.images.iter();
+        let (old, new) = (&self.family.family.spec, &family.family.spec);
         let mut known: HashMap<&str, (&Image, DryImage)> = before
             .zip(self.images)
             .map(|(image, known)| (image.name.as_str(), (image, known)))
@@ -141,266 +192,186 @@ impl<'a> DryRun<'a> {
             };
             DryImage {
                 has_new_source: before.source != image.source,
-                has_new_strategy: before.strategy != image.strategy,
+                has_new_strategy: strategy_of(old, before) != strategy_of(new, image),
                 ..known
             }
         });
         let images = after.collect();
-        let (status, cascades, ended) = (self.status, self.cascades, self.ended);
-        DryRun { family, assumed, status, images, cascades, ended, now: self.now }
+        let Self { status, cascades, ended, requests, now, .. } = self;
+        let spec = unlimited(&family.family.spec);
+        DryRun { family, assumed, spec, status, images, cascades, ended, requests, now }
     }
 
     /// Assumes that the registry has everything that nothing records, until the family is current.
     pub fn make_current(&mut self) {
+        // A hold keeps an upstream at the digest that it has, and it has none yet.
+        for upstream in &mut self.spec.upstreams {
+            upstream.hold = upstream.hold.take().filter(|hold| hold.digest.is_some());
+        }
+        self.settle_current();
+        self.spec = unlimited(&self.family.family.spec);
+    }
+
+    fn settle_current(&mut self) {
         for _ in 0..MAX_DECISIONS {
             let decision = self.decide();
-            if !self.answer(&decision, AssumedRegistry::HasAll) {
-                self.keep(&decision);
+            let is_answered = self.answer(&decision, AssumedRegistry::HasAll);
+            self.keep(&decision);
+            if !is_answered {
                 return;
             }
-            self.keep(&decision);
         }
     }
 
     /// Returns the decision of this moment, with every image evaluated as far as its parents allow.
     pub fn first_decision(mut self) -> Decision {
-        let mut decision = self.decide();
-        for _ in 0..MAX_DECISIONS {
-            if !self.answer(&decision, AssumedRegistry::HasNone) {
-                break;
-            }
-            decision = self.decide();
-        }
-        decision
+        self.answered_decision(&mut 0)
     }
 
-    /// Decides until a cascade starts or nothing changes by itself any more.
+    /// Decides until nothing changes by itself any more.
     pub fn run(mut self) -> DryRunEnd {
         let begun = self.now;
-        let mut decision = self.decide();
-        let mut first = decision.clone();
-        for _ in 0..MAX_DECISIONS {
-            let is_answered = self.answer(&decision, AssumedRegistry::HasNone);
-            let is_start = matches!(decision.cascade, CascadeDecision::Start { .. });
-            let wake_at = decision.wake_at.filter(|at| at.duration_since(begun) <= HORIZON);
-            if is_start || !is_answered && wake_at.is_none() {
-                break;
-            }
-            self.keep(&decision);
-            if let Some(at) = wake_at.filter(|_| !is_answered) {
+        let mut count = 0;
+        let mut decision = self.answered_decision(&mut count);
+        let mut end = DryRunEnd::new(&decision);
+        let mut gates: Vec<String> = Vec::new();
+        while count < MAX_DECISIONS {
+            let is_changed = self.carry_out(&decision, &mut end, &mut gates);
+            let is_recorded = self.record(&decision, &mut end);
+            if !is_changed && !is_recorded && !self.finish_running() {
+                let Some(at) = self.next_event(&decision) else { break };
+                if at.duration_since(begun) > HORIZON {
+                    end.cut_at = begun.checked_add(HORIZON).ok();
+                    break;
+                }
+                let closed = closed_gates(self.family, self.assumed, &decision, at);
                 self.now = at;
+                let next = self.answered_decision(&mut count);
+                if Situation::of(&next) != Situation::of(&decision) {
+                    gates.retain(|gate| !closed.contains(gate));
+                    gates.extend(closed);
+                }
+                decision = next;
+                continue;
             }
-            decision = self.decide();
-            if self.now == begun {
-                first = decision.clone();
-            }
+            decision = self.answered_decision(&mut count);
         }
-        DryRunEnd { decision, first, at: self.now }
+        if count >= MAX_DECISIONS {
+            end.cut_at = Some(self.now);
+        }
+        DryRunEnd { last: decision, ..end }
     }
 
     fn decide(&self) -> Decision {
         decide(&self.input(), self.now)
     }
 
-    /// Answers what a decision asks the registry. Returns whether it has asked something.
-    fn answer(&mut self, decision: &Decision, registry: AssumedRegistry) -> bool {
-        let mut is_asked = false;
+    /// Returns the decision of this moment, after the registry has answered that it has nothing.
+    /// Counts the decisions.
+    fn answered_decision(&mut self, count: &mut usize) -> Decision {
+        let mut decision = self.decide();
+        *count += 1;
+        while *count < MAX_DECISIONS && self.answer(&decision, AssumedRegistry::HasNone) {
+            decision = self.decide();
+            *count += 1;
+        }
+        decision
+    }
+
+    /// Returns when something happens next, if something waits for a time.
+    fn next_event(&self, decision: &Decision) -> Option<Timestamp> {
+        let imports = self.assumed.imports.values();
+        let built = imports.filter_map(|import| import.rebuilt_at()).filter(|at| *at > self.now);
+        let wake_at = decision.wake_at.filter(|_| waits_for_time(self.family, decision));
+        built.chain(wake_at).min()
+    }
+
+    /// Carries out what a decision starts and ends. Returns whether that is anything.
+    fn carry_out(
+        &mut self,
+        decision: &Decision,
+        end: &mut DryRunEnd,
+        gates: &mut Vec<String>,
+    ) -> bool {
+        let mut is_changed = self.advance_cascades(decision);
+        if let CascadeDecision::Start { causes, .. } = &decision.cascade {
+            let known = &end.causes;
+            let new: Vec<Cause> =
+                causes.iter().filter(|cause| !known.contains(cause)).cloned().collect();
+            end.causes.extend(new);
+        }
+        let begun = end.builds.len();
         for effect in &decision.effects {
-            let Effect::LookUp { image, fingerprint, after, .. } = effect else { continue };
-            let Some(known) = self.images.get_mut(image.position()) else { continue };
-            let result = match registry {
-                AssumedRegistry::HasAll => {
-                    let digest = digest_of(fingerprint.as_ref());
-                    let spec = self.family.family.spec.images.get(image.position());
-                    let revisions = self.family.blueprint.images.get(image.position());
-                    let record = known.record.get_or_insert_default();
-                    record.checks = passed_checks(spec.zip(revisions), &digest);
-                    LookupResult::Present {
-                        digest: digest.into(),
-                        build: 1,
-                        size: 0,
-                        content: None,
-                        blobs: None,
-                        request: None,
+            match effect {
+                Effect::Build(build) => {
+                    let decided = decision.images.get(build.image.position());
+                    let causes = decided.map(|decided| decided.causes.clone()).unwrap_or_default();
+                    if end.builds.iter().all(|known| known.image != build.image) {
+                        end.builds.push(DryBuild { image: build.image, at: self.now, causes });
                     }
+                    self.build(build);
+                    is_changed = true;
                 }
-                AssumedRegistry::HasNone => {
-                    LookupResult::Absent { last_build: None, after: *after, asked_at: self.now }
+                Effect::Check { image, digest, .. } => {
+                    is_changed |= self.pass_checks(*image, digest);
                 }
-            };
-            known.lookups.retain(|lookup| lookup.fingerprint != *fingerprint);
-            known.lookups.push(Lookup { fingerprint: fingerprint.clone(), result });
-            is_asked = true;
-        }
-        is_asked
-    }
-
-    /// Keeps of a decision what the controller records.
-    fn keep(&mut self, decision: &Decision) {
-        self.status.upstreams.clone_from(&decision.upstreams);
-        self.status.pending.clone_from(&decision.pending);
-        self.status.window.clone_from(&decision.window);
-        self.status.breaker.clone_from(&decision.breaker);
-        let blueprints = &self.family.blueprint.images;
-        for ((known, decided), blueprint) in
-            self.images.iter_mut().zip(&decision.images).zip(blueprints)
-        {
-            let Some(verified) = &decided.verified else { continue };
-            if known
-                .verified
-                .as_ref()
-                .is_some_and(|known| known.fingerprint == verified.fingerprint)
-            {
-                continue;
+                Effect::Stop { job } => is_changed |= self.stop(job),
+                _ => {}
             }
-            // Its checks have passed before it was pushed as far as a dry run knows.
-            let checked = blueprint.checks.clone();
-            let verified = VerifiedBuild { checked, ..VerifiedBuild::clone(verified) };
-            let record = known.record.get_or_insert_default();
-            record.digest = Some(verified.digest.to_string());
-            record.fingerprint = Some(verified.fingerprint.to_string());
-            record.build = Some(verified.build);
-            record.last_build = record.last_build.max(Some(verified.build));
-            record.inputs = Some(verified.inputs.clone());
-            record.checked = verified.checked.as_ref().map(ToString::to_string);
-            known.verified = Some(Arc::new(verified));
         }
+        if end.builds.len() > begun && !gates.is_empty() {
+            end.opened.push(OpenedGates { at: self.now, gates: std::mem::take(gates) });
+        }
+        is_changed | self.keep_requests(decision)
     }
 
-    fn input(&self) -> DecideInput<'_> {
-        let spec = &self.family.family.spec;
-        DecideInput {
-            family: &self.family.name.name,
-            spec,
-            blueprint: &self.family.blueprint,
-            status: &self.status,
-            upstreams: spec.upstreams.iter().map(|one| self.observed_upstream(one)).collect(),
-            imports: self.observed_imports(),
-            images: ImageIndex::range(spec.images.len())
-                .filter_map(|index| self.observed_image(index))
-                .collect(),
-            orphans: Vec::new(),
-            cascades: self.cascades.iter().map(DryCascade::observed).collect(),
-            ended: self.ended.clone(),
-            requests: self.observed_requests(),
-            allowance: BuildAllowance::default(),
+    /// Keeps what the controller records of a decision, and notes new digests. Returns whether
+    /// there is anything new.
+    fn record(&mut self, decision: &Decision, end: &mut DryRunEnd) -> bool {
+        let digest = |image: &DryImage| image.verified.as_ref().map(|known| known.digest.clone());
+        let before: Vec<_> = self.images.iter().map(digest).collect();
+        let is_changed = self.keep(decision);
+        for ((image, before), new) in self.images.iter().zip(before).zip(&mut end.new_digests) {
+            let after = digest(image);
+            if let Some(digest) = after.filter(|after| Some(after) != before.as_ref()) {
+                *new = Some((self.now, digest.to_string()));
+            }
+        }
+        is_changed
+    }
+}
+
+impl DryRunEnd {
+    fn new(first: &Decision) -> Self {
+        Self {
+            first: first.clone(),
+            last: first.clone(),
+            builds: Vec::new(),
+            causes: Vec::new(),
+            opened: Vec::new(),
+            new_digests: vec![None; first.images.len()],
+            cut_at: None,
         }
     }
+}
 
-    /// Returns what a poll of an upstream is assumed to find: the digest that the plan sets, or
-    /// else the newest one that is recorded.
-    fn observed_upstream(&self, upstream: &Upstream) -> ObservedUpstream {
-        let recorded = self.status.upstreams.iter().find(|known| known.name == upstream.name);
-        let set = self.assumed.upstreams.get(&upstream.reference());
-        let newest = recorded.and_then(|known| {
-            known.observed().into_iter().max_by_key(|candidate| candidate.first_observed)
-        });
-        let adopted = recorded.and_then(|known| known.adopted.as_ref());
-        let (digest, platforms, first_observed) = match (set, newest, adopted) {
-            (Some(digest), _, _) => (digest.clone(), Vec::new(), None),
-            (None, Some(newest), _) => {
-                (newest.digest.clone(), newest.platforms.clone(), newest.first_observed)
-            }
-            (None, None, Some(adopted)) => {
-                (adopted.digest.clone(), adopted.platforms.clone(), adopted.first_observed)
-            }
-            (None, None, None) => (digest_of(&upstream.reference()), Vec::new(), None),
-        };
-        let newest = ObservedDigest {
-            digest: digest.into(),
-            platforms,
-            unoffered: Vec::new(),
-            missing_platforms: Vec::new(),
-            first_observed: first_observed.unwrap_or(self.now),
-            confirmed_at: self.now,
-            resumed_at: None,
-        };
-        ObservedUpstream { newest: Some(newest), ..ObservedUpstream::default() }
-    }
+/// What a user sees of a decision, to tell whether a gate that has opened has changed anything.
+#[derive(PartialEq)]
+struct Situation<'a> {
+    pending: Option<&'a str>,
+    upstreams: Vec<Option<&'a str>>,
+    images: Vec<(ImageState, Reason)>,
+    is_start: bool,
+}
 
-    fn observed_imports(&self) -> Vec<ObservedImport> {
-        let imports = self.family.blueprint.lineage.imports().iter();
-        let observed = imports.map(|import| {
-            let namespace = import.namespace.as_ref().unwrap_or(&self.family.name.namespace);
-            let name = format!("{namespace}/{}.{}", import.family, import.image);
-            let moved = self.assumed.rebuilt_imports.contains(&name);
-            let recorded = self.recorded_import(import.image.as_str(), &import.to_string());
-            let digest = match (moved, recorded) {
-                (false, Some(digest)) => digest,
-                (true, _) => digest_of(&format!("{name} moved")),
-                (false, None) => digest_of(&name),
-            };
-            let build = ImportedBuild {
-                digest: digest.into(),
-                repository: format!("{}/{}", import.family, import.image),
-                base_observed: None,
-                causes: Vec::new(),
-            };
-            ObservedImport { problem: None, verified: Some(build), state: ImportState::Settled }
-        });
-        observed.collect()
-    }
-
-    /// Returns the digest of an imported image that the builds of this family record.
-    fn recorded_import(&self, image: &str, import: &str) -> Option<String> {
-        let inputs = self.images.iter().filter_map(|known| known.verified.as_ref());
-        let mut parents = inputs.flat_map(|verified| &verified.inputs.parents);
-        let parent = parents.find(|parent| parent.name == import || parent.name == image)?;
-        Some(parent.digest.clone())
-    }
-
-    fn observed_image(&self, index: ImageIndex) -> Option<ObservedImage<'_>> {
-        let image = self.family.family.spec.images.get(index.position())?;
-        let blueprint = self.family.blueprint.images.get(index.position())?;
-        let known = self.images.get(index.position())?;
-        let object = self.family.images.get(&image.name);
-        let inputs = known.verified.as_ref().map(|verified| &verified.inputs);
-        let recorded = inputs.map(|inputs| &inputs.source).filter(|_| !known.has_new_source);
-        let source = blueprint.inline.clone();
-        let source = source.unwrap_or_else(|| revision(&image.source, recorded));
-        let strategy = image.strategy.as_ref().unwrap_or(&self.family.family.spec.strategy);
-        let recorded = inputs.map(|inputs| &inputs.strategy);
-        let strategy = revision(strategy, recorded.filter(|_| !known.has_new_strategy));
-        let failure = known.record.as_ref().and_then(|record| record.failure.as_ref());
-        let job_version = failure.and_then(|failure| failure.job_version.clone());
-        let job_version = job_version.unwrap_or_default();
-        let platform = known.record.as_ref().and_then(|record| record.platform.as_deref());
-        Some(ObservedImage {
-            record: known.record.as_ref(),
-            remembered: object.map_or(&[], |object| object.spec.upstreams.as_slice()),
-            verified: known.verified.clone(),
-            source: Observed::Known(source),
-            folder: None,
-            strategy: Observed::Known(strategy),
-            platform: Some(platform.unwrap_or(PLATFORM).into()),
-            builds: known.builds.clone(),
-            checks: Vec::new(),
-            deferred: Vec::new(),
-            // What a failed Job was made of is assumed to be unchanged.
-            job_version: job_version.clone(),
-            pod_version: job_version.clone(),
-            credentials_version: job_version.into(),
-            lookups: known.lookups.clone(),
-            tags: HashMap::new(),
-            rebuild_mark: None,
-            labels: None,
-            foreign_tags: Arc::default(),
-        })
-    }
-
-    fn observed_requests(&self) -> Vec<ObservedRequest> {
-        let open = self.family.requests.iter().filter(|request| !request.has_ended());
-        let observed = open.map(|request| {
-            let status = request.status.as_ref();
-            ObservedRequest {
-                name: request.name_any(),
-                request: Request::of(request),
-                state: request.state(),
-                digest: status.and_then(|status| status.digest.clone()),
-                reference: status.and_then(|status| status.reference.clone()),
-            }
-        });
-        observed.collect()
+impl<'a> Situation<'a> {
+    fn of(decision: &'a Decision) -> Self {
+        Self {
+            pending: decision.pending.as_ref().map(|pending| pending.change.as_str()),
+            upstreams: decision.upstreams.iter().map(|known| known.reason.as_deref()).collect(),
+            images: decision.images.iter().map(|image| (image.state, image.reason)).collect(),
+            is_start: matches!(decision.cascade, CascadeDecision::Start { .. }),
+        }
     }
 }
 
@@ -415,51 +386,16 @@ impl DryCascade {
     }
 }
 
-/// Returns the Job of a running build as its record shows it.
-fn running_build(record: &ManagedImageStatus) -> Option<ObservedBuild> {
-    let running = record.running.as_ref()?;
-    Some(ObservedBuild {
-        job: running.job.clone().into(),
-        identity: BuildIdentity {
-            fingerprint: running.fingerprint.clone().into(),
-            attempt: running.attempt,
-            number: running.build,
-            ..BuildIdentity::default()
-        },
-        started_at: running.started_at,
-        ended_at: None,
-        outcome: BuildOutcome::Running,
-        pushed: None,
-        waits_for: None,
-        wait_reason: None,
-        has_started: true,
-        repository: None,
-        live: true,
-    })
+/// Returns the strategy that an image of a family is built with.
+pub fn strategy_of<'s>(spec: &'s ImageFamilySpec, image: &'s Image) -> &'s StrategyRef {
+    image.strategy.as_ref().unwrap_or(&spec.strategy)
 }
 
-/// Returns the records of the checks of an image, all of which a digest has passed.
-fn passed_checks(image: Option<(&Image, &ImageBlueprint)>, digest: &str) -> Vec<CheckRecord> {
-    let checks = image
-        .into_iter()
-        .flat_map(|(image, blueprint)| image.checks.iter().zip(&blueprint.check_revisions));
-    let records = checks.map(|(check, revision)| CheckRecord {
-        name: check.name.clone(),
-        digest: digest.to_owned(),
-        revision: revision.clone(),
-        state: CheckState::Passed,
-        ..CheckRecord::default()
-    });
-    records.collect()
-}
-
-/// Returns the revision of a source or a strategy: the recorded one of a build, or else one that
-/// follows from the spec.
-fn revision<T: Serialize>(spec: &T, recorded: Option<&String>) -> String {
-    match recorded.filter(|recorded| !recorded.is_empty()) {
-        Some(recorded) => recorded.clone(),
-        None => digest_of(&serde_json::to_string(spec).unwrap_or_default()),
-    }
+/// Returns a spec that lets all builds run at once.
+fn unlimited(spec: &ImageFamilySpec) -> ImageFamilySpec {
+    let mut spec = spec.clone();
+    spec.policy.parallelism = i32::MAX;
+    spec
 }
 
 /// Returns a digest that stands for a text.

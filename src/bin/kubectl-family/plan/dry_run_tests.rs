@@ -15,13 +15,10 @@ fn now() -> Timestamp {
     "2026-05-01T12:00:00Z".parse().expect("a time")
 }
 
-/// Returns the names of the images that a cascade would build.
+/// Returns the names of the images that are built.
 fn built(family: &EstateFamily, end: &DryRunEnd) -> BTreeSet<String> {
-    let CascadeDecision::Start { levels, .. } = &end.decision.cascade else {
-        return BTreeSet::new();
-    };
-    let names = levels.iter().flatten().map(|image| &family.family.spec.images[image.position()]);
-    names.map(|image| image.name.clone()).collect()
+    let images = &family.family.spec.images;
+    end.builds.iter().map(|build| images[build.image.position()].name.clone()).collect()
 }
 
 /// Plans a current family after a move of this upstream.
@@ -49,9 +46,9 @@ fn every_example_is_current_if_the_registry_has_all_builds() {
         let mut run = DryRun::new(family, &nothing, now());
         run.make_current();
         let end = run.run();
-        let states = end.decision.images.iter().map(|image| image.state);
+        let states = end.last.images.iter().map(|image| image.state);
         assert!(states.clone().all(|state| state == ImageState::Current), "{name}: {states:?}");
-        assert_eq!(end.decision.cascade, CascadeDecision::None, "{name}");
+        assert_eq!(built(family, &end), BTreeSet::new(), "{name}");
     }
 }
 
@@ -82,9 +79,11 @@ fn a_plan_waits_for_the_quiet_time_and_for_windows() {
     let waited = |estate: &Estate| {
         let end = moved(&estate.families[0], 0);
         assert_eq!(built(&estate.families[0], &end).len(), 3);
-        end.at.duration_since(now()).as_secs()
+        assert_eq!(end.opened.len(), 1, "{:?}", end.opened);
+        let wait = end.builds[0].at.duration_since(now()).as_secs();
+        (wait, end.opened[0].gates.join(", "))
     };
-    assert_eq!(waited(&estate), 30);
+    assert_eq!(waited(&estate), (30, "the quiet time".into()));
     let window = Window {
         schedule: "0 22 * * *".into(),
         duration: groundswell::api::Duration::from_secs(3600),
@@ -94,7 +93,7 @@ fn a_plan_waits_for_the_quiet_time_and_for_windows() {
     family.family.spec.policy.windows = vec![window];
     family.blueprint =
         groundswell::engine::validate::validate(&family.family.spec).expect("a valid family");
-    assert_eq!(waited(&estate), 10 * 3600);
+    assert_eq!(waited(&estate), (10 * 3600, "a window".into()));
 }
 
 #[test]
@@ -117,4 +116,69 @@ fn an_edit_builds_what_it_changes_and_what_is_built_on_it() {
     let names = built(after, &end);
     assert!(names.contains("runtime-003") && !names.contains("runtime-002"), "{names:?}");
     assert!(names.len() > 5, "{names:?}");
+}
+
+/// Returns a family of four images in a row, of which the third one has this field.
+fn row(field: &str) -> Estate {
+    let text = layered_family(1)
+        + &format!(
+            "  - {{name: one, from: [{{image: base-000}}]}}
+  - {{name: two, from: [{{image: one}}]{field}}}
+  - {{name: three, from: [{{image: two}}]}}
+"
+        );
+    estate(&text)
+}
+
+fn names(names: &[&str]) -> BTreeSet<String> {
+    names.iter().map(|name| (*name).into()).collect()
+}
+
+#[test]
+fn neither_held_images_nor_what_is_built_on_them_are_built() {
+    let estate = row(", hold: {reason: freeze}");
+    let end = moved(&estate.families[0], 0);
+    assert_eq!(built(&estate.families[0], &end), names(&["base-000", "one"]));
+    let states: Vec<ImageState> = end.last.images.iter().map(|image| image.state).collect();
+    let (current, held) = (ImageState::Current, ImageState::Held);
+    assert_eq!(states, [current, current, held, current]);
+    assert_eq!(end.cut_at, None);
+}
+
+#[test]
+fn the_end_of_a_hold_is_a_gate() {
+    let estate = row(", hold: {until: '2026-05-03T12:00:00Z'}");
+    let end = moved(&estate.families[0], 0);
+    assert_eq!(built(&estate.families[0], &end).len(), 4);
+    let gates: Vec<&str> =
+        end.opened.iter().flat_map(|one| &one.gates).map(String::as_str).collect();
+    assert_eq!(gates, ["the quiet time", "the end of the hold of two", "the quiet time"]);
+    let far = row(", hold: {until: '2029-05-03T12:00:00Z'}");
+    let end = moved(&far.families[0], 0);
+    assert_eq!(built(&far.families[0], &end), names(&["base-000", "one"]));
+    assert_eq!(end.cut_at, now().checked_add(HORIZON).ok());
+}
+
+#[test]
+fn images_start_in_the_order_of_their_levels_and_once() {
+    let estate = estate(&layered_family(600));
+    let family = &estate.families[0];
+    let end = moved(family, 0);
+    let mut builds: Vec<ImageIndex> = end.builds.iter().map(|build| build.image).collect();
+    let levels: Vec<usize> =
+        builds.iter().map(|image| family.blueprint.lineage.level(*image)).collect();
+    assert!(levels.is_sorted(), "{levels:?}");
+    builds.sort();
+    builds.dedup();
+    assert_eq!(builds.len(), end.builds.len());
+    assert_eq!(end.new_digests.iter().flatten().count(), builds.len());
+}
+
+#[test]
+fn a_suspended_family_builds_nothing() {
+    let mut estate = row("");
+    estate.families[0].family.spec.suspend = true;
+    let end = moved(&estate.families[0], 0);
+    assert_eq!(end.builds.len(), 0);
+    assert!(end.last.pending.is_some() && end.cut_at.is_none());
 }

@@ -1,15 +1,19 @@
 //! `kubectl family plan`: what the controller would do, decided by its own code and not carried
 //! out: now, if an upstream moved, or with another manifest.
 //!
-//! - [`dry_run`]: the decision on recorded state
+//! - [`dry_run`]: the decisions on recorded state
+//! - `imports`: images of other families
+//! - `gates`: what builds wait for
 //! - `changes`: what a manifest changes
-//! - `report`: tables, Markdown and the document
+//! - `report`: the document, as tables and as Markdown
 
 mod changes;
 pub mod dry_run;
+mod gates;
+mod imports;
 mod report;
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::{collections::BTreeMap, path::PathBuf};
 
 use anyhow::bail;
 use clap::{Args, ValueEnum};
@@ -18,18 +22,20 @@ use jiff::Timestamp;
 use groundswell::lineage::families::FamilyName;
 
 use crate::{
-    input::{
-        Estate, EstateFamily, EstateOrigin, InputArguments,
-        target::{NamedTarget, TargetName},
-    },
+    input::{Estate, EstateFamily, EstateOrigin, InputArguments, target::TargetName},
     output::{self, Document, Outcome, Terminal},
     plan::{
-        dry_run::{AssumedDigests, DryRun, digest_of},
-        report::FamilyPlan,
+        dry_run::{AssumedDigests, DryRun, DryRunEnd},
+        gates::moved_digest,
+        imports::{EstateImports, EstateScope, set_planned},
+        report::{FamilyPlan, Planned},
     },
 };
 
 pub use report::PlanDocument;
+
+/// Maximum number of names that an error lists.
+const MAX_NAMED: usize = 8;
 
 const EXAMPLES: &str = "Examples:
   # What the controller does now, and what waits for which gate
@@ -100,11 +106,15 @@ impl std::str::FromStr for SetDigest {
 }
 
 pub async fn run(arguments: PlanArguments) -> anyhow::Result<Outcome> {
-    let estate = Estate::read(&arguments.input).await?;
-    let edited = arguments.edited(&estate).await?;
-    let assumed = arguments.assumed(&estate)?;
-    let plan = Planner { estate: &estate, edited: edited.as_ref(), now: Timestamp::now() };
-    let document = plan.document(assumed);
+    let estate = Estate::read(&arguments.first_input()).await?;
+    let edited = arguments.edited(&estate)?;
+    let planner = Planner {
+        scope: arguments.scope(&estate),
+        estate: &estate,
+        edited: edited.as_ref(),
+        now: Timestamp::now(),
+    };
+    let document = planner.document(&arguments.digests(&planner)?);
     let width = Terminal::of_stdout().width;
     let text = match arguments.output {
         PlanFormat::Table => document.summary(width),
@@ -119,13 +129,16 @@ pub async fn run(arguments: PlanArguments) -> anyhow::Result<Outcome> {
 }
 
 impl PlanArguments {
-    /// Reads the manifests that are assumed to be applied.
-    async fn edited(&self, estate: &Estate) -> anyhow::Result<Option<Estate>> {
+    /// Reads the manifests that are assumed to be applied to this estate.
+    fn edited(&self, estate: &Estate) -> anyhow::Result<Option<Estate>> {
         if self.edit.is_empty() {
             return Ok(None);
         }
-        let mut input =
-            InputArguments { filenames: self.edit.clone(), ..InputArguments::default() };
+        let mut input = InputArguments {
+            filenames: self.edit.clone(),
+            recursive: self.input.recursive,
+            ..InputArguments::default()
+        };
         input.kubectl_flags.namespace = match estate.families.first() {
             // A manifest without a namespace is applied to the one that is read.
             Some(family)
@@ -135,29 +148,41 @@ impl PlanArguments {
             }
             _ => self.input.kubectl_flags.namespace.clone(),
         };
-        Estate::read(&input).await.map(Some)
+        Estate::read_edit(&input, estate).map(Some)
     }
 
-    /// Returns the digests that the flags set.
-    fn assumed(&self, estate: &Estate) -> anyhow::Result<AssumedDigests> {
-        let mut assumed = AssumedDigests::default();
-        let reference = |name: &TargetName| {
-            let found = name.find(estate)?;
-            let NamedTarget::Upstream(index) = found.target else {
-                bail!("{name} is an image; name an upstream");
-            };
-            let upstream = found.family.family.spec.upstreams.get(index.position());
-            Ok(upstream.map(groundswell::api::Upstream::reference).unwrap_or_default())
-        };
+    /// Returns the flags that say where the families are. `--recursive` is also that of `--edit`.
+    fn first_input(&self) -> InputArguments {
+        let is_of_edit = self.input.filenames.is_empty() && !self.edit.is_empty();
+        let recursive = self.input.recursive && !is_of_edit;
+        InputArguments { recursive, ..self.input.clone() }
+    }
+
+    /// Returns the digests that the flags set, by the references of the upstreams.
+    fn digests(&self, planner: &Planner<'_>) -> anyhow::Result<BTreeMap<String, String>> {
+        let mut digests = BTreeMap::new();
         for name in &self.moved {
-            let reference = reference(name)?;
-            let digest = digest_of(&format!("{reference} moved"));
-            assumed.upstreams.insert(reference, digest);
+            let reference = planner.reference(name)?;
+            let digest = moved_digest(&reference);
+            digests.insert(reference, digest);
         }
         for SetDigest { upstream, digest } in &self.set {
-            assumed.upstreams.insert(reference(upstream)?, digest.clone());
+            digests.insert(planner.reference(upstream)?, digest.clone());
         }
-        Ok(assumed)
+        Ok(digests)
+    }
+
+    /// Returns of which namespaces an estate has all families.
+    fn scope(&self, estate: &Estate) -> EstateScope {
+        let is_part = estate.origin == EstateOrigin::Files
+            || self.input.selector.is_some()
+            || !estate.problems.is_empty();
+        match estate.families.first() {
+            _ if is_part => EstateScope::Part,
+            _ if self.input.all_namespaces => EstateScope::Cluster,
+            Some(family) => EstateScope::Namespace(family.name.namespace.clone()),
+            None => EstateScope::Part,
+        }
     }
 }
 
@@ -165,55 +190,159 @@ impl PlanArguments {
 struct Planner<'a> {
     estate: &'a Estate,
     edited: Option<&'a Estate>,
+    scope: EstateScope,
     now: Timestamp,
 }
 
-impl Planner<'_> {
-    /// Returns the plan of every family. Families that import from each other are planned again
-    /// until no further import is rebuilt.
-    fn document(&self, mut assumed: AssumedDigests) -> PlanDocument {
-        for _ in 0..=self.estate.families.len() {
-            let families: Vec<FamilyPlan> =
-                self.names().iter().map(|name| self.plan(name, &assumed)).collect();
-            let mut rebuilt: Vec<String> =
-                families.iter().flat_map(FamilyPlan::rebuilt_imports).collect();
-            rebuilt.sort();
-            if rebuilt == assumed.rebuilt_imports {
-                return PlanDocument::new(families);
+/// A family, and what is assumed of what it is built on.
+struct PlannedFamily<'a> {
+    before: Option<&'a EstateFamily>,
+    after: &'a EstateFamily,
+    /// Whether it is assumed to be current before the change.
+    is_current: bool,
+    /// What is assumed before the change.
+    first: AssumedDigests,
+    /// What is assumed after it.
+    assumed: AssumedDigests,
+    end: Option<DryRunEnd>,
+}
+
+impl<'a> Planner<'a> {
+    /// Returns the plan of every family. Families that are built on other families are planned
+    /// again until nothing more follows from the plans of those.
+    fn document(&self, upstreams: &BTreeMap<String, String>) -> PlanDocument {
+        let has_change = self.edited.is_some() || !upstreams.is_empty();
+        let before = self.imports(self.estate.families.iter().collect(), has_change);
+        let after = self.imports(self.families(), has_change);
+        let families = after.families.iter().map(|family| {
+            let known = self.estate.family(&family.name);
+            let first = known.map(|known| before.of(known)).unwrap_or_default();
+            let (first_upstreams, upstreams) = (BTreeMap::new(), upstreams.clone());
+            PlannedFamily {
+                before: known,
+                after: family,
+                is_current: before.current.contains(&family.name),
+                first: AssumedDigests { upstreams: first_upstreams, imports: first },
+                assumed: AssumedDigests { upstreams, imports: after.of(family) },
+                end: None,
             }
-            assumed.rebuilt_imports = rebuilt;
+        });
+        let mut families: Vec<PlannedFamily<'_>> = families.collect();
+        let imports: usize = families.iter().map(|family| family.assumed.imports.len()).sum();
+        for _ in 0..=imports + 1 {
+            for family in &mut families {
+                family.run(self.now);
+            }
+            if !follow_imports(&mut families) {
+                break;
+            }
         }
-        PlanDocument::new(self.names().iter().map(|name| self.plan(name, &assumed)).collect())
+        let plans = families.iter_mut().filter_map(|family| {
+            family.run(self.now);
+            let (end, assumed) = (family.end.as_ref()?, &family.assumed);
+            let planned = Planned { before: family.before, after: family.after, assumed, end };
+            Some(FamilyPlan::of(planned, after.unchecked(family.after), self.now))
+        });
+        PlanDocument::new(plans.collect())
     }
 
-    /// Returns the names of all families, of those that are edited, too.
-    fn names(&self) -> BTreeSet<FamilyName> {
-        let edited = self.edited.iter().flat_map(|edited| &edited.families);
-        self.estate.families.iter().chain(edited).map(|family| family.name.clone()).collect()
+    /// Returns the families as they are planned: those of the edit, and those that it leaves as
+    /// they are.
+    fn families(&self) -> Vec<&'a EstateFamily> {
+        let edited = self.edited.map(|edited| edited.families.as_slice()).unwrap_or_default();
+        let is_edited = |family: &&EstateFamily| edited.iter().any(|one| one.name == family.name);
+        let kept = self.estate.families.iter().filter(|family| !is_edited(family));
+        let mut families: Vec<&EstateFamily> = kept.chain(edited).collect();
+        families.sort_by(|a, b| a.name.cmp(&b.name));
+        families
     }
 
-    fn plan(&self, name: &FamilyName, assumed: &AssumedDigests) -> FamilyPlan {
-        let before = self.estate.family(name);
-        let after = self.edited.and_then(|edited| edited.family(name)).or(before);
-        let Some(after) = after else { return FamilyPlan::empty(name) };
-        let nothing = AssumedDigests::default();
-        let run = match before {
-            Some(before) => {
-                let mut run = DryRun::new(before, &nothing, self.now);
-                if self.assumes_current(before, assumed) {
-                    run.make_current();
+    /// Returns what is known of the images of these families. If files record nothing, only a
+    /// change says what to plan, so that the families are current before it. Without a change, the
+    /// plan is that of the first builds.
+    fn imports<'s>(
+        &'s self,
+        families: Vec<&'s EstateFamily>,
+        has_change: bool,
+    ) -> EstateImports<'s> {
+        let known = self.estate.families.iter();
+        let current = known.filter(|family| has_change && family.images.is_empty());
+        let current = current.map(|family| family.name.clone()).collect();
+        EstateImports { families, current, scope: &self.scope, now: self.now }
+    }
+
+    /// Returns the reference of the upstream that a user names: of a family as it is planned, or
+    /// else as it is now.
+    fn reference(&self, name: &TargetName) -> anyhow::Result<String> {
+        let now = self.estate.families.iter().collect();
+        for families in [self.families(), now] {
+            let upstreams = families.iter().flat_map(|family| {
+                let upstreams = name.upstreams_of(family);
+                upstreams.map(|upstream| (&family.name, upstream.reference()))
+            });
+            let mut found: Vec<(&FamilyName, String)> = upstreams.collect();
+            found.dedup_by(|a, b| a.1 == b.1);
+            match found.as_slice() {
+                [] => {}
+                [(_, reference)] => return Ok(reference.clone()),
+                several => {
+                    let names = several.iter().map(|(family, _)| format!("{family}/{name}"));
+                    let names: Vec<String> = names.take(MAX_NAMED).collect();
+                    bail!("{name} may be {}; name the family, too", names.join(" or "))
                 }
-                run.with_spec(after, assumed)
             }
-            None => DryRun::new(after, assumed, self.now),
-        };
-        FamilyPlan::of(before, after, &run.run(), self.now)
-    }
-
-    /// Whether to plan from a current family: if files record nothing, only a change says what to
-    /// plan. Without a change, the plan is that of the first builds.
-    fn assumes_current(&self, before: &EstateFamily, assumed: &AssumedDigests) -> bool {
-        let has_change = self.edited.is_some() || !assumed.upstreams.is_empty();
-        before.images.is_empty() && has_change
+        }
+        // Says which names are similar, or that it is an image.
+        name.find(self.estate)?;
+        bail!("{name} is an image; name an upstream")
     }
 }
+
+impl PlannedFamily<'_> {
+    /// Plans the family, unless it is planned already.
+    fn run(&mut self, now: Timestamp) {
+        if self.end.is_some() {
+            return;
+        }
+        let run = match self.before {
+            Some(before) => {
+                let mut run = DryRun::new(before, &self.first, now);
+                if self.is_current {
+                    run.make_current();
+                }
+                run.with_spec(self.after, &self.assumed)
+            }
+            None => DryRun::new(self.after, &self.assumed, now),
+        };
+        self.end = Some(run.run());
+    }
+}
+
+/// Sets what the families make of the images that others are built on, and drops the plans that are
+/// no longer right. Returns whether there are any.
+fn follow_imports(families: &mut [PlannedFamily<'_>]) -> bool {
+    let planned = families.iter().filter_map(|family| {
+        Some((family.after.name.clone(), (family.after, family.end.as_ref()?)))
+    });
+    let planned = planned.collect();
+    let imports: Vec<_> = families
+        .iter()
+        .map(|family| {
+            let mut imports = family.assumed.imports.clone();
+            set_planned(&mut imports, &planned);
+            imports
+        })
+        .collect();
+    let mut is_changed = false;
+    for (family, imports) in families.iter_mut().zip(imports) {
+        if family.assumed.imports != imports {
+            family.assumed.imports = imports;
+            family.end = None;
+            is_changed = true;
+        }
+    }
+    is_changed
+}
+
+#[cfg(test)]
+mod tests;

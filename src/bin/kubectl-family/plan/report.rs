@@ -1,6 +1,11 @@
 //! A plan as tables, as Markdown and as a document.
 
-use std::{collections::HashMap, fmt::Write as _, time::Duration};
+mod markdown;
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use schemars::JsonSchema;
@@ -8,9 +13,7 @@ use serde::Serialize;
 
 use groundswell::{
     api::{Cause, CauseType, ImageState, condition::shorten},
-    engine::{CascadeDecision, Decision, ImageDecision},
-    lineage::{ImageIndex, Parent, families::FamilyName},
-    terminal::printable,
+    lineage::{ImageIndex, Parent},
 };
 
 use crate::{
@@ -20,13 +23,16 @@ use crate::{
         colours,
         table::{self, one_line, styled},
     },
-    plan::{changes::changed_fields, dry_run::DryRunEnd},
+    plan::{
+        changes::{changed_family_fields, changed_fields},
+        dry_run::{AssumedDigests, DryBuild, DryRunEnd},
+        gates::waiting_candidates,
+        imports::image_of,
+    },
 };
 
 /// Maximum number of characters of a cause.
 const MAX_CAUSE: usize = 200;
-/// Maximum number of rows of a table in Markdown: a comment has at most 65,536 characters.
-const MAX_MARKDOWN_ROWS: usize = 200;
 
 /// What the controller would do.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
@@ -45,250 +51,266 @@ pub struct FamilyPlan {
     name: String,
     /// What changes first: upstreams, sources, specs or requests.
     causes: Vec<String>,
-    /// The images that the next cascade builds, parents first, or whose builds a running cascade
-    /// starts now.
+    /// The images that are built, in the order in which their builds start, until nothing changes
+    /// by itself any more. Every build is assumed to succeed at once.
     builds: Vec<PlannedImage>,
-    /// Seconds until the cascade starts, because gates are closed. 0 if it starts at once; not set
-    /// if there is none.
+    /// Seconds until the first build starts, because gates are closed. 0 if it starts at once; not
+    /// set if there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     starts_in_seconds: Option<u64>,
-    /// What keeps the cascade from starting now. Not set if nothing does.
+    /// What keeps builds from starting now. Not set if nothing does.
     #[serde(skip_serializing_if = "Option::is_none")]
     waits_for: Option<String>,
-    /// The images that are not current and that the cascade does not build: running, failed,
-    /// blocked or held ones.
+    /// The date up to which the plan goes, if something waits for a later one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    planned_until: Option<String>,
+    /// The images that are not current and that are not built: running, failed, blocked or held
+    /// ones.
     others: Vec<PlannedImage>,
+    /// Images of families that are not part of the input. They are assumed to exist and to stay as
+    /// they are.
+    assumed_imports: Vec<String>,
     /// Names of images that another manifest adds.
     added: Vec<String>,
     /// Names of images that another manifest removes. Their builds stay in the registry.
     removed: Vec<String>,
     /// Images that another manifest changes without a build, and the changed fields.
     unbuilt_changes: Vec<String>,
+    /// The fields of the family itself that another manifest changes: upstreams, policy, exports
+    /// and so on.
+    family_changes: Vec<String>,
 }
 
 /// An image of a plan.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
 struct PlannedImage {
     /// Name of the image.
     image: String,
     /// Level of the image in its family.
     level: usize,
-    /// State of the image when the cascade starts.
-    state: &'static str,
+    /// State of an image that is not built.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<&'static str>,
+    /// Seconds until the build starts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    starts_in_seconds: Option<u64>,
+    /// Images of other families that are built before this one.
+    waits_for: Vec<String>,
     /// Why the image is built, or what its state means.
     why: String,
 }
 
+/// A family that is planned.
+#[derive(Clone, Copy)]
+pub struct Planned<'a> {
+    /// The family before the change, if it exists.
+    pub before: Option<&'a EstateFamily>,
+    /// The family.
+    pub after: &'a EstateFamily,
+    /// What is assumed of what it is built on.
+    pub assumed: &'a AssumedDigests,
+    /// The end of its dry run.
+    pub end: &'a DryRunEnd,
+}
+
 impl FamilyPlan {
-    /// Creates the plan of a family that does not exist.
-    pub fn empty(name: &FamilyName) -> Self {
-        Self {
-            namespace: name.namespace.clone(),
-            name: name.name.clone(),
-            causes: Vec::new(),
-            builds: Vec::new(),
-            starts_in_seconds: None,
-            waits_for: None,
-            others: Vec::new(),
+    /// Creates the plan of a family from the end of a dry run that has begun `now`.
+    pub fn of(planned: Planned<'_>, assumed_imports: Vec<String>, now: Timestamp) -> Self {
+        let Planned { before, after, end, .. } = planned;
+        let builds: Vec<PlannedImage> =
+            planned.builds().filter_map(|build| planned.built(build, now)).collect();
+        let mut plan = Self {
+            namespace: after.name.namespace.clone(),
+            name: after.name.name.clone(),
+            causes: end.causes.iter().map(describe).collect(),
+            starts_in_seconds: builds.first().and_then(|build| build.starts_in_seconds),
+            builds,
+            waits_for: planned.waits_for(),
+            planned_until: end.cut_at.map(|at| at.strftime("%Y-%m-%d").to_string()),
+            others: planned.others(),
+            assumed_imports,
             added: Vec::new(),
             removed: Vec::new(),
             unbuilt_changes: Vec::new(),
-        }
-    }
-
-    /// Creates the plan of a family from the end of a dry run that has begun `now`.
-    pub fn of(
-        before: Option<&EstateFamily>,
-        after: &EstateFamily,
-        end: &DryRunEnd,
-        now: Timestamp,
-    ) -> Self {
-        let mut plan = Self::empty(&after.name);
-        let mut levels: &[Vec<ImageIndex>] = &[];
-        if let CascadeDecision::Start { causes, levels: planned, .. } = &end.decision.cascade {
-            plan.causes = causes.iter().map(describe).collect();
-            let wait = end.at.duration_since(now).as_secs();
-            plan.starts_in_seconds = Some(u64::try_from(wait).unwrap_or(0));
-            plan.waits_for = (wait > 0).then(|| waiting_message(end));
-            levels = planned;
-        } else {
-            plan.waits_for = closed_gate(after, end);
-        }
-        let mut is_built = vec![false; after.family.spec.images.len()];
-        let started = end.first.builds().map(|build| build.image);
-        let mut starts: Vec<ImageIndex> = levels.iter().flatten().copied().chain(started).collect();
-        starts.sort_by_key(|index| (after.blueprint.lineage.level(*index), *index));
-        starts.dedup();
-        for index in &starts {
-            if let Some(is_built) = is_built.get_mut(index.position()) {
-                *is_built = true;
-            }
-        }
-        for index in &starts {
-            plan.builds.extend(planned(after, *index, end, &Role::Built { with: &is_built }));
-        }
-        for (index, decided) in ImageIndex::enumerate(&end.decision.images) {
-            let is_other = is_built.get(index.position()) == Some(&false);
-            if is_other && decided.state != ImageState::Current {
-                plan.others.extend(planned(after, index, end, &Role::Other));
-            }
-        }
+            family_changes: Vec::new(),
+        };
         if let Some(before) = before {
-            plan.compare(before, after, &is_built);
+            plan.compare(before, planned);
         }
         plan
     }
 
     /// Adds what differs between two manifests.
-    fn compare(&mut self, before: &EstateFamily, after: &EstateFamily, is_built: &[bool]) {
-        let old: HashMap<&str, _> =
-            before.family.spec.images.iter().map(|image| (image.name.as_str(), image)).collect();
-        for (image, is_built) in after.family.spec.images.iter().zip(is_built) {
-            let Some(known) = old.get(image.name.as_str()) else {
+    fn compare(&mut self, before: &EstateFamily, planned: Planned<'_>) {
+        let (old, new) = (&before.family.spec, &planned.after.family.spec);
+        let known: HashMap<&str, _> =
+            old.images.iter().map(|image| (image.name.as_str(), image)).collect();
+        for (index, image) in ImageIndex::enumerate(&new.images) {
+            let Some(known) = known.get(image.name.as_str()) else {
                 self.added.push(image.name.clone());
                 continue;
             };
-            let fields = changed_fields(known, image);
-            if !fields.is_empty() && !is_built {
+            let fields = changed_fields(*known, image);
+            if !fields.is_empty() && !planned.is_built(index) {
                 self.unbuilt_changes.push(format!("{}: {}", image.name, fields.join(", ")));
             }
         }
-        let is_kept = |name: &str| after.family.spec.images.iter().any(|image| image.name == name);
-        let names = before.family.spec.images.iter().map(|image| &image.name);
+        let is_kept = |name: &str| new.images.iter().any(|image| image.name == name);
+        let names = old.images.iter().map(|image| &image.name);
         self.removed.extend(names.filter(|name| !is_kept(name)).cloned());
-    }
-
-    /// Returns the images that are built, as imports name them.
-    pub fn rebuilt_imports(&self) -> impl Iterator<Item = String> {
-        let (namespace, name) = (&self.namespace, &self.name);
-        self.builds.iter().map(move |image| format!("{namespace}/{name}.{}", image.image))
+        self.family_changes = changed_family_fields(old, new);
     }
 
     fn levels(&self) -> usize {
-        let mut levels: Vec<usize> = self.builds.iter().map(|image| image.level).collect();
-        levels.dedup();
+        let levels: BTreeSet<usize> = self.builds.iter().map(|image| image.level).collect();
         levels.len()
     }
 
     fn headline(&self) -> String {
+        let (namespace, name) = (&self.namespace, &self.name);
         let (builds, levels) = (self.builds.len(), self.levels());
-        if builds == 0 {
-            return format!("{}/{}: nothing is built", self.namespace, self.name);
-        }
-        let start = match self.starts_in_seconds {
-            Some(0) | None => "now".into(),
-            Some(seconds) => format!("in {}", readable(Duration::from_secs(seconds))),
+        let start = match (self.starts_in_seconds, &self.planned_until) {
+            (None, Some(until)) => {
+                return format!("{namespace}/{name}: builds start later than {until}");
+            }
+            (None, None) => return format!("{namespace}/{name}: nothing is built"),
+            (Some(0), _) => "now".into(),
+            (Some(seconds), _) => format!("in {}", readable(Duration::from_secs(seconds))),
         };
+        let verb = if builds == 1 { "is" } else { "are" };
         format!(
-            "{}/{}: {builds} image{} on {levels} level{} are built, starting {start}",
-            self.namespace,
-            self.name,
+            "{namespace}/{name}: {builds} image{} on {levels} level{} {verb} built, starting \
+             {start}",
             plural(builds),
             plural(levels)
         )
     }
 
     fn facts(&self) -> Vec<(&'static str, String)> {
-        let mut facts = Vec::new();
+        let later = self.planned_until.as_ref().filter(|_| !self.builds.is_empty());
         let lists = [
             ("Because", self.causes.join("; ")),
             ("Waits for", self.waits_for.clone().unwrap_or_default()),
+            ("Builds later than", later.cloned().unwrap_or_default()),
             ("Added", self.added.join(", ")),
             ("Removed", self.removed.join(", ")),
             ("Changed without a build", self.unbuilt_changes.join("; ")),
+            ("Changed in the family", self.family_changes.join(", ")),
+            ("Assumed to stay as it is", self.assumed_imports.join(", ")),
         ];
-        facts.extend(lists.into_iter().filter(|(_, text)| !text.is_empty()));
-        facts
+        lists.into_iter().filter(|(_, text)| !text.is_empty()).collect()
+    }
+
+    /// Returns the builds that start at the same time on the same level.
+    fn steps(&self) -> Vec<Vec<&PlannedImage>> {
+        let key = |image: &PlannedImage| (image.starts_in_seconds, image.level);
+        let builds: Vec<&PlannedImage> = self.builds.iter().collect();
+        builds.chunk_by(|a, b| key(a) == key(b)).map(<[_]>::to_vec).collect()
     }
 }
 
-/// Which part of a plan an image belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Role<'a> {
-    /// The cascade builds it, with these images.
-    Built { with: &'a [bool] },
-    /// The cascade does not build it.
-    Other,
-}
+impl Planned<'_> {
+    /// Returns the builds in the order in which they start, those of the same moment by level.
+    fn builds(&self) -> impl Iterator<Item = &DryBuild> {
+        let mut builds: Vec<&DryBuild> = self.end.builds.iter().collect();
+        let lineage = &self.after.blueprint.lineage;
+        builds.sort_by_key(|build| (build.at, lineage.level(build.image), build.image));
+        builds.into_iter()
+    }
 
-fn planned(
-    family: &EstateFamily,
-    index: ImageIndex,
-    end: &DryRunEnd,
-    role: &Role<'_>,
-) -> Option<PlannedImage> {
-    let image = family.family.spec.images.get(index.position())?;
-    let decided = end.decision.images.get(index.position())?;
-    Some(PlannedImage {
-        image: image.name.clone(),
-        level: family.blueprint.lineage.level(index),
-        state: decided.state.as_str(),
-        why: match role {
-            Role::Built { with } => {
-                let moved = match &end.decision.cascade {
-                    CascadeDecision::Start { causes, .. } => causes.as_slice(),
-                    _ => &[],
-                };
-                cause_of(family, index, decided, with, moved)
+    fn is_built(&self, image: ImageIndex) -> bool {
+        self.end.builds.iter().any(|build| build.image == image)
+    }
+
+    fn built(&self, build: &DryBuild, now: Timestamp) -> Option<PlannedImage> {
+        let image = self.after.family.spec.images.get(build.image.position())?;
+        let wait = build.at.duration_since(now).as_secs();
+        Some(PlannedImage {
+            image: image.name.clone(),
+            level: self.after.blueprint.lineage.level(build.image),
+            state: None,
+            starts_in_seconds: Some(u64::try_from(wait).unwrap_or(0)),
+            waits_for: self.built_imports(build.image),
+            why: self.why(build),
+        })
+    }
+
+    /// Returns the images of other families that are built before an image.
+    fn built_imports(&self, image: ImageIndex) -> Vec<String> {
+        let lineage = &self.after.blueprint.lineage;
+        let imports = lineage.parents(image).iter().filter_map(|parent| match parent {
+            Parent::Import(import) => lineage.imports().get(import.position()),
+            Parent::Image(_) | Parent::Upstream(_) => None,
+        });
+        let names = imports.map(|import| image_of(&self.after.name, import));
+        let built = names.filter(|name| {
+            self.assumed.imports.get(name).is_some_and(|known| known.rebuilt_at().is_some())
+        });
+        built.map(|name| name.to_string()).collect()
+    }
+
+    /// Says why an image is built: its own causes, or the parents that are built before it.
+    fn why(&self, build: &DryBuild) -> String {
+        let images = &self.after.family.spec.images;
+        let is_built = |name: &str| {
+            images.iter().position(|image| image.name == name).is_some_and(|position| {
+                self.end.builds.iter().any(|build| build.image.position() == position)
+            })
+        };
+        let direct = build.causes.iter().filter(|cause| cause.via.is_empty());
+        let reasons = direct.map(|cause| match cause.type_ {
+            CauseType::Parent if is_built(&cause.name) => format!("after {}", cause.name),
+            _ => describe(cause),
+        });
+        let mut reasons: Vec<String> = reasons.collect();
+        reasons.dedup();
+        if reasons.is_empty() {
+            return "an input changes".into();
+        }
+        shorten(&reasons.join("; "), MAX_CAUSE)
+    }
+
+    /// Returns what keeps builds from starting: the gates that open before the first one, and those
+    /// that are closed at the end.
+    fn waits_for(&self) -> Option<String> {
+        let Self { after, assumed, end, .. } = *self;
+        let first = end.builds.first();
+        let opened =
+            end.opened.iter().filter(|opened| first.is_some_and(|one| opened.at <= one.at));
+        let mut gates: Vec<String> =
+            opened.flat_map(|opened| opened.gates.iter().cloned()).collect();
+        if end.last.pending.is_some() && after.family.spec.suspend {
+            gates.push("spec.suspend is set".into());
+        }
+        for gate in waiting_candidates(after, assumed, &end.last) {
+            if !gates.contains(&gate) {
+                gates.push(gate);
             }
-            Role::Other => shorten(&decided.message.to_string(), MAX_CAUSE),
-        },
-    })
-}
-
-/// Says why an image is built: its own causes, or the parents that are built before it.
-fn cause_of(
-    family: &EstateFamily,
-    index: ImageIndex,
-    decided: &ImageDecision,
-    built: &[bool],
-    moved: &[Cause],
-) -> String {
-    let causes: Vec<String> = decided.causes.iter().map(describe).collect();
-    if !causes.is_empty() {
-        return shorten(&causes.join("; "), MAX_CAUSE);
+        }
+        (!gates.is_empty()).then(|| gates.join("; "))
     }
-    let spec = &family.family.spec;
-    let parents = family.blueprint.lineage.parents(index).iter();
-    let reasons = parents.filter_map(|parent| match parent {
-        Parent::Image(parent) if built.get(parent.position()) == Some(&true) => {
-            Some(format!("after {}", spec.images.get(parent.position())?.name))
-        }
-        Parent::Upstream(upstream) => {
-            let name = &spec.upstreams.get(upstream.position())?.name;
-            let is_moved =
-                |cause: &&Cause| cause.type_ == CauseType::Upstream && cause.name == *name;
-            moved.iter().find(is_moved).map(describe)
-        }
-        Parent::Image(_) | Parent::Import(_) => None,
-    });
-    let reasons: Vec<String> = reasons.collect();
-    if reasons.is_empty() { "an input changes".into() } else { reasons.join("; ") }
-}
 
-/// Returns why upstreams use no newer digest.
-fn unadopted(decision: &Decision) -> Option<String> {
-    let upstreams = decision.upstreams.iter();
-    let messages = upstreams.filter_map(|upstream| {
-        let message = upstream.message.as_ref().filter(|_| upstream.candidate.is_some())?;
-        Some(format!("{}: {message}", upstream.name))
-    });
-    let messages: Vec<String> = messages.collect();
-    (!messages.is_empty()).then(|| messages.join("; "))
-}
-
-/// Returns what keeps a cascade from starting that no time opens.
-fn closed_gate(family: &EstateFamily, end: &DryRunEnd) -> Option<String> {
-    let is_pending = end.decision.pending.is_some();
-    let suspended = family.family.spec.suspend && is_pending;
-    suspended.then(|| "spec.suspend is set".into()).or_else(|| unadopted(&end.decision))
-}
-
-/// Returns what keeps a cascade from starting at the first moment.
-fn waiting_message(end: &DryRunEnd) -> String {
-    let is_closed = end.first.window.as_ref().is_some_and(|window| !window.open);
-    let gate = if is_closed { "a window" } else { "the quiet time" };
-    unadopted(&end.first).unwrap_or_else(|| gate.into())
+    /// Returns the images that are not built and not current: now, or at the end.
+    fn others(&self) -> Vec<PlannedImage> {
+        let images = ImageIndex::enumerate(&self.after.family.spec.images);
+        let others = images.filter(|(index, _)| !self.is_built(*index));
+        let others = others.filter_map(|(index, image)| {
+            let decided = [&self.end.last, &self.end.first]
+                .into_iter()
+                .filter_map(|decision| decision.images.get(index.position()))
+                .find(|decided| decided.state != ImageState::Current)?;
+            Some(PlannedImage {
+                image: image.name.clone(),
+                level: self.after.blueprint.lineage.level(index),
+                state: Some(decided.state.as_str()),
+                starts_in_seconds: None,
+                waits_for: Vec::new(),
+                why: shorten(&decided.message.to_string(), MAX_CAUSE),
+            })
+        });
+        others.collect()
+    }
 }
 
 /// Says what a cause is.
@@ -319,19 +341,19 @@ impl PlanDocument {
                 let line = format!("  {name}: {}", one_line(&value));
                 text = text + &shorten(&line, width.map_or(usize::MAX, usize::from)) + "\n";
             }
-            let mut levels: Vec<(usize, Vec<&str>)> = Vec::new();
-            for image in &family.builds {
-                match levels.last_mut().filter(|(level, _)| *level == image.level) {
-                    Some((_, names)) => names.push(&image.image),
-                    None => levels.push((image.level, vec![&image.image])),
-                }
-            }
-            let rows = levels.into_iter().map(|(level, names)| {
-                vec![level.into(), names.len().into(), names.join(", ").into()]
-            });
+            let steps = family.steps();
+            let starts: BTreeSet<_> =
+                steps.iter().flatten().map(|one| one.starts_in_seconds).collect();
+            let has_starts = starts.len() > 1;
+            let rows = steps.into_iter().map(|step| step_row(&step, has_starts));
             let rows: Vec<_> = rows.collect();
             if !rows.is_empty() {
-                text = text + "\n" + &table::render(&["LEVEL", "IMAGES", "NAMES"], rows, width);
+                let header: &[&str] = if has_starts {
+                    &["STARTS", "LEVEL", "IMAGES", "NAMES"]
+                } else {
+                    &["LEVEL", "IMAGES", "NAMES"]
+                };
+                text = text + "\n" + &table::render(header, rows, width);
             }
             if !family.others.is_empty() {
                 let rows = family.others.iter().map(other_row).collect();
@@ -357,14 +379,15 @@ impl PlanDocument {
                 ]);
             }
             for image in &family.others {
-                let state = ImageState::ALL.into_iter().find(|state| state.as_str() == image.state);
+                let state =
+                    ImageState::ALL.into_iter().find(|state| Some(state.as_str()) == image.state);
                 rows.push(vec![
                     format!("{}/{}", family.namespace, family.name).into(),
                     image.level.into(),
                     (&image.image).into(),
                     state.map_or_else(
-                        || image.state.into(),
-                        |state| styled(image.state, colours::of_state(state)),
+                        || image.action().into(),
+                        |state| styled(image.action(), colours::of_state(state)),
                     ),
                     (&image.why).into(),
                 ]);
@@ -377,68 +400,41 @@ impl PlanDocument {
     pub fn names(&self) -> String {
         let families = self.families.iter();
         let names = families.flat_map(|family| {
-            family.builds.iter().map(|image| format!("{}/{}\n", family.name, image.image))
+            let (namespace, name) = (&family.namespace, &family.name);
+            family
+                .builds
+                .iter()
+                .map(move |image| one_line(&format!("{namespace}/{name}/{}", image.image)) + "\n")
         });
         names.collect()
     }
 
-    /// Renders a comment for a pull request.
+    /// Renders a comment for a pull request, of at most [`MAX_COMMENT`] bytes.
     pub fn markdown(&self) -> String {
-        let total: usize = self.families.iter().map(|family| family.builds.len()).sum();
-        let mut text = format!("### Rebuild plan: {total} image{}\n", plural(total));
-        for family in &self.families {
-            // Writing to a String never fails.
-            _ = write!(text, "\n**{}**\n", markdown_text(&family.headline()));
-            for (name, value) in family.facts() {
-                _ = write!(text, "\n- {name}: {}", markdown_text(&value));
-            }
-            if !family.facts().is_empty() {
-                text.push('\n');
-            }
-            let images = family.builds.iter().chain(&family.others);
-            let count = family.builds.len() + family.others.len();
-            if count == 0 {
-                continue;
-            }
-            _ = write!(
-                text,
-                "\n<details><summary>{count} image{}</summary>\n\n\
-                 | level | image | why |\n|---|---|---|\n",
-                plural(count)
-            );
-            for image in images.take(MAX_MARKDOWN_ROWS) {
-                let (name, why) = (markdown_text(&image.image), markdown_text(&image.why));
-                _ = writeln!(text, "| {} | {name} | {why} |", image.level);
-            }
-            if let Some(more) = count.checked_sub(MAX_MARKDOWN_ROWS).filter(|more| *more > 0) {
-                _ = writeln!(text, "| | … {more} more | |");
-            }
-            text.push_str("\n</details>\n");
-        }
-        text
+        markdown::comment(&self.families)
     }
+}
+
+impl PlannedImage {
+    /// Returns what happens to the image: a build, or its state.
+    fn action(&self) -> &'static str {
+        self.state.unwrap_or("build")
+    }
+}
+
+fn step_row(step: &[&PlannedImage], has_starts: bool) -> Vec<table::StyledText> {
+    let level = step.first().map_or(0, |image| image.level);
+    let names: Vec<&str> = step.iter().map(|image| image.image.as_str()).collect();
+    let row = vec![level.into(), names.len().into(), names.join(", ").into()];
+    let seconds = step.first().and_then(|image| image.starts_in_seconds);
+    let start = match seconds {
+        _ if !has_starts => return row,
+        Some(0) | None => "now".into(),
+        Some(seconds) => format!("in {}", readable(Duration::from_secs(seconds))),
+    };
+    std::iter::once(start.into()).chain(row).collect()
 }
 
 fn other_row(image: &PlannedImage) -> Vec<table::StyledText> {
-    vec![image.level.into(), (&image.image).into(), image.state.into(), (&image.why).into()]
+    vec![image.level.into(), (&image.image).into(), image.action().into(), (&image.why).into()]
 }
-
-/// Returns a text that is shown as it is in a table of a Markdown document.
-fn markdown_text(text: &str) -> String {
-    let mut escaped = String::new();
-    for character in one_line(&printable(text)).chars() {
-        match character {
-            '|' | '*' | '_' | '`' | '[' | ']' | '<' | '>' | '\\' | '#' | '@' | '~' => {
-                escaped.push('\\');
-                escaped.push(character);
-            }
-            '&' => escaped.push_str("&amp;"),
-            other => escaped.push(other),
-        }
-    }
-    escaped
-}
-
-#[cfg(test)]
-#[path = "report_tests.rs"]
-mod tests;
