@@ -211,9 +211,9 @@ impl<'a> Planner<'a> {
     /// Returns the plan of every family. Families that are built on other families are planned
     /// again until nothing more follows from the plans of those.
     fn document(&self, upstreams: &BTreeMap<String, String>) -> PlanDocument {
-        let has_change = self.edited.is_some() || !upstreams.is_empty();
-        let before = self.imports(self.estate.families.iter().collect(), has_change);
-        let after = self.imports(self.families(), has_change);
+        let current = self.assumed_current(upstreams);
+        let before = self.imports(self.estate.families.iter().collect(), current.clone());
+        let after = self.imports(self.families(), current);
         let families = after.families.iter().map(|family| {
             let known = self.estate.family(&family.name);
             let first = known.map(|known| before.of(known)).unwrap_or_default();
@@ -257,17 +257,23 @@ impl<'a> Planner<'a> {
         families
     }
 
-    /// Returns what is known of the images of these families. If files record nothing, only a
-    /// change says what to plan, so that the families are current before it. Without a change, the
-    /// plan is that of the first builds.
+    /// Returns the families that are assumed to be current. If files record nothing, only a change
+    /// says what to plan, so that the families are current before it. Without a change, the plan is
+    /// that of the first builds.
+    fn assumed_current(&self, moved: &BTreeMap<String, String>) -> Vec<FamilyName> {
+        if self.edited.is_none() && moved.is_empty() {
+            return Vec::new();
+        }
+        let unrecorded = self.estate.families.iter().filter(|family| family.images.is_empty());
+        unrecorded.map(|family| family.name.clone()).collect()
+    }
+
+    /// Returns what is known of the images of these families.
     fn imports<'s>(
         &'s self,
         families: Vec<&'s EstateFamily>,
-        has_change: bool,
+        current: Vec<FamilyName>,
     ) -> EstateImports<'s> {
-        let known = self.estate.families.iter();
-        let current = known.filter(|family| has_change && family.images.is_empty());
-        let current = current.map(|family| family.name.clone()).collect();
         EstateImports { families, current, scope: &self.scope, now: self.now }
     }
 

@@ -345,8 +345,8 @@ impl PlanDocument {
             let starts: BTreeSet<_> =
                 steps.iter().flatten().map(|one| one.starts_in_seconds).collect();
             let has_starts = starts.len() > 1;
-            let rows = steps.into_iter().map(|step| step_row(&step, has_starts));
-            let rows: Vec<_> = rows.collect();
+            let row = if has_starts { step_row_with_start } else { step_row };
+            let rows: Vec<_> = steps.iter().map(|step| row(step)).collect();
             if !rows.is_empty() {
                 let header: &[&str] = if has_starts {
                     &["STARTS", "LEVEL", "IMAGES", "NAMES"]
@@ -422,17 +422,18 @@ impl PlannedImage {
     }
 }
 
-fn step_row(step: &[&PlannedImage], has_starts: bool) -> Vec<table::StyledText> {
+fn step_row(step: &[&PlannedImage]) -> Vec<table::StyledText> {
     let level = step.first().map_or(0, |image| image.level);
     let names: Vec<&str> = step.iter().map(|image| image.image.as_str()).collect();
-    let row = vec![level.into(), names.len().into(), names.join(", ").into()];
-    let seconds = step.first().and_then(|image| image.starts_in_seconds);
-    let start = match seconds {
-        _ if !has_starts => return row,
+    vec![level.into(), names.len().into(), names.join(", ").into()]
+}
+
+fn step_row_with_start(step: &[&PlannedImage]) -> Vec<table::StyledText> {
+    let start = match step.first().and_then(|image| image.starts_in_seconds) {
         Some(0) | None => "now".into(),
         Some(seconds) => format!("in {}", readable(Duration::from_secs(seconds))),
     };
-    std::iter::once(start.into()).chain(row).collect()
+    std::iter::once(start.into()).chain(step_row(step)).collect()
 }
 
 fn other_row(image: &PlannedImage) -> Vec<table::StyledText> {

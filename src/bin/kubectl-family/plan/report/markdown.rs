@@ -48,7 +48,7 @@ fn section(family: &FamilyPlan) -> String {
     text
 }
 
-/// Renders the table of a family's images, of at most so many bytes.
+/// Renders the table of a family's images, of at most `max_bytes` bytes.
 fn images(family: &FamilyPlan, max_bytes: usize) -> String {
     let (built, others) = (family.builds.len(), family.others.len());
     let count = built + others;
