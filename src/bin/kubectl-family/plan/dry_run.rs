@@ -281,7 +281,9 @@ impl<'a> DryRun<'a> {
     /// Returns when something happens next, if something waits for a time.
     fn next_event(&self, decision: &Decision) -> Option<Timestamp> {
         let imports = self.assumed.imports.values();
-        let built = imports.filter_map(|import| import.rebuilt_at()).filter(|at| *at > self.now);
+        let built = imports
+            .filter_map(super::imports::AssumedImport::rebuilt_at)
+            .filter(|at| *at > self.now);
         let wake_at = decision.wake_at.filter(|_| waits_for_time(self.family, decision));
         built.chain(wake_at).min()
     }

@@ -151,7 +151,7 @@ impl FamilyPlan {
                 self.added.push(image.name.clone());
                 continue;
             };
-            let fields = changed_fields(*known, image);
+            let fields = changed_fields(known, image);
             if !fields.is_empty() && !planned.is_built(index) {
                 self.unbuilt_changes.push(format!("{}: {}", image.name, fields.join(", ")));
             }
