@@ -18,6 +18,6 @@ mod runs;
 mod why;
 
 /// It is that of the unit tests, which use all of it.
-#[allow(dead_code)]
+#[allow(dead_code, reason = "the unit tests use the rest")]
 #[path = "../../src/bin/kubectl-family/registry_images/test_registry.rs"]
 mod test_registry;
