@@ -10,6 +10,7 @@ pub mod build_strategy;
 pub mod cascade;
 pub mod condition;
 pub mod credential;
+pub mod dns_label;
 pub mod duration;
 pub mod family_request;
 pub mod family_status;

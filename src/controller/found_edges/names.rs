@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use sha2::{Digest, Sha256};
 
-use crate::controller::found_edges::parents::FollowedTag;
+use crate::{api::dns_label::to_label, controller::found_edges::parents::FollowedTag};
 
 /// Maximum length of a name.
 const MAX_NAME: usize = 63;
@@ -42,20 +42,6 @@ fn with_hash(name: &str, followed: &FollowedTag) -> String {
     let name: String = name.chars().take(MAX_NAME - HASH_LENGTH - 1).collect();
     let name = name.trim_end_matches('-');
     if name.is_empty() { format!("upstream-{hash}") } else { format!("{name}-{hash}") }
-}
-
-/// Returns a text as a DNS label, which may be too long.
-fn to_label(text: &str) -> String {
-    let mut label = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_ascii_alphanumeric() {
-            label.push(c.to_ascii_lowercase());
-        } else if !label.is_empty() && !label.ends_with('-') {
-            label.push('-');
-        }
-    }
-    label.truncate(label.trim_end_matches('-').len());
-    label
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use groundswell::{
-    api::{Edge, EdgeSource, FamilyRef, GitSource, Image, Source},
+    api::{Edge, EdgeSource, FamilyRef, GitSource, Image, Source, dns_label::to_label},
     registry::Reference,
 };
 
@@ -210,7 +210,7 @@ pub fn name_upstreams(family: &mut PlainFamily) -> BTreeMap<String, String> {
         let Some(reference) = edge.upstream.clone() else { continue };
         let name = names.entry(reference.clone()).or_insert_with(|| {
             let familiar = reference.parse().map_or(reference.clone(), |r: Reference| r.familiar());
-            let mut name = super::mapping::to_label(&familiar);
+            let mut name = to_label(&familiar);
             name.truncate(MAX_UPSTREAM_NAME);
             name.truncate(name.trim_end_matches('-').len());
             while !taken.insert(name.clone()) {

@@ -4,12 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use groundswell::{
-    api::{Image, ImageFamilySpec},
+    api::{Image, ImageFamilySpec, dns_label::to_label},
     engine::expansion::expand,
 };
 use serde_json::Value;
 
-use crate::import::{mapping::to_label, names::is_version};
+use crate::import::names::is_version;
 
 /// The key of the matrix.
 const KEY: &str = "version";

@@ -4,12 +4,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use groundswell::api::dns_label::to_label;
 use petgraph::unionfind::UnionFind;
 use sha2::{Digest as _, Sha256};
 
-use crate::import::{
-    analysis::ImportedImage, mapping::to_label, names::is_version, references::EdgeParent,
-};
+use crate::import::{analysis::ImportedImage, names::is_version, references::EdgeParent};
 
 /// Maximum number of images of a family.
 pub const MAX_IMAGES: usize = groundswell::engine::expansion::MAX_IMAGES;

@@ -112,20 +112,6 @@ pub fn is_label(text: &str, most: usize) -> bool {
         && !text.ends_with('-')
 }
 
-/// Returns a text as a DNS label, which may be too long or empty.
-pub fn to_label(text: &str) -> String {
-    let mut label = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_ascii_alphanumeric() {
-            label.push(c.to_ascii_lowercase());
-        } else if !label.is_empty() && !label.ends_with('-') {
-            label.push('-');
-        }
-    }
-    label.truncate(label.trim_end_matches('-').len());
-    label
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -168,7 +154,5 @@ mod tests {
     fn labels_are_recognized() {
         assert!(is_label("a-1", 63) && !is_label("A", 63) && !is_label("-a", 63));
         assert!(!is_label("", 63) && !is_label("aa", 1));
-        assert_eq!(to_label("My_App 3.12/"), "my-app-3-12");
-        assert_eq!(to_label("日本"), "");
     }
 }

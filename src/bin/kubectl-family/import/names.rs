@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use groundswell::api::dns_label::to_label;
+
 use crate::import::{
     definition::{BuildDefinition, DockerfileOrigin},
-    mapping::{is_label, to_label},
+    mapping::is_label,
 };
 
 /// Maximum length of the name of an image.
