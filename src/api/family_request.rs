@@ -62,12 +62,17 @@ const ONE_LINE: &str = r"^[^\x00-\x1f\x7f]*$";
     validation = Rule::new("!(self.action in ['Trigger', 'Retry', 'Cancel', 'Force']) || \
                             !has(self.upstream)")
         .message("this action applies to images: remove `upstream`"),
+    validation = Rule::new("self.action != 'Rollback' || has(self.image) && has(self.digest) && \
+                            has(self.reason) && !has(self.upstream)")
+        .message("Rollback needs `image`, `digest` and `reason`, and takes no `upstream`"),
     validation = Rule::new("!has(self.subtree) || !self.subtree || has(self.image) && \
-                            self.action in ['Trigger', 'Retry', 'Cancel', 'Force']")
-        .message("`subtree` needs `image`, and only Trigger, Retry, Cancel and Force take it"),
-    validation = Rule::new("!has(self.digest) || has(self.upstream) && \
-                            self.action in ['Hold', 'Approve']")
-        .message("only Approve and a Hold of an upstream take `digest`"),
+                            self.action in ['Trigger', 'Retry', 'Cancel', 'Force', 'Rollback']")
+        .message("`subtree` needs `image`, and Hold, Unhold and Approve do not take it"),
+    validation = Rule::new("!has(self.digest) || self.action == 'Rollback' || \
+                            has(self.upstream) && self.action in ['Hold', 'Approve']")
+        .message("only Approve, Rollback and a Hold of an upstream take `digest`"),
+    validation = Rule::new("!has(self.rollout) || !self.rollout || self.action == 'Rollback'")
+        .message("only Rollback takes `rollout`"),
     validation = Rule::new("!has(self.until) || self.action == 'Hold'")
         .message("only Hold takes `until`")
 )]
@@ -78,8 +83,9 @@ pub struct FamilyRequestSpec {
 
     /// What to do. `Trigger` starts stale builds now, `Retry` clears failures, `Cancel` stops
     /// builds, `Force` builds images even if they are current, `Hold` keeps an image or an upstream
-    /// at its digest for as long as this object exists, `Unhold` ends such holds, and `Approve`
-    /// approves the candidate of an upstream.
+    /// at its digest for as long as this object exists, `Unhold` ends such holds, `Approve`
+    /// approves the candidate of an upstream, and `Rollback` moves the floating tags of an image
+    /// to an earlier build and holds it there for as long as this object exists.
     pub action: ActionName,
 
     /// Image that the action applies to. `Trigger`, `Retry`, `Cancel` and `Force` apply to the
@@ -92,13 +98,19 @@ pub struct FamilyRequestSpec {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub subtree: bool,
 
+    /// Whether workloads go back as well. They otherwise stay as they are while a `Rollback` lasts.
+    /// Defaults to false.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rollout: bool,
+
     /// Upstream that `Hold`, `Unhold` or `Approve` applies to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63), regex(pattern = patterns::NAME))]
     pub upstream: Option<String>,
 
-    /// Digest that `Approve` approves, or that `Hold` holds an upstream at, as `sha256:` and 64
-    /// hexadecimal digits. A hold defaults to the digest in use.
+    /// Digest that `Approve` approves, that `Hold` holds an upstream at, or of the recorded build
+    /// that `Rollback` goes back to, as `sha256:` and 64 hexadecimal digits. A hold defaults to the
+    /// digest in use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 71), regex(pattern = "^sha256:[0-9a-f]{64}$"))]
     pub digest: Option<String>,
@@ -109,7 +121,8 @@ pub struct FamilyRequestSpec {
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub until: Option<Timestamp>,
 
-    /// Why the action is requested, for users. At most 256 characters in one line.
+    /// Why the action is requested, for users. At most 256 characters in one line. `Rollback`
+    /// needs it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256), regex(pattern = ONE_LINE))]
     pub reason: Option<String>,
@@ -126,8 +139,8 @@ pub struct FamilyRequestSpec {
 #[serde(rename_all = "camelCase", default)]
 pub struct FamilyRequestStatus {
     /// State of the request. Not set until the controller has read the request. `Waiting`: it was
-    /// read, and is carried out later; the message says what it waits for. `Active`: a hold or an
-    /// approval that has effect. `Done`: it was carried out, or its effect has ended. `Refused`: it
+    /// read, and is carried out later; the message says what it waits for. `Active`: a hold, a
+    /// rollback or an approval that has effect. `Done`: it was carried out, or its effect has ended. `Refused`: it
     /// was not carried out and will not be. `Superseded`: a later request has replaced it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state: Option<RequestState>,
@@ -156,6 +169,27 @@ pub struct FamilyRequestStatus {
     /// family gives it another name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reference: Option<String>,
+
+    /// Images that are rolled back, and the builds that they are held at, so that the rollback
+    /// survives the loss of every other status. At most 1000 entries.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1000), extend("x-kubernetes-list-type" = "atomic"))]
+    pub rollbacks: Vec<RolledBackImage>,
+}
+
+/// An image that a `Rollback` holds at an earlier build.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(default)]
+pub struct RolledBackImage {
+    /// Name of the image.
+    pub image: String,
+
+    /// Digest that its floating tags point to.
+    pub digest: String,
+
+    /// Number of the build that has produced the digest. Not set for a digest that was adopted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub build: Option<i64>,
 }
 
 /// State of a request.
@@ -163,7 +197,7 @@ pub struct FamilyRequestStatus {
 pub enum RequestState {
     /// The request was read, and is carried out later.
     Waiting,
-    /// A hold or an approval that has effect.
+    /// A hold, a rollback or an approval that has effect.
     Active,
     /// The request was carried out, or its effect has ended.
     Done,
@@ -222,6 +256,7 @@ impl FamilyRequestStatus {
             images: self.images,
             digest: self.digest.clone(),
             reference: self.reference.clone(),
+            rollbacks: self.rollbacks.clone(),
         }
     }
 }

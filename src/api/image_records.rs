@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::api::{Cause, Duration, condition::Reason};
+use crate::api::{Cause, Duration, ParentDigest, condition::Reason};
 
 /// Maximum length of [`CheckRecord::message`] in characters.
 pub const MAX_CHECK_MESSAGE: usize = 512;
@@ -215,4 +215,23 @@ pub struct BuildRecord {
     /// digest.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub spared: bool,
+    /// Parents that the build was made from, in the order of `from`. A rollback of a subtree finds
+    /// by them the build that belongs to an earlier build of a parent. At most 32 entries.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "atomic"))]
+    pub parents: Vec<ParentDigest>,
+}
+
+/// The earlier build that an image is rolled back to.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(default)]
+pub struct RollbackRecord {
+    /// Digest of the build. Floating tags point to it, and builds of other images use it.
+    pub digest: String,
+    /// Number of the build. Not set for a digest that was adopted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub build: Option<i64>,
+    /// Whether workloads go back as well. They otherwise stay as they are.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub rollout: bool,
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::{
     AdoptedDigest, AdoptionRecord, BuildRecord, Cause, CheckRecord, EdgeUse, FailureRecord,
-    ManualHold, RolloutRecord, condition::Reason,
+    ManualHold, RollbackRecord, RolloutRecord, condition::Reason,
 };
 
 /// Maximum number of entries of [`ManagedImageStatus::history`], whatever `spec.history.builds`
@@ -217,6 +217,11 @@ pub struct ManagedImageStatus {
     /// Hold that a `FamilyRequest` has set. It lasts as long as that object is `Active`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hold: Option<ManualHold>,
+
+    /// Earlier build that a `FamilyRequest` has rolled the image back to. `hold` says who, why and
+    /// since when.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rollback: Option<RollbackRecord>,
 
     /// Time and name of the last request that rebuilds the image although its inputs are unchanged.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -35,7 +35,9 @@ pub use cascade::{
 };
 pub use credential::{CredentialUse, RegistryCredential};
 pub use duration::Duration;
-pub use family_request::{FamilyRequest, FamilyRequestSpec, FamilyRequestStatus, RequestState};
+pub use family_request::{
+    FamilyRequest, FamilyRequestSpec, FamilyRequestStatus, RequestState, RolledBackImage,
+};
 pub use family_status::{
     AdoptedDigest, ApprovalRecord, Attention, BreakerStatus, CandidateDigest, ImageCounts,
     ImageFamilyStatus, ManualHold, Pending, PlatformDigest, RunningCascade, TagContent,
@@ -46,8 +48,8 @@ pub use image_family::{
     Export, History, ImageFamily, ImageFamilySpec, LeftOutImage, LocalName, StrategyRef,
 };
 pub use image_records::{
-    BuildFailure, BuildRecord, CheckRecord, CheckState, FailureClass, FailureRecord, RolloutRecord,
-    RolloutState,
+    BuildFailure, BuildRecord, CheckRecord, CheckState, FailureClass, FailureRecord,
+    RollbackRecord, RolloutRecord, RolloutState,
 };
 pub use managed_image::{
     FoundEdge, ImageState, Inputs, LabelRecord, ManagedImage, ManagedImageSpec, ManagedImageStatus,

@@ -24,7 +24,8 @@ use crate::{
         tag_owners::ClaimProblems,
     },
     engine::{
-        Blueprint, LabelAnswer, Lookup, LookupResult, Observed, ObservedTag, Problem, RebuildMark,
+        Blueprint, DigestAnswer, LabelAnswer, Lookup, LookupResult, Observed, ObservedTag, Problem,
+        RebuildMark,
     },
     identity::{Fingerprint, ImageDigest},
     lineage::families::{SpecVersion, Survey},
@@ -84,6 +85,8 @@ pub struct ReconcileCache {
     pub record_schedule: RecordSchedule,
     /// The images under our own tags that are no builds of ours, by image.
     unrecorded: HashMap<String, ReportedImage>,
+    /// Whether the registry has the digests that images are to be rolled back to, by image.
+    pub rollback_targets: HashMap<String, DigestAnswer>,
     /// What the registry has answered about labels, by image.
     pub labels: HashMap<String, LabelAnswer>,
     /// What registries have answered about the images that checks run in.
@@ -296,6 +299,7 @@ impl ReconcileCache {
             self.deferred_jobs.clear();
             self.check_images.clear();
             self.labels.clear();
+            self.rollback_targets.clear();
             self.rebuild_marks.clear();
             self.record_schedule = RecordSchedule::default();
             self.forget_failed_tags();
@@ -385,6 +389,7 @@ impl ReconcileCache {
         self.lookups.0.retain(|image, _| wanted.contains(image.as_str()));
         self.tags.retain(|image, _| wanted.contains(image.as_str()));
         self.labels.retain(|image, _| wanted.contains(image.as_str()));
+        self.rollback_targets.retain(|image, _| wanted.contains(image.as_str()));
         self.rebuild_marks.retain(|image, _| wanted.contains(image.as_str()));
         self.build_records.retain(|image, _| wanted.contains(image.as_str()));
         self.record_schedule.retain_images(wanted);

@@ -51,6 +51,7 @@ pub fn decide(input: &DecideInput<'_>, now: Timestamp) -> Decision {
     // Checks also start without a cascade.
     effects.extend(admission::admit_starts(&context, &mut evaluation));
     effects.append(&mut evaluation.plan.effects);
+    effects.extend(request_effects.lookups.iter().cloned());
     effects.extend(jobs_to_stop(input).map(|job| Effect::Stop { job }));
     let outlived = outlived_jobs(input, &evaluation.images);
     if outlived.iter().any(|job| !job.is_recorded) {
@@ -81,6 +82,7 @@ pub fn decide(input: &DecideInput<'_>, now: Timestamp) -> Decision {
     let requests = request_effects.decisions(input, &view);
     let wake_at = [
         evaluation.plan.wake_at,
+        request_effects.ask_at,
         followed.wake_at,
         step.wake_at.take(),
         evaluation.next_hold_end,

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use crate::{
     api::{
         BreakerStatus, Cause, CheckRecord, FailureRecord, ImageState, Inputs, ManualHold, Pending,
-        RequestState, RunningBuild, UpstreamStatus, WindowStatus, condition::Reason,
+        RequestState, RollbackRecord, RolledBackImage, RunningBuild, UpstreamStatus, WindowStatus, condition::Reason,
     },
     engine::{
         Problem,
@@ -79,6 +79,8 @@ pub struct RequestDecision {
     pub digest: Option<String>,
     /// The image and tag of the upstream that it holds.
     pub reference: Option<String>,
+    /// The images that it holds at earlier builds.
+    pub rollbacks: Vec<RolledBackImage>,
 }
 
 /// What happens to the cascades of the family.
@@ -158,6 +160,8 @@ pub struct ImageDecision {
     pub promotion: PromotionTarget,
     /// The hold that a request has set.
     pub hold: Option<Box<ManualHold>>,
+    /// The earlier build that a request has rolled the image back to.
+    pub rollback: Option<Box<RollbackRecord>>,
     /// The nonce of the request that rebuilds the image from the same inputs.
     pub nonce: Option<String>,
 }
@@ -243,6 +247,13 @@ pub enum Effect {
         image: ImageIndex,
         /// The fingerprint of the inputs without the request.
         fingerprint: Fingerprint,
+        /// The digest.
+        digest: ImageDigest,
+    },
+    /// Asks the registry whether it has a digest that an image is to be rolled back to.
+    FindDigest {
+        /// The image.
+        image: ImageIndex,
         /// The digest.
         digest: ImageDigest,
     },
@@ -350,6 +361,7 @@ impl ImageDecision {
             checks: Vec::new(),
             promotion: PromotionTarget::None,
             hold: None,
+            rollback: None,
             nonce: None,
         }
     }

@@ -48,6 +48,7 @@ pub fn observed(builds: Vec<ObservedBuild>) -> ObservedImage<'static> {
         lookups: Vec::new(),
         rebuild_mark: None,
         labels: None,
+        rollback_target: None,
         foreign_tags: Arc::default(),
         tags: HashMap::new(),
     }

@@ -94,6 +94,7 @@ impl<'a, R: Records> ImportStates<'a, R> {
             repository: record.spec.repository.clone(),
             base_observed: status.base_observed,
             causes: status.causes.clone(),
+            rolled_back_to: status.rollback.as_ref().map(|earlier| (&earlier.digest).into()),
         })
     }
 
@@ -222,9 +223,12 @@ impl<'a, R: Records> ImportStates<'a, R> {
                 return upstream.is_some_and(eligible)
                     || adopted.is_some_and(|adopted| !adopted.content().names(&built_from.digest));
             }
-            let now = parent(name, edge)
-                .and_then(|parent| self.records.image(&parent)?.status.as_ref()?.digest.clone());
-            now.is_some_and(|now| now != built_from.digest)
+            let record = parent(name, edge).and_then(|parent| self.records.image(&parent));
+            let parent = record.as_ref().and_then(|record| record.status.as_ref());
+            // What a rolled back parent was before and is now makes no image stale.
+            let parent = parent.filter(|parent| parent.rollback.is_none());
+            let now = parent.and_then(|parent| parent.digest.as_ref());
+            now.is_some_and(|now| *now != built_from.digest)
         };
         image.from.len() != inputs.parents.len()
             || image.from.iter().zip(&inputs.parents).any(has_moved)

@@ -81,7 +81,7 @@ pub use decision::{
 };
 pub use input::{
     BuildAllowance, BuildOutcome, CheckOutcome, DecideInput, DeferredJob, DeferredWork,
-    EndedCascade, ExistingImage, FoundImage, ImportState, ImportedBuild, LabelAnswer, Lookup,
+    DigestAnswer, DigestResult, EndedCascade, ExistingImage, FoundImage, ImportState, ImportedBuild, LabelAnswer, Lookup,
     LookupResult, Observed, ObservedBuild, ObservedCascade, ObservedCheck, ObservedDigest,
     ObservedImage, ObservedImport, ObservedRequest, ObservedTag, ObservedUpstream, RebuildMark,
     VerifiedBuild,

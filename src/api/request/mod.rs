@@ -51,6 +51,15 @@ pub enum RequestedAction {
     },
     /// Ends the holds that requests have set.
     Unhold(HoldTarget),
+    /// Moves floating tags to an earlier build, and holds the images there.
+    Rollback {
+        /// The image, alone or with those that are built on it.
+        scope: RequestScope,
+        /// Digest of the recorded build that the image goes back to.
+        digest: String,
+        /// Whether workloads go back as well.
+        rollout: bool,
+    },
     /// Approves a digest of an upstream whose `approval` is `Manual`.
     Approve {
         /// Name of the upstream.
@@ -99,6 +108,8 @@ pub enum ActionName {
     Approve,
     /// Builds images even if they are current.
     Force,
+    /// Moves floating tags to an earlier build, and holds the images there.
+    Rollback,
 }
 
 /// Reason why an object is not a request. Each message says what is wrong and what to write.
@@ -125,12 +136,16 @@ pub enum RequestError {
 impl Request {
     /// Reads the request of an object.
     pub fn of(object: &FamilyRequest) -> Result<Self, RequestError> {
+        let action = RequestedAction::of(&object.spec)?;
+        if matches!(action, RequestedAction::Rollback { .. }) && object.spec.reason.is_none() {
+            return Err(RequestError::Missing { action: "Rollback", needed: "`reason`" });
+        }
         Ok(Self {
             name: object.name_any(),
             created: object.creation_timestamp().map_or(Timestamp::UNIX_EPOCH, |time| time.0),
             by: object.spec.by.clone(),
             reason: object.spec.reason.clone(),
-            action: RequestedAction::of(&object.spec)?,
+            action,
         })
     }
 
@@ -160,8 +175,9 @@ pub fn name_of_nonce(nonce: &str) -> &str {
 impl RequestedAction {
     /// Reads the action of a spec.
     pub fn of(spec: &FamilyRequestSpec) -> Result<Self, RequestError> {
-        use ActionName::{Approve, Cancel, Force, Hold, Retry, Trigger, Unhold};
-        let FamilyRequestSpec { action, image, subtree, upstream, digest, until, .. } = spec;
+        use ActionName::{Approve, Cancel, Force, Hold, Retry, Rollback, Trigger, Unhold};
+        let FamilyRequestSpec { action, image, subtree, rollout, upstream, digest, until, .. } =
+            spec;
         let missing = |needed| RequestError::Missing { action: action.as_str(), needed };
         let is_hold = matches!(action, Hold | Unhold);
         let takes = [
@@ -171,8 +187,9 @@ impl RequestedAction {
             (
                 "digest",
                 digest.is_some(),
-                *action == Approve || *action == Hold && upstream.is_some(),
+                matches!(action, Approve | Rollback) || *action == Hold && upstream.is_some(),
             ),
+            ("rollout", *rollout, *action == Rollback),
             ("until", until.is_some(), *action == Hold),
         ];
         if let Some((field, ..)) = takes.into_iter().find(|(_, is_set, taken)| *is_set && !taken) {
@@ -198,6 +215,16 @@ impl RequestedAction {
             Force => Self::Force(scope()?),
             Hold => Self::Hold { target: target()?, digest: digest.clone(), until: *until },
             Unhold => Self::Unhold(target()?),
+            Rollback => Self::Rollback {
+                scope: match scope()? {
+                    RequestScope::Family => return Err(missing("`image`")),
+                    scope => scope,
+                },
+                digest: digest.clone().ok_or_else(|| {
+                    missing("`digest`: copy it from the history in the status of the ManagedImage")
+                })?,
+                rollout: *rollout,
+            },
             Approve => Self::Approve {
                 upstream: upstream.clone().ok_or_else(|| missing("`upstream`"))?,
                 digest: digest.clone().ok_or_else(|| {
@@ -218,6 +245,7 @@ impl RequestedAction {
             action: self.name(),
             image: None,
             subtree: false,
+            rollout: false,
             upstream: None,
             digest: None,
             until: None,
@@ -228,16 +256,21 @@ impl RequestedAction {
             HoldTarget::Image(image) => spec.image = Some(image),
             HoldTarget::Upstream(upstream) => spec.upstream = Some(upstream),
         };
+        let set_scope = |spec: &mut FamilyRequestSpec, scope| {
+            spec.subtree = matches!(scope, RequestScope::Subtree(_));
+            spec.image = match scope {
+                RequestScope::Family => None,
+                RequestScope::Image(image) | RequestScope::Subtree(image) => Some(image),
+            };
+        };
         match self {
             Self::Trigger(scope)
             | Self::Retry(scope)
             | Self::Cancel(scope)
-            | Self::Force(scope) => {
-                spec.subtree = matches!(scope, RequestScope::Subtree(_));
-                spec.image = match scope {
-                    RequestScope::Family => None,
-                    RequestScope::Image(image) | RequestScope::Subtree(image) => Some(image),
-                };
+            | Self::Force(scope) => set_scope(&mut spec, scope),
+            Self::Rollback { scope, digest, rollout } => {
+                set_scope(&mut spec, scope);
+                (spec.digest, spec.rollout) = (Some(digest), rollout);
             }
             Self::Hold { target, digest, until } => {
                 set_target(&mut spec, target);
@@ -259,6 +292,7 @@ impl RequestedAction {
             Self::Retry(_) => ActionName::Retry,
             Self::Cancel(_) => ActionName::Cancel,
             Self::Force(_) => ActionName::Force,
+            Self::Rollback { .. } => ActionName::Rollback,
             Self::Hold { .. } => ActionName::Hold,
             Self::Unhold(_) => ActionName::Unhold,
             Self::Approve { .. } => ActionName::Approve,
@@ -284,6 +318,7 @@ impl ActionName {
             Self::Unhold => "Unhold",
             Self::Approve => "Approve",
             Self::Force => "Force",
+            Self::Rollback => "Rollback",
         }
     }
 }

@@ -50,6 +50,15 @@ fn each_action_is_read_with_the_fields_that_it_takes() {
             json!({"action": "Approve", "upstream": "alpine", "digest": digest()}),
             RequestedAction::Approve { upstream: "alpine".into(), digest: digest() },
         ),
+        (
+            json!({"action": "Rollback", "image": "app", "digest": digest(), "subtree": true,
+                   "rollout": true, "reason": "it leaks"}),
+            RequestedAction::Rollback {
+                scope: RequestScope::Subtree("app".into()),
+                digest: digest(),
+                rollout: true,
+            },
+        ),
     ] {
         assert_eq!(action(&fields), Ok(expected.clone()), "{fields}");
         let spec = expected.clone().into_spec("flask");

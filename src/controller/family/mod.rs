@@ -188,13 +188,14 @@ enum LookupRounds {
 /// for nothing more.
 async fn look_up(reconcile: &mut Reconcile<'_>) -> LookupRounds {
     // Each round may allow the next level of images to be looked up, and there are no more levels
-    // than images. Four more rounds allow for retags,
-    // marks and labels.
-    for _ in 0..reconcile.snapshot.blueprint.images.len() + 4 {
+    // than images. Five more rounds allow for retags,
+    // marks, labels and rollbacks.
+    for _ in 0..reconcile.snapshot.blueprint.images.len() + 5 {
         if reconcile.look_up_fingerprints().await == DecisionValidity::Current
             && reconcile.retag_unchanged().await == DecisionValidity::Current
             && reconcile.mark_rebuilds().await == DecisionValidity::Current
             && reconcile.read_labels().await == DecisionValidity::Current
+            && reconcile.find_digests().await == DecisionValidity::Current
         {
             return LookupRounds::Finished;
         }

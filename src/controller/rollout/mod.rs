@@ -72,7 +72,7 @@ pub async fn reconcile(
         return Ok(Action::requeue(RESYNC));
     };
     context.rollouts.register(&ObjectRef::from_obj(&*image), &key.namespace, rollouts);
-    let Some(digest) = rollout_digest(image.status.as_ref()) else {
+    let Some(digest) = rollout_digest(image.status.as_ref()).filter(|_| !is_frozen(&image)) else {
         return Ok(Action::requeue(RESYNC));
     };
 
@@ -127,6 +127,12 @@ fn rollout_digest(status: Option<&ManagedImageStatus>) -> Option<&str> {
     let digest = status.promoted.as_deref()?;
     let floating = status.tags.iter().filter(|tag| !tag.immutable);
     floating.into_iter().all(|tag| tag.digest == digest).then_some(digest)
+}
+
+/// Whether the workloads stay as they are: the image is rolled back without them.
+fn is_frozen(image: &ManagedImage) -> bool {
+    let rollback = image.status.as_ref().and_then(|status| status.rollback.as_ref());
+    rollback.is_some_and(|rollback| !rollback.rollout)
 }
 
 fn digest_origin(status: Option<&ManagedImageStatus>) -> DigestOrigin {

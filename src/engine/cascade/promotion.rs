@@ -71,7 +71,7 @@ pub fn set_targets(
 /// Sets the last verified build as the target of those of these images that may be promoted.
 fn promote(images: &mut [ImageDecision], is_part: impl Fn(ImageIndex) -> bool) {
     for (index, image) in ImageIndex::enumerate(images) {
-        if is_part(index) && is_promotable(image) {
+        if is_part(index) && is_promotable(image) && image.rollback.is_none() {
             image.promotion = PromotionTarget::Verified;
         }
     }
@@ -142,11 +142,13 @@ fn held_before_first_build(input: &DecideInput<'_>, images: &[ImageDecision]) ->
 }
 
 /// Returns whether an image has a digest that may be promoted: it is current, or a user holds it at
-/// a digest that has passed the checks as they are now, or that tags point to already.
+/// a digest that has passed the checks as they are now, or that tags point to already. No cascade
+/// waits for an image that is rolled back, and none moves its tags.
 fn is_promotable(image: &ImageDecision) -> bool {
     let Some(verified) = &image.verified else { return false };
     match image.state {
         ImageState::Current => true,
+        ImageState::Held if image.rollback.is_some() => true,
         ImageState::Held => image.is_checked || image.promoted_digest() == Some(&verified.digest),
         _ => false,
     }

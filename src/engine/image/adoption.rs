@@ -122,7 +122,7 @@ impl ImageEval<'_> {
         if self.context.input.spec.adopt.is_none() {
             return Self::decide_unmatched(verified, &stray_message(&stray));
         }
-        let resolved = match self.resolve_inputs(parents) {
+        let resolved = match self.wanted_inputs(parents) {
             Ok(resolved) if !resolved.source_is_remembered => resolved,
             _ => return self.decide_as_adopted(plan, verified),
         };

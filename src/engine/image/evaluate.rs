@@ -57,12 +57,13 @@ pub fn evaluate(
 impl ImageEval<'_> {
     /// Returns the decision for the image; its parents in `images` are decided already.
     fn decide(&self, images: &[ImageDecision], plan: &mut Plan) -> ImageDecision {
-        let decision = self
-            .reject_own_spec()
-            .and_then(|()| self.resolve_parents(images))
-            .and_then(|parents| self.decide_with_parents(plan, &parents))
-            .unwrap_or_else(|not_ready| self.decide_not_ready(not_ready));
-        let mut decision = self.keep_recorded(decision);
+        let decision = self.decide_rolled_back().unwrap_or_else(|| {
+            self.reject_own_spec()
+                .and_then(|()| self.resolve_parents(images))
+                .and_then(|parents| self.decide_with_parents(plan, &parents))
+                .unwrap_or_else(|not_ready| self.decide_not_ready(not_ready))
+        });
+        let mut decision = self.keep_recorded(self.hold_found(decision));
         self.add_labels(&mut decision, plan);
         self.mark_rebuild(&decision, plan);
         self.stop_forbidden_builds(&decision, plan);
@@ -93,7 +94,7 @@ impl ImageEval<'_> {
                 .decide_held_unknown(plan, parents)
                 .unwrap_or_else(|| self.decide_held()));
         }
-        let resolved = self.resolve_inputs(parents)?;
+        let resolved = self.wanted_inputs(parents)?;
         if resolved.source_is_remembered {
             let message = "the source is being looked up".to_owned();
             let problem = Problem { reason: Reason::Resolving, message };

@@ -11,6 +11,7 @@ use crate::{
             evaluate::blank,
             evaluation::{ImageEval, Plan},
             inputs::ResolvedParents,
+            rollback::describe_build,
         },
         input::LookupResult,
     },
@@ -27,18 +28,27 @@ impl ImageEval<'_> {
         );
         let until = until.map_or_else(String::new, |until| format!(" until {until:.0}"));
         let why = why.map_or_else(String::new, |why| format!(": {why}"));
+        if let Some(earlier) = self.rollback() {
+            let why = manual.and_then(|hold| hold.reason.as_ref());
+            let why = why.map_or_else(String::new, |why| format!(": {why}"));
+            return self.held(format!("rolled back to {}{why}", describe_build(earlier)));
+        }
         let is_built = self.observed.verified.is_some();
         let message = if is_built {
             format!("held{until}{why}; its inputs have changed")
         } else {
             format!("held{until}{why} before its first build; end the hold to build it")
         };
+        self.held(message)
+    }
+
+    fn held(&self, message: String) -> ImageDecision {
         ImageDecision {
             state: ImageState::Held,
             reason: Reason::Held,
             message: message.into(),
             failure: self.cancellation_while_waiting(),
-            releases_children: is_built,
+            releases_children: self.observed.verified.is_some(),
             ..blank()
         }
     }
@@ -54,7 +64,7 @@ impl ImageEval<'_> {
         if self.observed.verified.is_some() {
             return None;
         }
-        let resolved = self.resolve_inputs(parents).ok()?;
+        let resolved = self.wanted_inputs(parents).ok()?;
         if resolved.source_is_remembered {
             return None;
         }

@@ -36,6 +36,8 @@ pub(super) struct ResolvedParent<'w> {
     pub(super) causes: &'w [Cause],
     /// When the oldest upstream digest below the parent was first observed.
     pub(super) base_observed: Option<Timestamp>,
+    /// The digest that builds use instead, if the parent is rolled back to an earlier build.
+    pub(super) rolled_back_to: Option<&'w str>,
 }
 
 impl<'w> From<&'w VerifiedBuild> for ResolvedParent<'w> {
@@ -44,6 +46,7 @@ impl<'w> From<&'w VerifiedBuild> for ResolvedParent<'w> {
             digest: build.digest.as_str(),
             causes: &build.causes,
             base_observed: build.base_observed,
+            rolled_back_to: None,
         }
     }
 }
@@ -54,6 +57,7 @@ impl<'w> From<&'w ImportedBuild> for ResolvedParent<'w> {
             digest: build.digest.as_str(),
             causes: &build.causes,
             base_observed: build.base_observed,
+            rolled_back_to: build.rolled_back_to.as_ref().map(ImageDigest::as_str),
         }
     }
 }
@@ -61,8 +65,36 @@ impl<'w> From<&'w ImportedBuild> for ResolvedParent<'w> {
 impl<'w> ResolvedParents<'w> {
     /// Returns the causes of the parents' digests, in the order of `from`.
     pub fn causes<'p>(&'p self) -> impl Iterator<Item = &'p [Cause]> + use<'p, 'w> {
-        self.parents.iter().map(|parent| parent.causes)
+        let causes = |parent: &ResolvedParent<'w>| match parent.rolled_back_to {
+            Some(_) => &[][..],
+            None => parent.causes,
+        };
+        self.parents.iter().map(causes)
     }
+
+    /// Whether a parent is rolled back to an earlier build.
+    pub(super) fn any_rolled_back(&self) -> bool {
+        self.parents.iter().any(|parent| parent.rolled_back_to.is_some())
+    }
+}
+
+impl<'w> ResolvedParent<'w> {
+    /// Returns the digest that a build uses.
+    fn build_digest(&self, of_rolled_back: RolledBackDigest) -> &'w str {
+        match of_rolled_back {
+            RolledBackDigest::Newest => self.digest,
+            RolledBackDigest::Earlier => self.rolled_back_to.unwrap_or(self.digest),
+        }
+    }
+}
+
+/// Which digest of a parent that is rolled back a build uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RolledBackDigest {
+    /// The newest one, from before the rollback.
+    Newest,
+    /// The one that the parent is rolled back to.
+    Earlier,
 }
 
 /// The inputs of a build, all of them known.
@@ -165,6 +197,13 @@ impl<'a> ImageEval<'a> {
             return Ok(ParentResolution::Awaited(WaitProgress::AtRest));
         };
         let verified = parent.verified.as_deref();
+        if let (Some(verified), Some(earlier)) = (verified, &parent.rollback) {
+            let rolled_back_to = Some(earlier.digest.as_str());
+            return Ok(ParentResolution::Ready(ResolvedParent {
+                rolled_back_to,
+                ..verified.into()
+            }));
+        }
         if let Some(by) = failed_ancestor(edge, parent) {
             let last_verified = verified
                 .filter(|_| self.image.on_parent_failure == OnParentFailure::UseLastVerified)
@@ -253,9 +292,10 @@ impl<'a> ImageEval<'a> {
     }
 
     /// Returns the inputs of a build if all of them are known and the parents may be built from.
-    pub(in crate::engine) fn resolve_inputs(
+    pub(super) fn resolve_inputs(
         &self,
         parents: &ResolvedParents<'_>,
+        of_rolled_back: RolledBackDigest,
     ) -> Result<ResolvedInputs, NotReady> {
         let source = self.source()?;
         let strategy = known(&self.observed.strategy, "the build strategy is being looked up")?;
@@ -270,7 +310,7 @@ impl<'a> ImageEval<'a> {
             parents: EdgeIndex::enumerate(&parents.parents)
                 .map(|(index, parent)| ParentDigest {
                     name: self.parent_name(index).into(),
-                    digest: parent.digest.into(),
+                    digest: parent.build_digest(of_rolled_back).into(),
                 })
                 .collect(),
             source: source.revision.into(),
@@ -280,7 +320,10 @@ impl<'a> ImageEval<'a> {
         };
         let parents = EdgeIndex::enumerate(self.image.from.iter().zip(&parents.parents));
         let parents =
-            parents.map(|(index, (edge, parent))| self.pin(index, edge, parent.digest)).collect();
+            parents.map(|(index, (edge, parent))| {
+                self.pin(index, edge, parent.build_digest(of_rolled_back))
+            });
+        let parents = parents.collect();
         Ok(ResolvedInputs { inputs, parents, source_is_remembered: source.is_remembered })
     }
 
@@ -330,7 +373,8 @@ impl<'a> ImageEval<'a> {
                 .parents
                 .iter()
                 .zip(&parents.parents)
-                .all(|(last, now)| last.digest == now.digest)
+                // A rollback of a parent makes no image stale, and neither does what it has undone.
+            .all(|(last, now)| last.digest == now.digest || now.rolled_back_to.is_some())
             && same(&self.observed.source, &last.source)
             && matches!(&self.observed.strategy, Observed::Known(now) if *now == last.strategy)
             && last.nonce == self.nonce().unwrap_or_default()

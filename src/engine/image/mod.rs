@@ -13,6 +13,7 @@
 //! - `labels`: labels of its verified build that its tags name
 //! - `rebuilds`: which of several builds from the same inputs is the newest
 //! - [`recorded`]: what an image keeps in every state
+//! - [`rollback`]: images that a request holds at an earlier build
 //! - [`cutoff`]: whether a rebuild changed anything
 //! - [`attempts`]: how failed attempts are counted
 //! - [`failure`]: retry budgets and pauses
@@ -33,5 +34,6 @@ pub mod inputs;
 mod labels;
 mod rebuilds;
 pub mod recorded;
+pub mod rollback;
 pub mod stale;
 mod upstream_input;

@@ -3,7 +3,10 @@
 use jiff::Timestamp;
 
 use crate::{
-    api::{CascadeStatus, FailureRecord, ImageState, Promotion, RunningBuild, condition::Reason},
+    api::{
+        CascadeStatus, FailureRecord, ImageState, Promotion, RollbackRecord, RunningBuild,
+        condition::Reason,
+    },
     engine::{
         Problem,
         decision::{ImageDecision, PromotionTarget},
@@ -32,6 +35,7 @@ impl ImageEval<'_> {
                 self.observed.record.map(|record| record.checks.clone()).unwrap_or_default();
         }
         decision.hold = self.manual_hold().cloned().map(Box::new);
+        decision.rollback = self.rollback().cloned().map(Box::new);
         // The registry may be the only one to remember a request.
         let remembered = decision.verified.as_ref().map(|verified| verified.inputs.nonce.as_str());
         let nonce = self.nonce().or(remembered.filter(|nonce| !nonce.is_empty()));
@@ -79,6 +83,13 @@ impl ImageEval<'_> {
     /// Returns what floating tags should point to.
     fn promotion_target(&self, decision: &ImageDecision) -> PromotionTarget {
         let verified = decision.verified.as_ref();
+        if let Some(RollbackRecord { digest, .. }) = self.rollback() {
+            return if verified.is_some_and(|verified| verified.digest == *digest) {
+                PromotionTarget::Verified
+            } else {
+                PromotionTarget::Earlier(digest.into())
+            };
+        }
         // Its tags point to the digest already.
         if verified.is_some_and(|verified| verified.adopted.is_some()) {
             return PromotionTarget::Verified;

@@ -34,6 +34,7 @@ impl<'a> ImageEval<'a> {
                 digest: self.adopted_image(index, status, adopted)?,
                 causes: &[],
                 base_observed: adopted.first_observed,
+                rolled_back_to: None,
             }));
         }
         let upstream = self.context.input.spec.upstreams.get(index.position());

@@ -15,7 +15,7 @@ use crate::{
     api::{
         AdoptionRecord, CascadeStatus, Cause, ImageFamilySpec, ImageFamilyStatus, Inputs,
         LabelRecord, ManagedImageStatus, PlatformDigest, RememberedUpstream, Request, RequestError,
-        RequestState, TagContent, condition::Problem,
+        RequestState, RolledBackImage, TagContent, condition::Problem,
     },
     engine::blueprint::Blueprint,
     identity::{
@@ -28,7 +28,7 @@ pub use jobs::{
     BuildOutcome, CheckOutcome, DeferredJob, DeferredWork, ObservedBuild, ObservedCheck,
 };
 pub use registry::{
-    ExistingImage, FoundImage, LabelAnswer, Lookup, LookupResult, ObservedTag, RebuildMark,
+    DigestAnswer, DigestResult, ExistingImage, FoundImage, LabelAnswer, Lookup, LookupResult, ObservedTag, RebuildMark,
 };
 
 /// Everything that a reconcile of a family has read. Lists are parallel to those of the spec.
@@ -211,6 +211,8 @@ pub struct ImportedBuild {
     pub base_observed: Option<Timestamp>,
     /// Why the build was started.
     pub causes: Vec<Cause>,
+    /// The digest of the earlier build that the image is rolled back to, if it is.
+    pub rolled_back_to: Option<ImageDigest>,
 }
 
 /// What a reconcile has read about an image.
@@ -250,6 +252,8 @@ pub struct ObservedImage<'a> {
     pub tags: HashMap<String, ObservedTag>,
     /// The last attempt to mark the result of a requested rebuild in the registry.
     pub rebuild_mark: Option<RebuildMark>,
+    /// Whether the registry has the digest that the image is to be rolled back to, as last asked.
+    pub rollback_target: Option<DigestAnswer>,
     /// The registry's last answer about labels of a digest.
     pub labels: Option<LabelAnswer>,
     /// The tags of the image's repository that belong to other families, each with its family.
@@ -335,4 +339,6 @@ pub struct ObservedRequest {
     pub digest: Option<String>,
     /// The recorded image and tag of the upstream that it holds.
     pub reference: Option<String>,
+    /// The recorded images that it holds at earlier builds.
+    pub rollbacks: Vec<RolledBackImage>,
 }

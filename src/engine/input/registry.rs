@@ -21,6 +21,26 @@ pub struct RebuildMark {
     pub retry_at: Option<Timestamp>,
 }
 
+/// The registry's answer to whether it has a digest that an image is to be rolled back to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DigestAnswer {
+    /// The digest.
+    pub digest: ImageDigest,
+    /// The answer.
+    pub result: DigestResult,
+}
+
+/// Whether the registry has a digest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DigestResult {
+    /// The registry has it.
+    Present,
+    /// The registry does not have it.
+    Absent,
+    /// The registry could not answer. It is asked again at the given time.
+    Failed(Problem, Timestamp),
+}
+
 /// The registry's answer about labels of a digest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LabelAnswer {

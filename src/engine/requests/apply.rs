@@ -11,12 +11,15 @@ use crate::{
     engine::{
         causes::short,
         input::{DecideInput, ObservedDigest, ObservedRequest},
-        requests::{ImageOverrides, RequestAnswer, RequestEffect, RequestEffects, StartKind},
+        requests::{
+            ImageOverrides, RequestAnswer, RequestEffect, RequestEffects, StartKind,
+            rollback::AskedRollback,
+        },
     },
     lineage::ImageIndex,
 };
 
-type Applied = Result<RequestEffect, RequestAnswer>;
+pub(super) type Applied = Result<RequestEffect, RequestAnswer>;
 
 impl RequestEffects {
     /// Applies a request.
@@ -48,6 +51,10 @@ impl RequestEffects {
                 }?;
                 self.end_holds(target, RequestState::Superseded, request);
                 Ok(effect)
+            }
+            RequestedAction::Rollback { scope, digest, rollout } => {
+                let asked = AskedRollback { scope, digest, rollout: *rollout };
+                self.roll_back(input, observed, request, asked)
             }
             RequestedAction::Unhold(HoldTarget::Image(image)) => {
                 self.unhold_image(input, image, request)
@@ -156,6 +163,13 @@ impl RequestEffects {
             Err(message) if is_active(observed) => return Ok(RequestEffect::lasting(message)),
             Err(refused) => return Err(refused.into()),
         };
+        if let Some(request) = self.rolled_back_by(index).filter(|_| !is_active(observed)) {
+            return Err(RequestAnswer::from(format!(
+                "{image} is rolled back and held by the request {request}; end that first: kubectl \
+                 family unhold {}/{image}",
+                input.family
+            )));
+        }
         let message = format!("{image} is held at its current digest{}", describe_end(hold.until));
         self.override_images(&[index], |_, overrides| overrides.hold = Some(hold.clone()));
         Ok(RequestEffect { images: Some(1), ..RequestEffect::lasting(message) })
@@ -163,7 +177,9 @@ impl RequestEffects {
 
     fn unhold_image(&mut self, input: &DecideInput<'_>, image: &str, request: &Request) -> Applied {
         let target = HoldTarget::Image(image.into());
-        let is_manual = self.end_holds(&target, RequestState::Done, request);
+        let is_held = self.end_holds(&target, RequestState::Done, request);
+        let is_rolled_back = self.end_rollbacks(image, request);
+        let is_manual = is_held || is_rolled_back;
         let index = match find_image(input, image) {
             Ok(index) => index,
             Err(_) if is_manual => return Ok(RequestEffect::only(hold_has_ended(image))),
@@ -329,7 +345,7 @@ impl RequestEffects {
         });
     }
 
-    fn override_images(
+    pub(super) fn override_images(
         &mut self,
         images: &[ImageIndex],
         change: impl Fn(ImageIndex, &mut ImageOverrides),
@@ -349,7 +365,7 @@ impl RequestEffect {
     }
 
     /// Returns an effect that lasts as long as the object of the request exists.
-    fn lasting(message: String) -> Self {
+    pub(super) fn lasting(message: String) -> Self {
         Self { message, lasts: true, ..Self::default() }
     }
 }
@@ -369,7 +385,7 @@ fn trigger(input: &DecideInput<'_>, scope: &RequestScope) -> Applied {
 }
 
 /// Whether the request has had effect before.
-fn is_active(observed: &ObservedRequest) -> bool {
+pub(super) fn is_active(observed: &ObservedRequest) -> bool {
     observed.state == Some(RequestState::Active)
 }
 
@@ -400,13 +416,13 @@ fn hold_has_ended(name: &str) -> String {
 }
 
 /// Returns the index of the image with this name.
-fn find_image(input: &DecideInput<'_>, image: &str) -> Result<ImageIndex, String> {
+pub(super) fn find_image(input: &DecideInput<'_>, image: &str) -> Result<ImageIndex, String> {
     let position = input.spec.images.iter().position(|known| known.name == image);
     position.map(ImageIndex::new).ok_or_else(|| format!("the family has no image `{image}`"))
 }
 
 /// Returns the images of a scope, sorted.
-fn images_of(input: &DecideInput<'_>, scope: &RequestScope) -> Result<Vec<ImageIndex>, String> {
+pub(super) fn images_of(input: &DecideInput<'_>, scope: &RequestScope) -> Result<Vec<ImageIndex>, String> {
     Ok(match scope {
         RequestScope::Family => ImageIndex::range(input.spec.images.len()).collect(),
         RequestScope::Image(image) => vec![find_image(input, image)?],
@@ -420,7 +436,7 @@ fn images_of(input: &DecideInput<'_>, scope: &RequestScope) -> Result<Vec<ImageI
 }
 
 /// Returns a scope of this many images as messages show it.
-fn describe_scope(scope: &RequestScope, images: usize) -> String {
+pub(super) fn describe_scope(scope: &RequestScope, images: usize) -> String {
     match scope {
         RequestScope::Family => "the family".into(),
         RequestScope::Image(image) => image.clone(),

@@ -13,15 +13,20 @@
 mod apply;
 mod conflicts;
 mod outcome;
+mod rollback;
 
 use jiff::Timestamp;
 
 use crate::{
     api::{
         ApprovalRecord, HoldTarget, ManualHold, Request, RequestState, RequestedAction,
-        UpstreamStatus,
+        RollbackRecord, UpstreamStatus,
     },
-    engine::input::{DecideInput, ObservedRequest},
+    engine::{
+        decision::Effect,
+        input::{DecideInput, ObservedRequest},
+        requests::rollback::RollbackTarget,
+    },
     lineage::ImageIndex,
 };
 
@@ -46,6 +51,12 @@ pub struct RequestEffects {
     pub start: Vec<ImageIndex>,
     /// The images for which a cascade starts without the quiet time, with all pending changes.
     pub start_pending: Vec<ImageIndex>,
+    /// What the registry is asked before images are rolled back.
+    pub lookups: Vec<Effect>,
+    /// When the registry is asked again.
+    pub ask_at: Option<Timestamp>,
+    /// The time of the reconcile.
+    now: Timestamp,
     applied: Vec<AppliedRequest>,
 }
 
@@ -74,6 +85,8 @@ struct RequestEffect {
     withdraws_starts: bool,
     /// Whether the effect lasts as long as the object of the request exists.
     lasts: bool,
+    /// The images that are held at earlier builds.
+    rollbacks: Vec<RollbackTarget>,
     /// The digest that an upstream is held at.
     digest: Option<String>,
     /// The image and tag of the upstream that is held.
@@ -120,6 +133,8 @@ impl From<String> for RequestAnswer {
 pub struct ImageOverrides {
     /// The hold.
     pub hold: Option<ManualHold>,
+    /// The earlier build that the image is held at.
+    pub rollback: Option<RollbackRecord>,
     /// The new nonce.
     pub nonce: Option<String>,
     /// The nonce of the request that resets the failures.
@@ -132,7 +147,7 @@ pub struct ImageOverrides {
 #[must_use]
 pub fn read(input: &DecideInput<'_>, now: Timestamp) -> RequestEffects {
     let upstreams = input.status.upstreams.iter().map(without_requests).collect();
-    let mut effects = RequestEffects { upstreams, ..RequestEffects::default() };
+    let mut effects = RequestEffects { upstreams, now, ..RequestEffects::default() };
     if input.requests.is_empty() {
         return effects;
     }

@@ -72,6 +72,10 @@ impl AppliedRequest {
                 Some(effect) => effect.reference.clone(),
                 None => self.observed.reference.clone(),
             },
+            rollbacks: match effect {
+                Some(effect) => effect.rolled_back(),
+                None => self.observed.rollbacks.clone(),
+            },
         }
     }
 }

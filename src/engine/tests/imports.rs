@@ -21,6 +21,7 @@ fn imported(digest: &str, state: ImportState) -> ObservedImport {
         repository: "registry.example.com/base/left".into(),
         base_observed: None,
         causes: vec![cause],
+        rolled_back_to: None,
     };
     ObservedImport { problem: None, verified: Some(verified), state }
 }

@@ -17,6 +17,7 @@ mod outages;
 mod parallel_cascades;
 mod platforms;
 mod requests;
+mod rollbacks;
 mod several_requests;
 mod start_gates;
 mod states;

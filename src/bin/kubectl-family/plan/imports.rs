@@ -76,6 +76,7 @@ impl AssumedImport {
             repository: self.repository.clone(),
             base_observed: None,
             causes: Vec::new(),
+            rolled_back_to: None,
         };
         let before = self.before.as_ref();
         let is_paused = self.paused_until.is_some_and(|until| now < until);

@@ -32,6 +32,8 @@ struct ImagePromotion<'a> {
     repository: String,
     digest: &'a ImageDigest,
     tags: &'a [TagMove],
+    /// Whether the digest is that of an earlier build, which was not read a moment ago.
+    is_earlier: bool,
 }
 
 /// The result of the move of one tag.
@@ -53,6 +55,11 @@ impl Reconcile<'_> {
                 repository: reconcile.snapshot.repository(*image),
                 digest,
                 tags,
+                is_earlier: reconcile
+                    .decision
+                    .images
+                    .get(image.position())
+                    .is_some_and(|decided| decided.rollback.is_some()),
             })
         });
         let moves: Vec<_> = promotions.map(|promotion| reconcile.move_tags_of(promotion)).collect();
@@ -96,13 +103,15 @@ impl Reconcile<'_> {
         let spec = &self.snapshot.family.spec;
         let images = spec.images.iter().zip(&self.snapshot.blueprint.images);
         for ((image, known), decided) in images.zip(&mut self.decision.images) {
-            let (Some(verified), ImageState::Current) = (&decided.verified, decided.state) else {
-                continue;
-            };
+            let is_set = decided.state == ImageState::Current || decided.rollback.is_some();
+            let Some(verified) = decided.verified.as_ref().filter(|_| is_set) else { continue };
             let Some(known_tags) = self.cache.tags.get_mut(&image.name) else { continue };
             let wanted = &known.tags.of_build(spec, image, verified).tags;
             known_tags.retain(|name, _| wanted.iter().any(|tag| tag.name == *name));
-            let unset = wanted.iter().find_map(|tag| {
+            // The tags that name the newest build are not those of an earlier one.
+            let is_rolled_back = decided.rollback.is_some();
+            let moved = wanted.iter().filter(|tag| !(is_rolled_back && tag.immutable));
+            let unset = moved.into_iter().find_map(|tag| {
                 let known_tag = known_tags.get(&tag.name)?;
                 unset_problem(&tag.name, &known_tag.tag)
             });
@@ -178,7 +187,8 @@ impl Reconcile<'_> {
     /// a moment ago, after its build.
     fn is_new(&self, promotion: &ImagePromotion<'_>) -> bool {
         let mut known = promotion.tags.iter().filter_map(|tag| self.known_tag(promotion, tag));
-        known.any(|known| matches!(known, ObservedTag::At(known) if known != promotion.digest))
+        !promotion.is_earlier
+            && known.any(|known| matches!(known, ObservedTag::At(known) if known != promotion.digest))
     }
 
     /// Publishes an Event if somebody else moved a tag, or if an immutable tag is taken.

@@ -90,6 +90,7 @@ fn observed(request: &FamilyRequest) -> ObservedRequest {
         state: request.state(),
         digest: status.and_then(|status| status.digest.clone()),
         reference: status.and_then(|status| status.reference.clone()),
+        rollbacks: status.map(|status| status.rollbacks.clone()).unwrap_or_default(),
     }
 }
 

@@ -377,6 +377,7 @@ impl Snapshot {
             lookups: cache.lookups.of(image).to_vec(),
             tags: self.tags(index, image, cache),
             rebuild_mark: cache.rebuild_marks.get(image).cloned(),
+            rollback_target: cache.rollback_targets.get(image).cloned(),
             labels: cache.labels.get(image).cloned(),
             foreign_tags: self.foreign_tags.get(index.position()).cloned().unwrap_or_default(),
         }

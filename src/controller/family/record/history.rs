@@ -88,6 +88,7 @@ impl HistoryUpdate<'_> {
             causes: verified.causes.clone(),
             cascade: self.cascade.to_owned(),
             spared: verified.spared,
+            parents: verified.inputs.parents.clone(),
         })
     }
 

@@ -242,6 +242,7 @@ impl Reconcile<'_> {
             checks: decided.checks.clone(),
             promoted: decided.promoted_digest().map(String::from),
             hold: decided.hold.as_deref().cloned(),
+            rollback: decided.rollback.as_deref().cloned(),
             nonce: decided.nonce.clone(),
             rollouts: Vec::new(),
             starts: self.starts_to_record(change),
@@ -445,7 +446,8 @@ pub fn needs_user(state: ImageState, reason: Reason) -> bool {
         }
         // The image is current, but a tag could not be set.
         ImageState::Current => reason != Reason::Current,
-        ImageState::Held => reason == Reason::NotAdopted,
+        // An image that is rolled back, but whose tags could not be moved.
+        ImageState::Held => reason != Reason::Held,
         ImageState::Building | ImageState::Blocked => false,
     }
 }

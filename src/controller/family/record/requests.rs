@@ -72,7 +72,9 @@ impl Reconcile<'_> {
             if new == old {
                 continue;
             }
-            if let Some(at) = deferred.filter(|_| new.state == old.state) {
+            // What is not rolled back any more is recorded before the request that ends it is done.
+            let is_detail = new.state == old.state && new.rollbacks == old.rollbacks;
+            if let Some(at) = deferred.filter(|_| is_detail) {
                 due = Some(at);
                 continue;
             }
@@ -212,6 +214,7 @@ fn status_of(
         images,
         digest,
         reference,
+        rollbacks: decided.rollbacks.clone(),
         ..old.next(decided.state, &decided.message, now)
     }
 }

@@ -6,6 +6,7 @@
 //! - [`labels`]: labels of built images that tags name
 //! - [`lookup`]: whether a fingerprint was already built
 //! - [`existing_image`]: what an image that has no build yet begins with
+//! - [`rollback_targets`]: whether the digests exist that images are to be rolled back to
 //! - [`pushed_image`]: what a tag points to
 //! - `recognition`: whether what a tag points to is a build of ours
 //! - [`rebuilds`]: which of several builds from the same inputs is the newest
@@ -23,6 +24,7 @@ pub mod pushed_image;
 pub mod rebuilds;
 mod recognition;
 pub mod retag_unchanged;
+pub mod rollback_targets;
 
 #[cfg(test)]
 mod pushed_image_tests;

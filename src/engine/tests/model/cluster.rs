@@ -14,6 +14,9 @@ impl FamilyModel {
         if let Effect::ReadLabels { image, digest, names } = lookup {
             self.read_labels(image.position(), digest, names);
         }
+        if let Effect::FindDigest { image, digest } = lookup {
+            self.find_digest(image.position(), digest);
+        }
         let Effect::LookUp { image, fingerprint, scope, after } = lookup else { return };
         let (fingerprint, after) = (fingerprint.clone(), *after);
         let away = || Problem { reason: Reason::RegistryUnavailable, message: "away".into() };
@@ -51,6 +54,20 @@ impl FamilyModel {
         let asked = self.asked.entry(image).or_default();
         asked.retain(|earlier| earlier.fingerprint != fingerprint);
         asked.push(Lookup { fingerprint, result });
+    }
+
+    /// Says whether the registry has a digest.
+    fn find_digest(&mut self, image: usize, digest: &ImageDigest) {
+        let result = if self.registry_unreachable {
+            let problem =
+                Problem { reason: Reason::RegistryUnavailable, message: "no answer".into() };
+            DigestResult::Failed(problem, self.now + SignedDuration::from_secs(10))
+        } else if self.deleted_digests.contains(digest) {
+            DigestResult::Absent
+        } else {
+            DigestResult::Present
+        };
+        self.rollback_targets.insert(image, DigestAnswer { digest: digest.clone(), result });
     }
 
     /// Reads labels of a digest.
@@ -132,6 +149,7 @@ impl FamilyModel {
         match effect {
             Effect::LookUp { .. }
             | Effect::ReadLabels { .. }
+            | Effect::FindDigest { .. }
             | Effect::MarkRebuild { .. }
             | Effect::RetagUnchanged { .. } => {
                 panic!("a question was left open")

@@ -95,6 +95,10 @@ pub(in crate::engine) struct FamilyModel {
     pub(in crate::engine) pushed_labels: HashMap<ImageDigest, Vec<(&'static str, &'static str)>>,
     /// The labels that were read, per image.
     pub(in crate::engine) read_labels: HashMap<usize, LabelAnswer>,
+    /// Whether the registry has the digests that images are to be rolled back to, per image.
+    pub(in crate::engine) rollback_targets: HashMap<usize, DigestAnswer>,
+    /// Digests that somebody has deleted from the registry.
+    pub(in crate::engine) deleted_digests: Vec<ImageDigest>,
     /// How often labels were read.
     pub(in crate::engine) label_reads: usize,
     /// Tags of other families in an image's repository.
@@ -194,6 +198,8 @@ impl FamilyModel {
             labels: HashMap::new(),
             pushed_labels: HashMap::new(),
             read_labels: HashMap::new(),
+            rollback_targets: HashMap::new(),
+            deleted_digests: Vec::new(),
             label_reads: 0,
             foreign_tags: BTreeMap::new(),
             tags: HashMap::new(),
@@ -253,7 +259,12 @@ impl FamilyModel {
                 .effects
                 .iter()
                 .filter(|effect| {
-                    matches!(effect, Effect::LookUp { .. } | Effect::ReadLabels { .. })
+                    matches!(
+                        effect,
+                        Effect::LookUp { .. }
+                            | Effect::ReadLabels { .. }
+                            | Effect::FindDigest { .. }
+                    )
                 })
                 .cloned()
                 .collect();
@@ -286,8 +297,14 @@ impl FamilyModel {
             reason: spec.reason,
             action,
         });
-        let observed =
-            ObservedRequest { name, request, state: None, digest: None, reference: None };
+        let observed = ObservedRequest {
+            name,
+            request,
+            state: None,
+            digest: None,
+            reference: None,
+            rollbacks: Vec::new(),
+        };
         self.requests.push(observed);
         self.requests.sort_by_key(|observed| {
             (observed.request.as_ref().ok().map(|known| known.created), observed.name.clone())

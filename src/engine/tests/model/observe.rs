@@ -55,6 +55,7 @@ impl FamilyModel {
                         .map(|((_, tag), digest)| (tag.clone(), ObservedTag::At(digest.into())))
                         .collect(),
                     rebuild_mark: self.rebuild_marks.get(&image).cloned(),
+                    rollback_target: self.rollback_targets.get(&image).cloned(),
                     labels: self.read_labels.get(&image).cloned(),
                     foreign_tags: Arc::new(self.foreign_tags.clone()),
                 })

@@ -46,6 +46,7 @@ impl FamilyModel {
             for known in self.requests.iter_mut().filter(|known| known.name == decided.name) {
                 (known.state, known.digest) = (Some(decided.state), decided.digest.clone());
                 known.reference.clone_from(&decided.reference);
+                known.rollbacks.clone_from(&decided.rollbacks);
             }
         }
         if !matches!(decision.cascade, CascadeDecision::Start { .. }) {
@@ -111,6 +112,7 @@ impl FamilyModel {
             let build = BuildRecord {
                 build: Some(verified.build),
                 digest,
+                parents: verified.inputs.parents.clone(),
                 cascade,
                 causes,
                 finished_at,
@@ -154,6 +156,7 @@ impl FamilyModel {
             checks: image.checks.clone(),
             promoted: image.promoted_digest().map(String::from),
             hold: image.hold.as_deref().cloned(),
+            rollback: image.rollback.as_deref().cloned(),
             nonce: image.nonce.clone(),
             starts: self.starts(index, &old.starts),
             history,

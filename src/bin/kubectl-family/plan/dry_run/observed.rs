@@ -123,6 +123,7 @@ impl DryRun<'_> {
             tags: HashMap::new(),
             rebuild_mark: None,
             labels: None,
+            rollback_target: None,
             foreign_tags: Arc::default(),
         })
     }
@@ -139,6 +140,7 @@ pub(super) fn open_requests(family: &EstateFamily) -> Vec<ObservedRequest> {
             state: request.state(),
             digest: status.and_then(|status| status.digest.clone()),
             reference: status.and_then(|status| status.reference.clone()),
+            rollbacks: status.map(|status| status.rollbacks.clone()).unwrap_or_default(),
         }
     });
     observed.collect()
