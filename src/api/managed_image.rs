@@ -309,7 +309,8 @@ pub enum ImageState {
     Checking,
     /// The image is built from its current inputs.
     Current,
-    /// An input has changed, and a user holds the image at its current digest.
+    /// An input has changed and a user holds the image at its current digest, or a user has rolled
+    /// it back to an earlier build.
     Held,
     /// The image failed and stays so until an input changes, the next cascade starts, or a user
     /// requests a retry.

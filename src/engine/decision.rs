@@ -7,7 +7,8 @@ use jiff::Timestamp;
 use crate::{
     api::{
         BreakerStatus, Cause, CheckRecord, FailureRecord, ImageState, Inputs, ManualHold, Pending,
-        RequestState, RollbackRecord, RolledBackImage, RunningBuild, UpstreamStatus, WindowStatus, condition::Reason,
+        RequestState, RollbackRecord, RolledBackImage, RunningBuild, UpstreamStatus, WindowStatus,
+        condition::Reason,
     },
     engine::{
         Problem,

@@ -81,8 +81,8 @@ pub use decision::{
 };
 pub use input::{
     BuildAllowance, BuildOutcome, CheckOutcome, DecideInput, DeferredJob, DeferredWork,
-    DigestAnswer, DigestResult, EndedCascade, ExistingImage, FoundImage, ImportState, ImportedBuild, LabelAnswer, Lookup,
-    LookupResult, Observed, ObservedBuild, ObservedCascade, ObservedCheck, ObservedDigest,
-    ObservedImage, ObservedImport, ObservedRequest, ObservedTag, ObservedUpstream, RebuildMark,
-    VerifiedBuild,
+    DigestAnswer, DigestResult, EndedCascade, ExistingImage, FoundImage, ImportState,
+    ImportedBuild, LabelAnswer, Lookup, LookupResult, Observed, ObservedBuild, ObservedCascade,
+    ObservedCheck, ObservedDigest, ObservedImage, ObservedImport, ObservedRequest, ObservedTag,
+    ObservedUpstream, RebuildMark, VerifiedBuild,
 };

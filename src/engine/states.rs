@@ -186,7 +186,7 @@ above hold again from the next reconcile on.
 | the source, the spec or the strategy changes | a user; for the strategy, its administrator | ",
     "`Queued` or `Building`; with changed checks, `Checking` |
 | a request | a user | [depends on its action](manual.md#actions): ",
-    "`Cancel` leads to `Failed`, `Hold` to `Held` once an input changes, ",
+    "`Cancel` leads to `Failed`, `Hold` to `Held` once an input changes, `Rollback` to `Held`, ",
     "`Retry` and `Force` to a build |
 | a source, a credential or a registry is unavailable | an outage, or its administrator | ",
     "`Waiting`, or `Checking` if a push is to be confirmed, until it is available again |

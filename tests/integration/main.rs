@@ -41,6 +41,7 @@ mod records;
 mod registry_traffic;
 mod requests;
 mod restart;
+mod rollback;
 mod rollout;
 mod schema;
 mod sizes;

@@ -25,6 +25,8 @@ pub const SCANNER: &str = "public.test/tools/scanner";
 const STRANGER_SEEDS: u32 = 150;
 /// How often that stranger acts, per thousand builds.
 const STRANGER_RATE: u32 = 200;
+/// How many of a thousand seeds have users who roll images back.
+const ROLLBACK_SEEDS: u32 = 200;
 /// Of this number of seeds, one has checks that run in another image.
 const SCANNER_SEEDS: u64 = 7;
 /// Which of these seeds it is: one that leaves every known regression as it was when it failed.
@@ -158,6 +160,13 @@ pub enum StepAction {
     /// Adds or removes the export of an image.
     Export(String, String),
     Request(UserRequest),
+    /// A user rolls an image back, by this number of digests before its newest one.
+    RollBack {
+        family: String,
+        image: String,
+        subtree: bool,
+        digests: usize,
+    },
     /// A user deletes an image's record.
     DeleteRecord(String, String),
     /// A user clears a family's status.
@@ -204,6 +213,10 @@ impl Script {
             if seed.is_multiple_of(2) { Self::mixed(seed) } else { scenarios::draw(seed) };
         if Random::of(seed, "stranger").chance(STRANGER_SEEDS) {
             script.rates.stranger = STRANGER_RATE;
+        }
+        let random = &mut Random::of(seed, "rollbacks");
+        if random.chance(ROLLBACK_SEEDS) {
+            add_rollbacks(random, &mut script);
         }
         script
     }
@@ -257,6 +270,44 @@ fn draw_time(random: &mut Random, end: Duration, steps: &[Step]) -> Duration {
         Some(other) if random.chance(600) => (other.at + random.pause(0..60_000)).min(end),
         _ => random.pause(0..u64::try_from(end.as_millis()).expect("a short script")),
     }
+}
+
+/// Adds rollbacks, and what may come in their way: the loss of a record, another client that moves
+/// the tag, and the end of the rollback.
+fn add_rollbacks(random: &mut Random, script: &mut Script) {
+    for _ in 0..random.within(1..5) {
+        let Some(family) = random.pick(&script.families).cloned() else { return };
+        let Some(image) = random.pick(&family.spec.images).map(|image| image.name.clone()) else {
+            return;
+        };
+        let at = draw_time(random, script.end, &script.steps);
+        let (name, subtree, digests) =
+            (family.name.clone(), random.chance(500), random.within(1..4));
+        let action =
+            StepAction::RollBack { family: name.clone(), image: image.clone(), subtree, digests };
+        script.steps.push(Step { at, action });
+        for chance in 0..3 {
+            let action = match chance {
+                0 => StepAction::DeleteRecord(name.clone(), image.clone()),
+                1 => StepAction::StealTag(name.clone(), image.clone()),
+                _ => StepAction::Request(UserRequest {
+                    family: name.clone(),
+                    image: Some(image.clone()),
+                    subtree: false,
+                    upstream: None,
+                    action: ActionName::Unhold,
+                    lasts: None,
+                    users: 1,
+                    deletes: random.chance(200),
+                }),
+            };
+            let at = (at + random.pause(1000..900_000)).min(script.end);
+            if random.chance(400) {
+                script.steps.push(Step { at, action });
+            }
+        }
+    }
+    script.steps.sort_by_key(|step| step.at);
 }
 
 fn draw_limits(random: &mut Random) -> BuildLimits {

@@ -39,6 +39,21 @@ pub fn perform(cluster: &mut Cluster, action: &StepAction) {
             }
         }
         StepAction::Request(asked) => request(cluster, asked),
+        StepAction::RollBack { family, image, subtree, digests } => {
+            let asked = UserRequest {
+                family: family.clone(),
+                image: Some(image.clone()),
+                subtree: *subtree,
+                upstream: None,
+                action: ActionName::Rollback,
+                lasts: None,
+                users: 1,
+                deletes: false,
+            };
+            if let Some(digest) = earlier_digest(cluster, family, image, *digests) {
+                create_requests(cluster, &asked, Some(digest));
+            }
+        }
         StepAction::DeleteRecord(family, image) => {
             cluster.invariants.history.record_loss(family);
             cluster.remove(Kind::Image, &Key::new(NAMESPACE, &format!("{family}.{image}")));
@@ -235,19 +250,6 @@ fn request(cluster: &mut Cluster, asked: &UserRequest) {
     };
     let digest = asked.upstream.as_deref().and_then(|upstream| current_digest(cluster, upstream));
     let digest = digest.filter(|_| asked.action == ActionName::Approve);
-    let until = asked.lasts.map(|lasts| time_after(cluster, &lasts));
-    let mut fields = json!({"family": asked.family, "action": asked.action, "by": "a-user"});
-    for (name, field) in [
-        ("image", json!(asked.image)),
-        ("upstream", json!(asked.upstream)),
-        ("digest", json!(digest)),
-        ("until", json!(until)),
-        ("subtree", if asked.subtree { json!(true) } else { Value::Null }),
-    ] {
-        if !field.is_null() {
-            fields[name] = field;
-        }
-    }
     // The API server would reject it.
     if asked.action == ActionName::Approve && digest.is_none() {
         return;
@@ -257,6 +259,39 @@ fn request(cluster: &mut Cluster, asked: &UserRequest) {
     }
     if let (Some(digest), Some(upstream)) = (digest.clone(), &asked.upstream) {
         cluster.invariants.approve(&asked.family, upstream, digest);
+    }
+    create_requests(cluster, asked, digest);
+}
+
+/// Returns the digest of a recorded build of an image, counted back from its newest one.
+fn earlier_digest(cluster: &Cluster, family: &str, image: &str, digests: usize) -> Option<String> {
+    let key = Key::new(NAMESPACE, &format!("{family}.{image}"));
+    let status = &cluster.objects.get(Kind::Image, &key)?["status"];
+    let mut known: Vec<&str> = vec![status["digest"].as_str()?];
+    for build in status["history"].as_array()? {
+        let digest = build["digest"].as_str().unwrap_or_default();
+        if !digest.is_empty() && !known.contains(&digest) {
+            known.push(digest);
+        }
+    }
+    known.get(digests).map(|digest| (*digest).to_owned())
+}
+
+/// Creates the objects of requests.
+fn create_requests(cluster: &mut Cluster, asked: &UserRequest, digest: Option<String>) {
+    let until = asked.lasts.map(|lasts| time_after(cluster, &lasts));
+    let mut fields = json!({"family": asked.family, "action": asked.action, "by": "a-user"});
+    for (name, field) in [
+        ("image", json!(asked.image)),
+        ("upstream", json!(asked.upstream)),
+        ("digest", json!(digest)),
+        ("until", json!(until)),
+        ("reason", json!((asked.action == ActionName::Rollback).then_some("it leaks"))),
+        ("subtree", if asked.subtree { json!(true) } else { Value::Null }),
+    ] {
+        if !field.is_null() {
+            fields[name] = field;
+        }
     }
     for _ in 0..asked.users {
         let name = cluster.invariants.history.request_name();

@@ -76,6 +76,9 @@ enum PluginCommand {
     /// Approve the candidate of an upstream for use in builds
     #[command(after_long_help = examples::APPROVE)]
     Approve(request::ApproveArguments),
+    /// Move the tags of an image back to an earlier build, and hold it there
+    #[command(after_long_help = examples::ROLLBACK)]
+    Rollback(request::RollbackArguments),
     /// Print a script with which a shell completes commands, flags and live names
     #[command(after_long_help = examples::COMPLETION)]
     Completion(completion::CompletionArguments),
@@ -150,6 +153,7 @@ pub async fn run(command_line: CommandLine) -> anyhow::Result<ExitCode> {
         PluginCommand::Hold(arguments) => request::hold(arguments).await?,
         PluginCommand::Unhold(arguments) => request::unhold(arguments).await?,
         PluginCommand::Approve(arguments) => request::approve(arguments).await?,
+        PluginCommand::Rollback(arguments) => request::rollback(arguments).await?,
         PluginCommand::Completion(arguments) => completion::run(&arguments)?,
         PluginCommand::Man(arguments) => man::run(&arguments)?,
         PluginCommand::Names(arguments) => completion::print(*arguments).await?,
@@ -196,6 +200,8 @@ mod tests {
             "kubectl-family hold flask --upstream debian --until 2026-05-01T12:00:00Z",
             "kubectl-family unhold flask --upstream debian",
             "kubectl-family approve flask debian",
+            "kubectl-family rollback flask/app --to 41 --reason leak",
+            "kubectl-family rollback flask/app --to 41 --subtree --rollout --reason leak --wait",
             "kubectl-family check",
             "kubectl-family check --pre -n team --timeout 30s -o json",
             "kubectl-family check --family flask --context c --no-pod --allow-unchecked",
@@ -213,6 +219,8 @@ mod tests {
             "kubectl-family hold flask/app --digest sha256:0",
             "kubectl-family unhold flask/app --until 2026-05-01T12:00:00Z",
             "kubectl-family approve flask",
+            "kubectl-family rollback flask/app --to 41",
+            "kubectl-family rollback flask/app --reason leak",
             "kubectl-family check flask",
             "kubectl-family check --family flask -f family.yaml",
             "kubectl-family check --timeout soon",
@@ -227,7 +235,7 @@ mod tests {
         command.build();
         let mut texts = vec![command.render_long_help().to_string()];
         texts.extend(command.get_subcommands_mut().map(|one| one.render_long_help().to_string()));
-        assert_eq!(texts.len(), 25, "the command itself, its commands, and help");
+        assert_eq!(texts.len(), 26, "the command itself, its commands, and help");
         for text in texts {
             assert!(!text.contains('`'), "a back-quote in:\n{text}");
         }

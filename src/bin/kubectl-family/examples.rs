@@ -57,6 +57,14 @@ pub const APPROVE: &str = "Examples:
   # Approve the candidate of an upstream, and wait until it is adopted
   kubectl family approve flask debian --wait";
 
+pub const ROLLBACK: &str = "Examples:
+  # Go back to build 41 of an image, and hold it there
+  kubectl family rollback flask/app --to 41 --reason 'it leaks memory'
+  # The same for all that is built on it, and for the workloads that run these images
+  kubectl family rollback flask/base --to 17 --subtree --rollout --reason 'glibc regression'
+  # Go forward again
+  kubectl family unhold flask/app";
+
 pub const COMPLETION: &str = "Examples:
   # kubectl family in every shell in which kubectl is completed
   kubectl family completion kubectl > ~/.local/bin/kubectl_complete-family

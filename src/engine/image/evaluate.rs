@@ -124,7 +124,12 @@ impl ImageEval<'_> {
     fn decide_not_ready(&self, not_ready: NotReady) -> ImageDecision {
         match not_ready {
             // A held image waits for nothing: its children are built on its current digest.
-            _ if self.observed.verified.is_some() && self.is_held() => self.decide_held(),
+            // So does one that is rolled back, even if its newest build is not known.
+            _ if self.rollback().is_some()
+                || self.observed.verified.is_some() && self.is_held() =>
+            {
+                self.decide_held()
+            }
             NotReady::Blocked(by) => {
                 let message = format!("blocked by {by}, which failed");
                 let problem = Problem { reason: Reason::AncestorFailed, message };

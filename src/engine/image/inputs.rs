@@ -196,14 +196,14 @@ impl<'a> ImageEval<'a> {
         let Some(parent) = images.get(parent.position()) else {
             return Ok(ParentResolution::Awaited(WaitProgress::AtRest));
         };
-        let verified = parent.verified.as_deref();
-        if let (Some(verified), Some(earlier)) = (verified, &parent.rollback) {
+        if let (Some(verified), Some(earlier)) = (parent.verified.as_deref(), &parent.rollback) {
             let rolled_back_to = Some(earlier.digest.as_str());
             return Ok(ParentResolution::Ready(ResolvedParent {
                 rolled_back_to,
                 ..verified.into()
             }));
         }
+        let verified = parent.verified.as_deref();
         if let Some(by) = failed_ancestor(edge, parent) {
             let last_verified = verified
                 .filter(|_| self.image.on_parent_failure == OnParentFailure::UseLastVerified)
@@ -319,10 +319,9 @@ impl<'a> ImageEval<'a> {
             nonce: self.nonce().unwrap_or_default().into(),
         };
         let parents = EdgeIndex::enumerate(self.image.from.iter().zip(&parents.parents));
-        let parents =
-            parents.map(|(index, (edge, parent))| {
-                self.pin(index, edge, parent.build_digest(of_rolled_back))
-            });
+        let parents = parents.map(|(index, (edge, parent))| {
+            self.pin(index, edge, parent.build_digest(of_rolled_back))
+        });
         let parents = parents.collect();
         Ok(ResolvedInputs { inputs, parents, source_is_remembered: source.is_remembered })
     }
@@ -374,7 +373,7 @@ impl<'a> ImageEval<'a> {
                 .iter()
                 .zip(&parents.parents)
                 // A rollback of a parent makes no image stale, and neither does what it has undone.
-            .all(|(last, now)| last.digest == now.digest || now.rolled_back_to.is_some())
+                .all(|(last, now)| last.digest == now.digest || now.rolled_back_to.is_some())
             && same(&self.observed.source, &last.source)
             && matches!(&self.observed.strategy, Observed::Known(now) if *now == last.strategy)
             && last.nonce == self.nonce().unwrap_or_default()

@@ -41,12 +41,7 @@ impl ImageEval<'_> {
             return decision;
         }
         let held = self.decide_held();
-        ImageDecision {
-            state: held.state,
-            reason: held.reason,
-            message: held.message,
-            ..decision
-        }
+        ImageDecision { state: held.state, reason: held.reason, message: held.message, ..decision }
     }
 
     /// Returns the inputs of the build that the image needs.

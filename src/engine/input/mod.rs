@@ -28,7 +28,8 @@ pub use jobs::{
     BuildOutcome, CheckOutcome, DeferredJob, DeferredWork, ObservedBuild, ObservedCheck,
 };
 pub use registry::{
-    DigestAnswer, DigestResult, ExistingImage, FoundImage, LabelAnswer, Lookup, LookupResult, ObservedTag, RebuildMark,
+    DigestAnswer, DigestResult, ExistingImage, FoundImage, LabelAnswer, Lookup, LookupResult,
+    ObservedTag, RebuildMark,
 };
 
 /// Everything that a reconcile of a family has read. Lists are parallel to those of the spec.

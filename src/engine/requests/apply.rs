@@ -422,7 +422,10 @@ pub(super) fn find_image(input: &DecideInput<'_>, image: &str) -> Result<ImageIn
 }
 
 /// Returns the images of a scope, sorted.
-pub(super) fn images_of(input: &DecideInput<'_>, scope: &RequestScope) -> Result<Vec<ImageIndex>, String> {
+pub(super) fn images_of(
+    input: &DecideInput<'_>,
+    scope: &RequestScope,
+) -> Result<Vec<ImageIndex>, String> {
     Ok(match scope {
         RequestScope::Family => ImageIndex::range(input.spec.images.len()).collect(),
         RequestScope::Image(image) => vec![find_image(input, image)?],

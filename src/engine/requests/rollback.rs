@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 
 use crate::{
     api::{
-        BuildRecord, Edge, HoldTarget, ManagedImageStatus, ManualHold, ParentDigest, Request, RequestScope,
-        RequestState, RequestedAction, RollbackRecord, RolledBackImage,
+        BuildRecord, Edge, HoldTarget, ManagedImageStatus, ManualHold, ParentDigest, Request,
+        RequestScope, RequestState, RequestedAction, RollbackRecord, RolledBackImage,
     },
     engine::{
         decision::Effect,
@@ -165,9 +165,8 @@ impl RequestEffects {
             let is_all = of_request(request) == Release::Request;
             match effect {
                 Ok(effect) if effect.replaced.is_none() => {
-                    let gone = effect
-                        .rollbacks
-                        .extract_if(.., |target| is_all || is_released(target));
+                    let gone =
+                        effect.rollbacks.extract_if(.., |target| is_all || is_released(target));
                     let gone: Vec<RollbackTarget> = gone.collect();
                     any |= !gone.is_empty();
                     released.extend(gone.iter().filter_map(|target| target.index));

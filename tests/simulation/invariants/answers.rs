@@ -240,6 +240,11 @@ fn without_effect(
             })?;
             Some(("cancel stops builds", format!("{} runs", runs.key.name)))
         }
+        ActionName::Rollback => {
+            let (name, _) =
+                records.iter().find(|(_, record)| record["status"]["rollback"].is_null())?;
+            Some(("requested rollbacks are recorded", format!("{name} is not rolled back")))
+        }
         ActionName::Trigger => None,
     }
 }

@@ -10,7 +10,7 @@ use groundswell::{
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
-use super::{Violations, attempts, breaker, limits, reconcile_view, requests, short};
+use super::{Violations, attempts, breaker, limits, reconcile_view, requests, rollbacks, short};
 use crate::{
     builder,
     cluster::Cluster,
@@ -158,6 +158,7 @@ fn build(cluster: &mut Cluster, job: &Value) -> Violations {
         held(cluster, &spec, &family, image, started_at)
             .map(|why| ("holds are kept", format!("{shown}: {why}"))),
     );
+    found.extend(rollbacks::build(cluster, &spec, &family, job, &shown));
     found.extend(parents(cluster, &spec, &family, job, &shown));
     found.extend(cascade(cluster, job, &shown));
     found.extend(limits::check(cluster, job, &shown));
@@ -239,7 +240,10 @@ fn parents(
                     "children are built from checked parents",
                     format!("{shown} from {}", parent.pinned),
                 ));
-            } else if !cluster.invariants.is_checked(image, &parent.pinned) {
+            } else if !rollbacks::RolledBackTags::of(cluster, family, &image.name)
+                .are_asked_for(digest)
+                && !cluster.invariants.is_checked(image, &parent.pinned)
+            {
                 found.push((
                     "children are built from checked parents",
                     format!("{shown} from {} unchecked", parent.pinned),

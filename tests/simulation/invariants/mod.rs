@@ -2,7 +2,7 @@
 //! a registry, against what the model knows and the controller does not.
 //!
 //! [`builds`]: when a Job may be created; [`tags`]: what a tag may point to; [`records`] and
-//! [`requests`]: what may be recorded; [`losses`]: what must survive the loss of records;
+//! [`requests`]: what may be recorded; [`rollbacks`]: what stays rolled back; [`losses`]: what must survive the loss of records;
 //! [`limits`]: how much runs at once; [`attempts`]: how often and when a build is tried again;
 //! [`cascades`], [`quiet_time`] and [`cutoff`]: when a cascade starts, and what it builds;
 //! [`order`] and [`breaker`]: which builds start; [`answers`] and [`reasons`]: what users ask for,
@@ -28,6 +28,7 @@ pub mod reached;
 pub mod reasons;
 pub mod records;
 pub mod requests;
+pub mod rollbacks;
 pub mod tags;
 pub mod unwanted;
 

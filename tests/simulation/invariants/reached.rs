@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::{cluster::Cluster, objects::Kind};
 
 /// What a sweep over a few hundred seeds must reach.
-pub const EXPECTED: [&str; 47] = [
+pub const EXPECTED: [&str; 50] = [
     "breaker: opens",
     "breaker: trial build",
     "cascade: Complete",
@@ -52,8 +52,11 @@ pub const EXPECTED: [&str; 47] = [
     "request: Force Done",
     "request: Hold Active",
     "request: Retry Done",
+    "request: Rollback Active",
+    "request: Rollback Refused",
     "request: Trigger Done",
     "request: Unhold Done",
+    "rollback: a tag goes back",
     "spared: a build with equal content",
     "upstream: AwaitingApproval",
     "upstream: MinimumAge",

@@ -198,6 +198,7 @@ pub fn written(cluster: &mut Cluster, kind: Kind, before: Option<&Value>, object
     reached::written(cluster, kind, before, object);
     if kind == Kind::Image {
         super::tags::promotion_recorded(cluster, before, object);
+        found.extend(super::rollbacks::recorded(object));
         found.extend(attempts::recorded(cluster, object));
         found.extend(cutoff::written(cluster, before, object));
         found.extend(breaker::recorded(cluster, object));

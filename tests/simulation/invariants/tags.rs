@@ -12,7 +12,10 @@ use groundswell::{
 
 use serde_json::Value;
 
-use super::{Invariants, LeafValues, builds, reached::reach, reconcile_view, record_truth, short};
+use super::{
+    Invariants, LeafValues, builds, reached::reach, reconcile_view, record_truth,
+    rollbacks::RolledBackTags, short,
+};
 use crate::{
     cluster::Cluster,
     job_controller::Phase,
@@ -131,6 +134,12 @@ pub fn set(cluster: &mut Cluster, name: &str, tag: &str, digest: &str) {
         found.push(("tags point to checked digests", shown.clone()));
     }
     let moved_from = current.filter(|current| current != digest);
+    let of_image = image_of(cluster, name);
+    let rolled_back = of_image
+        .as_ref()
+        .map(|pushed| RolledBackTags::of(cluster, &pushed.family, &pushed.image.name))
+        .unwrap_or_default();
+    let is_asked_for = rolled_back.are_asked_for(digest);
     if tag.ends_with("-rebuilt") {
         found.extend(super::losses::mark_moved(cluster, name, moved_from.as_deref(), digest));
     } else if tag.starts_with("gs-") {
@@ -156,8 +165,13 @@ pub fn set(cluster: &mut Cluster, name: &str, tag: &str, digest: &str) {
                     .get(&format!("{name}:{tag}"))
                     .unwrap_or(before)
                     .clone();
-                found.extend(super::losses::tag_moved(cluster, name, &ours, digest));
-                if let Some(why) = backwards(cluster, name, &ours, digest) {
+                if is_asked_for {
+                    reach(cluster, "rollback: a tag goes back");
+                } else {
+                    found.extend(super::losses::tag_moved(cluster, name, &ours, digest));
+                }
+                if let Some(why) = backwards(cluster, name, &ours, digest).filter(|_| !is_asked_for)
+                {
                     found.push((
                         "floating tags never go backwards",
                         format!("{shown} from {}: {why}", short(&ours)),
@@ -165,7 +179,7 @@ pub fn set(cluster: &mut Cluster, name: &str, tag: &str, digest: &str) {
                 }
             }
         }
-        if let Some(PushedImage { family, spec, image }) = image_of(cluster, name) {
+        if let Some(PushedImage { family, spec, image }) = of_image {
             if spec.suspend {
                 found.push(("suspended families move no tags", shown.clone()));
             }
@@ -173,7 +187,9 @@ pub fn set(cluster: &mut Cluster, name: &str, tag: &str, digest: &str) {
                 if !cluster.invariants.is_checked(&image, &pinned) {
                     found.push(("tags point to checked digests", format!("{shown}, unchecked")));
                 }
-            } else if !cluster.invariants.promoted.contains(&pinned) {
+            } else if let Some(why) = rolled_back.check(digest, &shown) {
+                found.push(why);
+            } else if !is_asked_for && !cluster.invariants.promoted.contains(&pinned) {
                 let why = promotion_violations(cluster, &family, &spec, &image, name, digest);
                 found.extend(
                     why.into_iter().map(|(invariant, why)| (invariant, format!("{shown}, {why}"))),

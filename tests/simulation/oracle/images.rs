@@ -24,6 +24,28 @@ struct Parent {
     final_state: FinalState,
     /// Whether the digest has passed the current checks.
     checked: bool,
+    /// Whether the parent is rolled back, so that its children stay as they are.
+    rolled_back: bool,
+}
+
+/// The parents that a build is to be made from.
+struct WantedParents {
+    /// Each as `repository@digest`.
+    pinned: Vec<String>,
+    /// Whether any digest of it will do.
+    any_digest: Vec<bool>,
+}
+
+impl WantedParents {
+    /// Whether a build was made from these parents.
+    fn match_build(&self, made: &BuildOrigin) -> bool {
+        let repository = |pinned: &str| pinned.split('@').next().unwrap_or_default().to_owned();
+        let wanted = self.pinned.iter().zip(&self.any_digest);
+        made.parents.len() == self.pinned.len()
+            && made.parents.iter().zip(wanted).all(|(made, (wanted, any_digest))| {
+                made == wanted || *any_digest && repository(made) == repository(wanted)
+            })
+    }
 }
 
 impl Oracle<'_> {
@@ -70,7 +92,7 @@ impl Oracle<'_> {
             .any(|parent| failed(parent) && !(last_verified && parent.pinned.is_some()))
         {
             // A held image stays as it is, whatever happens to its ancestors.
-            return if held && record.digest.is_some() {
+            return if held && (record.digest.is_some() || record.rollback.is_some()) {
                 expect(FinalState::Held, &[ImageState::Held])
             } else {
                 expect(FinalState::Blocked, &[ImageState::Blocked])
@@ -91,6 +113,8 @@ impl Oracle<'_> {
             };
             return expect(final_state, states);
         };
+        let any_digest = parents.iter().map(|parent| parent.rolled_back).collect();
+        let pinned = WantedParents { pinned, any_digest };
         let text = text_of(self.cluster, &image.source).unwrap_or_default();
         let current = record.state == ImageState::Current
             && self.lineage(family, image, &record, &text, &pinned).is_ok();
@@ -189,7 +213,12 @@ impl Oracle<'_> {
             let found = found.ok_or_else(|| format!("there is no upstream {upstream}"))?;
             let digest = self.adopted(family, found)?;
             let pinned = (!digest.is_empty()).then(|| format!("{}@{digest}", found.image));
-            return Ok(Parent { pinned, final_state: FinalState::Current, checked: true });
+            return Ok(Parent {
+                pinned,
+                final_state: FinalState::Current,
+                checked: true,
+                rolled_back: false,
+            });
         }
         let name = edge.image.as_deref().unwrap_or_default();
         let families = self.families;
@@ -200,7 +229,12 @@ impl Oracle<'_> {
                 .filter(|other| other.spec.exports.iter().any(|export| export.image == name)),
         };
         let Some((of, found)) = of.and_then(|of| Some((of, of.image(name)?))) else {
-            return Ok(Parent { pinned: None, final_state: FinalState::Waiting, checked: true });
+            return Ok(Parent {
+                pinned: None,
+                final_state: FinalState::Waiting,
+                checked: true,
+                rolled_back: false,
+            });
         };
         let final_state = self.final_state(of, found)?;
         let record = of.record(name);
@@ -220,7 +254,10 @@ impl Oracle<'_> {
         let last_verified = child.on_parent_failure == OnParentFailure::UseLastVerified;
         let has_digest =
             final_state != FinalState::Waiting || edge.family.is_some() || last_verified && checked;
-        Ok(Parent { pinned: pinned.filter(|_| has_digest), final_state, checked })
+        let rolled_back = record.rollback.is_some();
+        // What it is rolled back to has passed the checks of its time.
+        let checked = checked || rolled_back;
+        Ok(Parent { pinned: pinned.filter(|_| has_digest), final_state, checked, rolled_back })
     }
 
     /// Checks that an image's digest was built from its current inputs.
@@ -230,7 +267,7 @@ impl Oracle<'_> {
         image: &Image,
         record: &ManagedImageStatus,
         text: &str,
-        parents: &[String],
+        parents: &WantedParents,
     ) -> Result<(), String> {
         let name = repository(&family.spec, image);
         let digest = record.digest.clone().unwrap_or_default();
@@ -243,7 +280,7 @@ impl Oracle<'_> {
         let builds = kept.into_iter().flat_map(|kept| &kept.origins);
         let from_these = builds.filter(|(_, made)| {
             made.iter().any(|made| {
-                made.source == text && made.parents == parents && made.args == image.args
+                made.source == text && parents.match_build(made) && made.args == image.args
             })
         });
         let never_spares = family.spec.policy.cutoff == Cutoff::Never;
@@ -270,9 +307,10 @@ impl Oracle<'_> {
         let made = registry.origins(&pinned);
         Err(format!(
             "{} is current at {}, which was made from {made:?}, and not from {text:?} and \
-             {parents:?}; a build from these exists: {was_built}",
+             {:?}; a build from these exists: {was_built}",
             image.name,
-            short(&digest)
+            short(&digest),
+            parents.pinned
         ))
     }
 }

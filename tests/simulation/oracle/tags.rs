@@ -98,11 +98,14 @@ impl Oracle<'_> {
                 .replace("{{ fingerprint }}", short(&fingerprint))
                 .replace("{{ upstream.u0.tag }}", FOLLOWED);
             let floats = tag == *template;
+            let rolled_back = record.rollback.as_ref().filter(|_| floats && !digest.is_empty());
+            let rolled_back = rolled_back.map(|rollback| rollback.digest.as_str());
             let expected = match (final_states[index], floats, family.spec.policy.promotion) {
                 (FinalState::Current, true, Promotion::Cascade) if !is_complete => {
                     record.promoted.as_deref()
                 }
                 (FinalState::Current, _, _) => Some(digest),
+                (FinalState::Held, _, _) if rolled_back.is_some() => rolled_back,
                 _ => continue,
             };
             let current = self.cluster.registry.tag(&name, &tag);

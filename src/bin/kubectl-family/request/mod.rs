@@ -1,8 +1,9 @@
-//! `kubectl family trigger|retry|cancel|force|hold|unhold|approve`: each command creates one
+//! `kubectl family trigger|retry|cancel|force|hold|unhold|approve|rollback`: each command creates one
 //! [`FamilyRequest`](groundswell::api::FamilyRequest), and shows what happens to it. No command
 //! changes a spec, so that the manifests of a GitOps tool stay as they are.
 
 mod render;
+mod rollback;
 mod send;
 
 use std::{collections::BTreeSet, str::FromStr};
@@ -16,6 +17,8 @@ use groundswell::api::{
     Approval, Duration, FamilyRequestSpec, HoldTarget, ImageFamily, RequestScope, RequestedAction,
     UpstreamStatus, condition::Reason,
 };
+
+pub use rollback::{RollbackArguments, rollback};
 
 use crate::{
     cluster::ClusterConnection, command_line::KubectlFlags, output, request::send::SendFlags,

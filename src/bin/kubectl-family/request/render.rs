@@ -103,8 +103,9 @@ fn describe(spec: &FamilyRequestSpec) -> String {
     };
     let at = spec.digest.as_ref().map_or_else(String::new, |digest| format!(" at {digest}"));
     let until = spec.until.map_or_else(String::new, |until| format!(" until {until:.0}"));
+    let workloads = if spec.rollout { ", with its workloads" } else { "" };
     let because = spec.reason.as_ref().map_or_else(String::new, |why| format!(" ({why})"));
-    format!("{} {target}{at}{until}{because}", spec.action.as_str())
+    format!("{} {target}{at}{until}{workloads}{because}", spec.action.as_str())
 }
 
 #[cfg(test)]

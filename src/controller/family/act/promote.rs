@@ -188,7 +188,8 @@ impl Reconcile<'_> {
     fn is_new(&self, promotion: &ImagePromotion<'_>) -> bool {
         let mut known = promotion.tags.iter().filter_map(|tag| self.known_tag(promotion, tag));
         !promotion.is_earlier
-            && known.any(|known| matches!(known, ObservedTag::At(known) if known != promotion.digest))
+            && known
+                .any(|known| matches!(known, ObservedTag::At(known) if known != promotion.digest))
     }
 
     /// Publishes an Event if somebody else moved a tag, or if an immutable tag is taken.
