@@ -125,8 +125,13 @@ impl<'a> RolledOutImage<'a> {
 fn rollout_digest(status: Option<&ManagedImageStatus>) -> Option<&str> {
     let status = status?;
     let digest = status.promoted.as_deref()?;
-    let floating = status.tags.iter().filter(|tag| !tag.immutable);
-    floating.into_iter().all(|tag| tag.digest == digest).then_some(digest)
+    let mut floating = status.tags.iter().filter(|tag| !tag.immutable).peekable();
+    let is_set = match &status.rollback {
+        // Tags that name labels of the newest build do not go back.
+        Some(_) => floating.peek().is_none() || floating.any(|tag| tag.digest == digest),
+        None => floating.all(|tag| tag.digest == digest),
+    };
+    is_set.then_some(digest)
 }
 
 /// Whether the workloads stay as they are: the image is rolled back without them.
@@ -284,6 +289,29 @@ fn rolled_out_condition(
 mod tests {
     use super::*;
     use crate::api::{Image, ImageFamilySpec, ManagedImageSpec};
+
+    #[test]
+    fn workloads_follow_a_rollback_only_if_a_user_has_asked_for_it() {
+        let image = |rollback: serde_json::Value, tags: &[&str]| {
+            let tag = |digest: &&str| json!({"tag": digest, "digest": digest, "immutable": false});
+            let status = json!({"promoted": "old", "rollback": rollback,
+                                "tags": tags.iter().map(tag).collect::<Vec<_>>()});
+            let status = serde_json::from_value(status).expect("a status");
+            ManagedImage { status: Some(status), ..ManagedImage::default() }
+        };
+        let target = |image: &ManagedImage| rollout_digest(image.status.as_ref()).is_some();
+        let asked = json!({"digest": "old", "rollout": true});
+        for (image, follows) in [
+            (image(json!({"digest": "old"}), &["old"]), false),
+            (image(asked.clone(), &["old", "named-by-a-label"]), true),
+            (image(asked.clone(), &[]), true),
+            (image(asked, &["new"]), false),
+            (image(json!(null), &["old"]), true),
+            (image(json!(null), &["old", "new"]), false),
+        ] {
+            assert_eq!(target(&image) && !is_frozen(&image), follows, "{image:?}");
+        }
+    }
 
     #[test]
     fn a_record_that_names_another_repository_rolls_nothing_out() {
