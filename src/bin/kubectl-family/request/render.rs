@@ -5,7 +5,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use kube::ResourceExt;
 
 use groundswell::{
-    api::{FamilyRequest, FamilyRequestSpec, ImageFamily, RequestState},
+    api::{ActionName, FamilyRequest, FamilyRequestSpec, ImageFamily, RequestState},
     terminal::printable,
 };
 
@@ -101,7 +101,8 @@ fn describe(spec: &FamilyRequestSpec) -> String {
         (None, Some(upstream)) => format!("upstream {upstream}"),
         (None, None) => "the whole family".into(),
     };
-    let at = spec.digest.as_ref().map_or_else(String::new, |digest| format!(" at {digest}"));
+    let to = if spec.action == ActionName::Rollback { "to" } else { "at" };
+    let at = spec.digest.as_ref().map_or_else(String::new, |digest| format!(" {to} {digest}"));
     let until = spec.until.map_or_else(String::new, |until| format!(" until {until:.0}"));
     let workloads = if spec.rollout { ", with its workloads" } else { "" };
     let because = spec.reason.as_ref().map_or_else(String::new, |why| format!(" ({why})"));

@@ -36,6 +36,14 @@ fn a_request_is_described() {
             json!({"action": "Approve", "upstream": "debian", "digest": digest("b")}),
             format!("Approve upstream debian at {}", digest("b")),
         ),
+        (
+            json!({"action": "Rollback", "image": "app", "digest": digest("c"), "subtree": true,
+                   "rollout": true, "reason": "it leaks"}),
+            format!(
+                "Rollback app and all images built on it to {}, with its workloads (it leaks)",
+                digest("c")
+            ),
+        ),
     ] {
         let text = requested(&request(&fields, &Value::Null));
         assert_eq!(text, format!("requested: {expected}; famreq/r1"));

@@ -13,7 +13,7 @@ use groundswell::{
 use crate::{
     cluster::ClusterConnection,
     command_line::KubectlFlags,
-    request::{RequestToSend, TargetArgument, send::SendFlags, send_to, subtree_scope},
+    request::{RequestToSend, TargetArgument, scope, send::SendFlags, send_to, subtree_scope},
 };
 
 /// Minimum length in characters of a digest that is cut short, without `sha256:`.
@@ -47,10 +47,10 @@ pub struct RollbackArguments {
 pub async fn rollback(arguments: RollbackArguments) -> anyhow::Result<()> {
     let RollbackArguments { target, to, subtree, rollout, reason, send_flags, kubectl_flags } =
         arguments;
-    let Some(image) = &target.image else {
+    let scope = if subtree { subtree_scope(&target)? } else { scope(&target) };
+    let (RequestScope::Image(image) | RequestScope::Subtree(image)) = &scope else {
         bail!("name the image to roll back, as {}/IMAGE", target.family)
     };
-    let scope = if subtree { subtree_scope(&target)? } else { RequestScope::Image(image.clone()) };
     let cluster = ClusterConnection::connect(&kubectl_flags).await?;
     let family: ImageFamily = cluster.get(cluster.api(), &target.family).await?;
     let name = format!("{}.{image}", family.name_any());
