@@ -140,8 +140,9 @@ pub struct FamilyRequestSpec {
 pub struct FamilyRequestStatus {
     /// State of the request. Not set until the controller has read the request. `Waiting`: it was
     /// read, and is carried out later; the message says what it waits for. `Active`: a hold, a
-    /// rollback or an approval that has effect. `Done`: it was carried out, or its effect has ended. `Refused`: it
-    /// was not carried out and will not be. `Superseded`: a later request has replaced it.
+    /// rollback or an approval that has effect. `Done`: it was carried out, or its effect has
+    /// ended. `Refused`: it was not carried out and will not be. `Superseded`: a later request has
+    /// replaced it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state: Option<RequestState>,
 

@@ -1,4 +1,4 @@
-//! A user rolls an image back: its tags go to an earlier build and stay there, and nothing is built.
+//! A user rolls an image back: its tags go to an earlier build, and nothing is built.
 
 use groundswell::api::{FamilyRequest, ImageState, ManagedImage, ManagedImageStatus, RequestState};
 use kube::api::{DeleteParams, ListParams, PostParams};

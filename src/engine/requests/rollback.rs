@@ -127,7 +127,7 @@ impl RequestEffects {
         };
         let message = format!("the rollback of the request {} applies", later.name);
         let answer = RequestAnswer::new(RequestState::Superseded, message);
-        self.release(&answer, |_| Release::Images, is_taken);
+        self.release(&answer, |_| ReleaseScope::Images, is_taken);
     }
 
     /// Ends what earlier requests hold of an image at an earlier build: with the image that a
@@ -142,8 +142,9 @@ impl RequestEffects {
         };
         let message = format!("the request {} has ended the rollback", later.name);
         let answer = RequestAnswer::new(RequestState::Done, message);
-        let of_request =
-            |request: &Request| if names(request) { Release::Request } else { Release::Images };
+        let of_request = |request: &Request| {
+            if names(request) { ReleaseScope::Request } else { ReleaseScope::Images }
+        };
         self.release(&answer, of_request, |target| target.image.image == image)
     }
 
@@ -152,7 +153,7 @@ impl RequestEffects {
     fn release(
         &mut self,
         answer: &RequestAnswer,
-        of_request: impl Fn(&Request) -> Release,
+        of_request: impl Fn(&Request) -> ReleaseScope,
         is_released: impl Fn(&RollbackTarget) -> bool,
     ) -> bool {
         let mut released: Vec<ImageIndex> = Vec::new();
@@ -162,7 +163,7 @@ impl RequestEffects {
             if !matches!(request.action, RequestedAction::Rollback { .. }) {
                 continue;
             }
-            let is_all = of_request(request) == Release::Request;
+            let is_all = of_request(request) == ReleaseScope::Request;
             match effect {
                 Ok(effect) if effect.replaced.is_none() => {
                     let gone =
@@ -204,7 +205,7 @@ impl RequestEffects {
 
 /// What of a request is released.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Release {
+enum ReleaseScope {
     /// Everything that it holds.
     Request,
     /// Single images.
@@ -340,8 +341,8 @@ impl<'a> RollbackPlan<'a> {
         };
         let Some(adopted) = self.targets.keys().find(is_adopted) else { return Ok(()) };
         Err(format!(
-            "the digest of {} was adopted from the registry and not built, and Groundswell moves no \
-             tag of it: move the tags back in the registry",
+            "the digest of {} was adopted from the registry and not built, so that no tag of it is \
+             moved: move the tags back in the registry",
             self.name(*adopted)
         )
         .into())

@@ -1,5 +1,5 @@
-//! `kubectl family trigger|retry|cancel|force|hold|unhold|approve|rollback`: each command creates one
-//! [`FamilyRequest`](groundswell::api::FamilyRequest), and shows what happens to it. No command
+//! `kubectl family trigger|retry|cancel|force|hold|unhold|approve|rollback`: each command creates
+//! one [`FamilyRequest`](groundswell::api::FamilyRequest), and shows what happens to it. No command
 //! changes a spec, so that the manifests of a GitOps tool stay as they are.
 
 mod render;

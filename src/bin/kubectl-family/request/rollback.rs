@@ -1,5 +1,5 @@
-//! `kubectl family rollback`: finds the digest of the build that a user names, and requests that its
-//! image goes back to it. The controller decides whether it may.
+//! `kubectl family rollback`: finds the digest of the build that a user names, and requests that
+//! its image goes back to it. The controller decides whether it may.
 
 use anyhow::bail;
 use clap::Args;
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn two_builds_that_begin_alike_are_told_from_one_another() {
+    fn builds_that_begin_alike_need_more_of_their_digest() {
         let mut status = status();
         status.history[4].digest = format!("sha256:{}{}", "b".repeat(20), "e".repeat(44));
         let asked = "b".repeat(20);
