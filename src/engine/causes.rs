@@ -3,8 +3,8 @@
 
 use crate::{
     api::{
-        Cause, CauseType, Inputs, condition::shorten, managed_image::MAX_BUILD_CAUSES,
-        request::name_of_nonce,
+        Cause, CauseType, Inputs, RollbackRecord, condition::shorten,
+        managed_image::MAX_BUILD_CAUSES, request::name_of_nonce,
     },
     identity::{CausingCommits, FolderRevision},
     lineage::{ImageIndex, Lineage, Parent},
@@ -208,6 +208,16 @@ pub fn short(digest: &(impl AsRef<str> + ?Sized)) -> &str {
     let digest = digest.as_ref();
     let hash = digest.strip_prefix("sha256:").unwrap_or(digest);
     hash.get(..12).unwrap_or(hash)
+}
+
+/// Returns the build that an image is rolled back to as messages show it.
+#[must_use]
+pub fn describe_build(earlier: &RollbackRecord) -> String {
+    let digest = short(&earlier.digest);
+    match earlier.build {
+        Some(build) => format!("build {build} ({digest})"),
+        None => digest.to_owned(),
+    }
 }
 
 #[cfg(test)]

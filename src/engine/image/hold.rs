@@ -5,13 +5,13 @@ use jiff::Timestamp;
 use crate::{
     api::{ImageState, ManualHold, condition::Reason},
     engine::{
+        causes::describe_build,
         decision::ImageDecision,
         fingerprint::fingerprint,
         image::{
             evaluate::blank,
             evaluation::{ImageEval, Plan},
             inputs::ResolvedParents,
-            rollback::describe_build,
         },
         input::LookupResult,
     },

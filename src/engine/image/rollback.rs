@@ -8,7 +8,6 @@
 use crate::{
     api::{ImageState, RollbackRecord},
     engine::{
-        causes::short,
         decision::ImageDecision,
         fingerprint::fingerprint,
         image::{
@@ -76,10 +75,4 @@ impl ImageEval<'_> {
             Some(LookupResult::Present { .. } | LookupResult::Failed(..)) | None => true,
         }
     }
-}
-
-/// Returns the build that an image is rolled back to as messages show it.
-pub(in crate::engine) fn describe_build(earlier: &RollbackRecord) -> String {
-    let digest = short(&earlier.digest).to_owned();
-    earlier.build.map_or_else(|| digest.clone(), |build| format!("build {build} ({digest})"))
 }

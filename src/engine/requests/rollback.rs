@@ -12,8 +12,8 @@ use crate::{
         RequestScope, RequestState, RequestedAction, RollbackRecord, RolledBackImage,
     },
     engine::{
+        causes::describe_build,
         decision::Effect,
-        image::rollback::describe_build,
         input::{DecideInput, DigestResult, ObservedRequest},
         requests::{
             AppliedRequest, RequestAnswer, RequestEffect, RequestEffects,
@@ -75,7 +75,8 @@ impl RequestEffects {
                     since: Some(request.created),
                     ..ManualHold::default()
                 });
-                overrides.rollback = Some(target.record(asked.rollout));
+                overrides.rollback =
+                    Some(RollbackRecord { rollout: asked.rollout, ..target.record() });
             });
         }
         let mut message = describe(&targets);
@@ -224,9 +225,10 @@ impl RollbackTarget {
         Self { image: image.clone(), index: find_image(input, &image.image).ok() }
     }
 
-    fn record(&self, rollout: bool) -> RollbackRecord {
+    /// Returns the build that the image goes back to, without its workloads.
+    fn record(&self) -> RollbackRecord {
         let RolledBackImage { digest, build, .. } = self.image.clone();
-        RollbackRecord { digest, build, rollout }
+        RollbackRecord { digest, build, rollout: false }
     }
 }
 
@@ -380,7 +382,7 @@ impl<'a> KnownBuild<'a> {
 fn describe(targets: &[RollbackTarget]) -> String {
     match targets {
         [only] => {
-            let build = describe_build(&only.record(false));
+            let build = describe_build(&only.record());
             format!("{} is rolled back to {build} and held there", only.image.image)
         }
         all => format!("{} images are rolled back and held there", all.len()),

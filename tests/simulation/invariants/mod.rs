@@ -3,7 +3,8 @@
 //!
 //! [`builds`]: when a Job may be created; [`tags`]: what a tag may point to; [`records`] and
 //! [`requests`]: what may be recorded; [`rollbacks`]: what stays rolled back; [`losses`]: what must
-//! survive the loss of records; [`limits`]: how much runs at once; [`attempts`]: how often and when a build is tried again;
+//! survive the loss of records; [`limits`]: how much runs at once; [`attempts`]: how often and when
+//! a build is tried again;
 //! [`cascades`], [`quiet_time`] and [`cutoff`]: when a cascade starts, and what it builds;
 //! [`order`] and [`breaker`]: which builds start; [`answers`] and [`reasons`]: what users ask for,
 //! and what images wait for; [`patches`]: that every patch arrives; [`unwanted`]: what must not run
