@@ -101,7 +101,7 @@ fn command() -> Command {
 fn kind(command: &str, argument: &str) -> Option<NameKind> {
     match (command, argument) {
         ("status" | "approve" | "check", "family") => Some(NameKind::Family),
-        ("trigger" | "retry" | "cancel" | "force" | "hold" | "unhold", "target") => {
+        ("trigger" | "retry" | "cancel" | "force" | "hold" | "unhold" | "rollback", "target") => {
             Some(NameKind::Scope)
         }
         ("hold" | "unhold" | "approve", "upstream") | ("plan", "moved") => Some(NameKind::Upstream),

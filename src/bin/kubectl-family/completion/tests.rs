@@ -33,6 +33,7 @@ fn the_arguments_that_take_names_exist() {
             "unhold upstream",
             "approve family",
             "approve upstream",
+            "rollback target",
         ]
     );
 }
