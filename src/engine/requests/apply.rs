@@ -163,12 +163,16 @@ impl RequestEffects {
             Err(message) if is_active(observed) => return Ok(RequestEffect::lasting(message)),
             Err(refused) => return Err(refused.into()),
         };
-        if let Some(request) = self.rolled_back_by(index).filter(|_| !is_active(observed)) {
-            return Err(RequestAnswer::from(format!(
+        if let Some(request) = self.rolled_back_by(index) {
+            let message = format!(
                 "{image} is rolled back and held by the request {request}; end that first: kubectl \
                  family unhold {}/{image}",
                 input.family
-            )));
+            );
+            // An earlier rollback may have waited for the registry.
+            let is_active = is_active(observed);
+            let state = if is_active { RequestState::Superseded } else { RequestState::Refused };
+            return Err(RequestAnswer::new(state, message));
         }
         let message = format!("{image} is held at its current digest{}", describe_end(hold.until));
         self.override_images(&[index], |_, overrides| overrides.hold = Some(hold.clone()));
