@@ -25,7 +25,14 @@ mod recognition;
 pub mod retag_unchanged;
 
 #[cfg(test)]
+mod build_records_tests;
+#[cfg(test)]
 mod pushed_image_tests;
+#[cfg(test)]
+mod repository_model;
+
+/// How many requests of a reconcile to registries run at once.
+const MAX_CONCURRENT_REQUESTS: usize = 8;
 
 /// Whether a decision still holds after a step that asks registries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
