@@ -39,7 +39,7 @@ test: ## Run every test, on a real API server and a real cluster too (needs Debi
 	dev/test
 
 .PHONY: bench
-bench: ## Run the benchmarks: one decision, an import, and a cascade compared with a bare loop (docs/benchmarks.md)
+bench: ## Run the benchmarks: one decision, the plugin, and a cascade compared with a bare loop (docs/benchmarks.md)
 	dev/bench
 
 .PHONY: simulate

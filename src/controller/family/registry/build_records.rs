@@ -22,7 +22,7 @@ use crate::{
     controller::{
         family::{
             reconcile::Reconcile,
-            registry::{lookup::MAX_CONCURRENT_LOOKUPS, pushed_image::Repository},
+            registry::{MAX_CONCURRENT_REQUESTS, pushed_image::Repository},
         },
         object_cache::Key,
         record_schedule::{RecordAttempt, UnrecordedBuild},
@@ -260,7 +260,7 @@ impl Reconcile<'_> {
         let writes: Vec<_> =
             due.records.into_iter().map(|record| reconcile.write_record(record)).collect();
         let attempted: Vec<AttemptedRecord> =
-            stream::iter(writes).buffer_unordered(MAX_CONCURRENT_LOOKUPS).collect().await;
+            stream::iter(writes).buffer_unordered(MAX_CONCURRENT_REQUESTS).collect().await;
         let mut has_failed = false;
         for attempt in attempted {
             has_failed |= self.note_record(attempt) == RecordAttempt::Failed;

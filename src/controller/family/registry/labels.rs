@@ -12,7 +12,7 @@ use crate::{
     },
     controller::family::{
         reconcile::Reconcile,
-        registry::{DecisionValidity, lookup::MAX_CONCURRENT_LOOKUPS, pushed_image::Repository},
+        registry::{DecisionValidity, MAX_CONCURRENT_REQUESTS, pushed_image::Repository},
     },
     engine::{Effect, LabelAnswer, Problem},
     identity::ImageDigest,
@@ -47,7 +47,7 @@ impl Reconcile<'_> {
         let reads: Vec<_> =
             wanted.map(|wanted| reconcile.answer_labels(wanted, retry_at)).collect();
         let answers: Vec<AnsweredLabels> =
-            stream::iter(reads).buffer_unordered(MAX_CONCURRENT_LOOKUPS).collect().await;
+            stream::iter(reads).buffer_unordered(MAX_CONCURRENT_REQUESTS).collect().await;
         if answers.is_empty() {
             return DecisionValidity::Current;
         }

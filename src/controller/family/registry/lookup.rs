@@ -13,7 +13,7 @@ use crate::{
     controller::family::{
         reconcile::Reconcile,
         registry::{
-            DecisionValidity,
+            DecisionValidity, MAX_CONCURRENT_REQUESTS,
             patience::Patience,
             pushed_image::{self, BaseComparison, Repository},
             recognition::Recognition,
@@ -25,8 +25,6 @@ use crate::{
     registry::{Platform, PlatformImage},
 };
 
-/// The number of lookups and retags that a reconcile makes concurrently.
-pub const MAX_CONCURRENT_LOOKUPS: usize = 8;
 /// The pause after the first failed or rejected lookup. It doubles with each one in a row.
 const MIN_LOOKUP_PAUSE: SignedDuration = SignedDuration::from_secs(5);
 /// Upper bound on the pause after a failed or rejected lookup.
@@ -80,7 +78,7 @@ impl Reconcile<'_> {
         let lookups: Vec<_> =
             wanted.map(|wanted| reconcile.look_up(wanted, &patience, retry_at)).collect();
         let answers: Vec<AnsweredLookup> =
-            stream::iter(lookups).buffer_unordered(MAX_CONCURRENT_LOOKUPS).collect().await;
+            stream::iter(lookups).buffer_unordered(MAX_CONCURRENT_REQUESTS).collect().await;
         if answers.is_empty() {
             return DecisionValidity::Current;
         }

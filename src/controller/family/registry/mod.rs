@@ -27,7 +27,14 @@ pub mod retag_unchanged;
 pub mod rollback_targets;
 
 #[cfg(test)]
+mod build_records_tests;
+#[cfg(test)]
 mod pushed_image_tests;
+#[cfg(test)]
+mod repository_model;
+
+/// How many requests of a reconcile to registries run at once.
+const MAX_CONCURRENT_REQUESTS: usize = 8;
 
 /// Whether a decision still holds after a step that asks registries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,9 +12,9 @@ use crate::{
     controller::family::{
         reconcile::Reconcile,
         registry::{
-            DecisionValidity,
+            DecisionValidity, MAX_CONCURRENT_REQUESTS,
             build_records::{RecordError, RecordStore, RecordedResult},
-            lookup::{FingerprintQuery, MAX_CONCURRENT_LOOKUPS},
+            lookup::FingerprintQuery,
             pushed_image::{Repository, present, rebuild_request},
         },
     },
@@ -52,7 +52,7 @@ impl Reconcile<'_> {
         });
         let marks: Vec<_> = wanted.map(|wanted| reconcile.mark(wanted, retry_at)).collect();
         let attempted: Vec<AttemptedMark> =
-            stream::iter(marks).buffer_unordered(MAX_CONCURRENT_LOOKUPS).collect().await;
+            stream::iter(marks).buffer_unordered(MAX_CONCURRENT_REQUESTS).collect().await;
         if attempted.is_empty() {
             return DecisionValidity::Current;
         }

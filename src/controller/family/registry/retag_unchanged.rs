@@ -13,9 +13,8 @@ use crate::{
     controller::family::{
         reconcile::Reconcile,
         registry::{
-            DecisionValidity,
+            DecisionValidity, MAX_CONCURRENT_REQUESTS,
             build_records::{RecordError, RecordStore, RecordedResult},
-            lookup::MAX_CONCURRENT_LOOKUPS,
             pushed_image::{Repository, present},
         },
     },
@@ -56,7 +55,7 @@ impl Reconcile<'_> {
         let retags = reconcile.decision.effects.iter().filter_map(|effect| reconcile.retag(effect));
         let retags: Vec<_> = retags.map(|retag| reconcile.carry_out(retag)).collect();
         let retagged: Vec<Retagged> =
-            stream::iter(retags).buffer_unordered(MAX_CONCURRENT_LOOKUPS).collect().await;
+            stream::iter(retags).buffer_unordered(MAX_CONCURRENT_REQUESTS).collect().await;
         if retagged.is_empty() {
             return DecisionValidity::Current;
         }
