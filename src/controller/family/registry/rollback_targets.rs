@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use crate::{
     controller::family::{
         reconcile::Reconcile,
-        registry::{DecisionValidity, lookup::MAX_CONCURRENT_LOOKUPS},
+        registry::{DecisionValidity, MAX_CONCURRENT_REQUESTS},
     },
     engine::{DigestAnswer, DigestResult, Effect, Problem},
     identity::ImageDigest,
@@ -28,7 +28,7 @@ impl Reconcile<'_> {
         });
         let wanted: Vec<_> = wanted.collect();
         let answers: Vec<(String, DigestAnswer)> =
-            stream::iter(wanted).buffer_unordered(MAX_CONCURRENT_LOOKUPS).collect().await;
+            stream::iter(wanted).buffer_unordered(MAX_CONCURRENT_REQUESTS).collect().await;
         if answers.is_empty() {
             return DecisionValidity::Current;
         }
