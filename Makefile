@@ -13,6 +13,7 @@ help: ## List the targets
 	@echo 'Tests that need more than Rust have a feature that says so:'
 	@echo '  cargo test --features needs-git --test git                Git'
 	@echo '  cargo test --features needs-go --test chart               Go (also: registry, dockerfile)'
+	@echo '  cargo test --features needs-chromium --test page          Chromium and its driver'
 	@echo '  cargo test --features needs-cluster --test integration    Debian 12, root and Go (also: scale, end_to_end)'
 
 .PHONY: build
@@ -24,6 +25,11 @@ generate: ## Write all generated files: CRDs, the chart's copies, deploy/, the A
 	GENERATE=1 cargo test --locked --quiet --features needs-go --test generated
 	GENERATE=1 cargo test --locked --quiet --bin kubectl-family -- schemas page_of_commands
 	GENERATE=1 INSTA_UPDATE=always cargo test --locked --quiet --features needs-go --test chart
+
+.PHONY: screenshots
+screenshots: ## Write the pictures of the plugin's page to docs/images (needs Debian's Chromium)
+	dev/packages page
+	cargo test --locked --features needs-chromium --test page -- --ignored the_pictures
 
 .PHONY: end-of-life
 end-of-life: ## Refresh the dates until which distributions are supported

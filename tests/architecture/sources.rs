@@ -34,7 +34,7 @@ pub fn files_below(folder: &str) -> Vec<PathBuf> {
 }
 
 /// The files of the repository that this project has written: not what `.gitignore` names, the
-/// lists of dependencies that a tool writes, and the licence.
+/// lists of dependencies that a tool writes, licences, and the library of the plugin's page.
 pub fn own_files() -> Vec<PathBuf> {
     let ignored = read(Path::new(".gitignore")).expect("a text");
     let ignored: BTreeSet<&str> =
@@ -48,7 +48,8 @@ pub fn own_files() -> Vec<PathBuf> {
         .flat_map(|name| files_below(name))
         .filter(|path| {
             let name = path.file_name().unwrap_or_default();
-            !["Cargo.lock", "go.mod", "go.sum", "LICENSE"].iter().any(|foreign| name == *foreign)
+            let foreign = ["Cargo.lock", "go.mod", "go.sum", "LICENSE", "d3-zoom.js"];
+            !foreign.iter().any(|foreign| name == *foreign)
         })
         .collect();
     files.sort();

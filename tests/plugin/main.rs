@@ -15,6 +15,7 @@ mod krew;
 mod lint;
 mod plan;
 mod runs;
+mod ui;
 mod why;
 
 /// It is that of the unit tests, which use all of it.

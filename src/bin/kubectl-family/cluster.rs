@@ -159,7 +159,7 @@ impl ClusterConnection {
     }
 
     /// Waits for a call at most as long as the timeout, and describes its error.
-    async fn call<K, T>(&self, call: impl Future<Output = kube::Result<T>>) -> anyhow::Result<T>
+    pub async fn call<K, T>(&self, call: impl Future<Output = kube::Result<T>>) -> anyhow::Result<T>
     where
         K: Resource<DynamicType = ()>,
     {

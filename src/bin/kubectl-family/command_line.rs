@@ -11,7 +11,7 @@ use groundswell::{
 
 use crate::{
     check, completion, contains, diff, discover, examples, graph, impact, import, layers, lint,
-    man, output, plan, request, status, why,
+    man, output, plan, request, status, ui, why,
 };
 
 /// The command line.
@@ -53,6 +53,8 @@ enum PluginCommand {
     Impact(Box<impact::ImpactArguments>),
     /// Show what the controller would do now, after a move, or with another manifest
     Plan(Box<plan::PlanArguments>),
+    /// Show a page with the graph of all images, live, on this machine alone
+    Ui(Box<ui::UiArguments>),
     /// Explain why an image was built last, and what it waits for
     Why(Box<why::WhyArguments>),
     /// Start stale builds now, without waiting for the quiet time
@@ -137,6 +139,9 @@ pub async fn run(command_line: CommandLine) -> anyhow::Result<ExitCode> {
         PluginCommand::Graph(arguments) => return Ok(graph::run(*arguments).await?.into()),
         PluginCommand::Impact(arguments) => return Ok(impact::run(*arguments).await?.into()),
         PluginCommand::Plan(arguments) => return Ok(plan::run(*arguments).await?.into()),
+        PluginCommand::Ui(arguments) => {
+            return Box::pin(ui::run(*arguments)).await.map(Into::into);
+        }
         PluginCommand::Why(arguments) => return Ok(why::run(*arguments).await?.into()),
         PluginCommand::Trigger(arguments) => {
             request::send_for_scope(RequestedAction::Trigger, arguments).await?;

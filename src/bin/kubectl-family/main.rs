@@ -29,6 +29,7 @@ mod reference_tests;
 mod registry_images;
 mod request;
 mod status;
+mod ui;
 mod why;
 
 use std::process::ExitCode;

@@ -3,11 +3,13 @@
 //!
 //! - `tree`: text that folds what does not fit
 //! - `drawings`: DOT and Mermaid
-//! - `svg`: a drawing with a layout
+//! - [`layout`]: where nodes and edges are drawn
+//! - `svg`: a drawing with that layout
 //! - `document`: JSON
 
 mod document;
 mod drawings;
+pub mod layout;
 mod svg;
 mod tree;
 

@@ -53,11 +53,8 @@ pub async fn run(arguments: ImpactArguments) -> anyhow::Result<Outcome> {
     let estate = Estate::read(&arguments.input).await?;
     let graph = EstateGraph::of(&estate)?;
     let target = arguments.target.find(&estate)?;
-    let impact = match graph.target(&target) {
-        Some(node) => Impact::of(&estate, &graph, node, Timestamp::now()),
-        None => Impact::default(),
-    };
-    let document = impact.document(&estate, &graph, &arguments.target.to_string());
+    let node = graph.target(&target);
+    let document = impact(&estate, &graph, node, &arguments.target.to_string());
     let width = Terminal::of_stdout().width;
     let text = match arguments.output {
         ListFormat::Table => document.summary(width),
@@ -68,6 +65,18 @@ pub async fn run(arguments: ImpactArguments) -> anyhow::Result<Outcome> {
     };
     output::write(&text)?;
     Ok(Outcome::Fine)
+}
+
+/// Returns what follows if a node moved. `name` is that of the target if it has no node, because
+/// nothing is built on it.
+pub fn impact(
+    estate: &Estate,
+    graph: &EstateGraph,
+    node: Option<NodeId>,
+    name: &str,
+) -> ImpactDocument {
+    let reached = node.map(|node| Impact::of(estate, graph, node, Timestamp::now()));
+    reached.unwrap_or_default().document(estate, graph, name)
 }
 
 /// What a move reaches.

@@ -39,7 +39,7 @@ fn selected(arguments: &InputArguments) -> ListParams {
     }
 }
 
-fn placed(families: Vec<ImageFamily>) -> Vec<PlacedFamily> {
+pub(super) fn placed(families: Vec<ImageFamily>) -> Vec<PlacedFamily> {
     let place = |family: ImageFamily| {
         let namespace = family.namespace().unwrap_or_default();
         let place = Place::Cluster(format!("ImageFamily {namespace}/{}", family.name_any()));
@@ -48,7 +48,7 @@ fn placed(families: Vec<ImageFamily>) -> Vec<PlacedFamily> {
     families.into_iter().map(place).collect()
 }
 
-fn api<K>(cluster: &ClusterConnection, arguments: &InputArguments) -> Api<K>
+pub(super) fn api<K>(cluster: &ClusterConnection, arguments: &InputArguments) -> Api<K>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
 {

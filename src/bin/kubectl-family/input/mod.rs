@@ -7,12 +7,14 @@
 //! - `recorded_edges`: edges that only the cluster knows
 //! - `schema`: what the API server would reject
 //! - `cluster_objects`: the objects of a cluster
+//! - [`live`]: the objects of a cluster as they change
 //! - [`target`]: the image or upstream that a user names
 
 mod cluster_objects;
 mod files;
 #[cfg(test)]
 pub mod fixtures;
+pub mod live;
 mod manifests;
 mod positions;
 mod recorded_edges;
@@ -72,6 +74,8 @@ pub struct Estate {
     /// What could not be used, and why. In a file it is an error; in a cluster, a family may be
     /// invalid while the others are not.
     pub problems: Vec<InputProblem>,
+    /// What the estate does not have although it is valid, a sentence each.
+    pub notes: Vec<String>,
     /// Where the families come from.
     pub origin: EstateOrigin,
 }
@@ -196,6 +200,7 @@ impl Estate {
     }
 
     fn checked(self, arguments: &InputArguments) -> anyhow::Result<Self> {
+        self.notes.iter().for_each(|text| note(text));
         for problem in self.problems.iter().take(MAX_LISTED) {
             note(&problem.to_string());
         }
@@ -341,6 +346,7 @@ impl InputObjects {
         }
         let mut families: BTreeMap<FamilyName, EstateFamily> = BTreeMap::new();
         let mut places: HashMap<FamilyName, String> = HashMap::new();
+        let mut notes = Vec::new();
         for PlacedFamily { family, place } in self.families {
             let name = FamilyName {
                 namespace: family.namespace().unwrap_or_default(),
@@ -353,7 +359,10 @@ impl InputObjects {
             }
             let images = records.remove(&name).unwrap_or_default();
             match valid_family(name.clone(), family, images, &place) {
-                Ok(valid) => _ = families.insert(name, valid),
+                Ok(ValidFamily { family, note }) => {
+                    notes.extend(note);
+                    families.insert(name, family);
+                }
                 Err(found) => problems.extend(found),
             }
         }
@@ -375,8 +384,14 @@ impl InputObjects {
                 .requests
                 .sort_by_key(|request| (request.creation_timestamp(), request.name_any()));
         }
-        Estate { families: families.into_values().collect(), problems, origin }
+        Estate { families: families.into_values().collect(), problems, notes, origin }
     }
+}
+
+/// A valid family, and what is not known of it.
+struct ValidFamily {
+    family: EstateFamily,
+    note: Option<String>,
 }
 
 /// Expands and validates a family.
@@ -385,7 +400,7 @@ fn valid_family(
     mut family: ImageFamily,
     images: HashMap<String, ManagedImage>,
     place: &Place,
-) -> Result<EstateFamily, Vec<InputProblem>> {
+) -> Result<ValidFamily, Vec<InputProblem>> {
     let written: Vec<String> = family.spec.images.iter().map(|image| image.name.clone()).collect();
     let position = |image: &str| {
         let index = written.iter().position(|written| written == image);
@@ -398,16 +413,16 @@ fn valid_family(
     });
     let mut problems: Vec<InputProblem> = left_out.collect();
     let unknown = recorded_edges::add_recorded_edges(&mut family, &images);
-    if let Some(first) = unknown.first() {
+    let note = unknown.first().map(|first| {
         let others = match unknown.len() {
             1 => String::new(),
             count => format!(" and {} more", count - 1),
         };
-        note(&format!(
+        format!(
             "{name}: what {first}{others} is built on follows from Dockerfiles, and no cluster has \
              recorded it; only edges of the manifest are shown"
-        ));
-    }
+        )
+    });
     match validate(&family.spec) {
         Ok(blueprint) => {
             let of_images = family.spec.images.iter().zip(&blueprint.images);
@@ -417,7 +432,8 @@ fn valid_family(
             }));
             if problems.is_empty() {
                 let (cascades, requests) = (Vec::new(), Vec::new());
-                return Ok(EstateFamily { name, family, blueprint, images, cascades, requests });
+                let family = EstateFamily { name, family, blueprint, images, cascades, requests };
+                return Ok(ValidFamily { family, note });
             }
         }
         Err(problem) => {

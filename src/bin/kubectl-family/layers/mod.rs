@@ -114,7 +114,12 @@ pub async fn run(arguments: LayersArguments) -> anyhow::Result<Outcome> {
     Ok(Outcome::Fine)
 }
 
-async fn layers_in_family(
+/// Reads the layers of an image and of its family from the registry.
+///
+/// # Errors
+///
+/// Returns an error if the image itself cannot be read. What is missing of the others is noted.
+pub async fn layers_in_family(
     reader: &ContentsReader,
     family: &EstateFamily,
     image: ImageIndex,
@@ -135,7 +140,7 @@ async fn layers_in_family(
     let references: Vec<Option<Reference>> = ImageIndex::range(spec.images.len())
         .map(|image| current_reference(family, image).ok())
         .collect();
-    let size = FamilyLayers::read(reader, &references).await;
+    let size = FamilyLayers::read(reader, references).await;
     let name = spec.images.get(image.position()).map_or("", |image| image.name.as_str());
     Ok(ImageLayers::new(name, &read, &ancestors, Some(size)))
 }
@@ -150,7 +155,7 @@ struct FamilyLayers {
 }
 
 impl FamilyLayers {
-    async fn read(reader: &ContentsReader, references: &[Option<Reference>]) -> Self {
+    async fn read(reader: &ContentsReader, references: Vec<Option<Reference>>) -> Self {
         let mut family = Self::default();
         let read = stream::iter(references)
             .map(|reference| async move { reader.image(reference.as_ref()?).await.ok() })

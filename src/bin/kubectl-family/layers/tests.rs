@@ -23,7 +23,7 @@ async fn layers(registry: &TestRegistry) -> ImageLayers {
     }
     let references = ["team/base:1", "team/app:1", "team/gone:1"];
     let references = references.map(|name| Some(registry.reference(name)));
-    let family = FamilyLayers::read(&reader, &references).await;
+    let family = FamilyLayers::read(&reader, references.to_vec()).await;
     let app = reader.image(&registry.reference("team/app:1")).await.expect("an image");
     ImageLayers::new("app", &app, &ancestors, Some(family))
 }

@@ -62,8 +62,7 @@ enum WhyFormat {
 pub async fn run(arguments: WhyArguments) -> anyhow::Result<Outcome> {
     let estate = Estate::read(&arguments.input).await?;
     let (family, image) = arguments.image.find_image(&estate)?;
-    let explained = ExplainedImage { estate: &estate, family, index: image };
-    let document = explained.explain(Timestamp::now())?;
+    let document = explain(&estate, family, image, Timestamp::now())?;
     let text = match arguments.output {
         WhyFormat::Text => document.text(Terminal::of_stdout().width),
         WhyFormat::Json => Document::new("Why", &document).json()?,
@@ -72,6 +71,20 @@ pub async fn run(arguments: WhyArguments) -> anyhow::Result<Outcome> {
     output::write(&text)?;
     let is_stuck = matches!(document.state(), ImageState::Failed | ImageState::Blocked);
     Ok(if is_stuck { Outcome::Findings } else { Outcome::Fine })
+}
+
+/// Explains the state of an image.
+///
+/// # Errors
+///
+/// Returns an error if nothing is recorded of the image.
+pub fn explain(
+    estate: &Estate,
+    family: &EstateFamily,
+    image: ImageIndex,
+    now: Timestamp,
+) -> anyhow::Result<WhyDocument> {
+    ExplainedImage { estate, family, index: image }.explain(now)
 }
 
 /// An image, and where its parents are found.
