@@ -3,11 +3,13 @@
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a test reports what is wrong by failing")]
 
+mod audit;
 mod completion;
 mod contents;
 mod discover;
 mod documents;
 mod graph;
+mod history;
 mod impact;
 mod import;
 mod input;

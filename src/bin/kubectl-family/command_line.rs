@@ -5,13 +5,13 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{Args, Parser, Subcommand};
 
 use groundswell::{
-    api::{Duration, GROUP, RequestedAction, VERSION},
+    api::{Duration, GROUP, RequestScope, RequestedAction, VERSION},
     build_info,
 };
 
 use crate::{
-    check, completion, contains, diff, discover, examples, graph, impact, import, layers, lint,
-    man, output, plan, request, status, why,
+    audit, check, completion, contains, diff, discover, examples, graph, history, impact, import,
+    layers, lint, logs, man, output, plan, request, status, why,
 };
 
 /// The command line.
@@ -55,6 +55,12 @@ enum PluginCommand {
     Plan(Box<plan::PlanArguments>),
     /// Explain why an image was built last, and what it waits for
     Why(Box<why::WhyArguments>),
+    /// Show what each image is built on, how old it is, and how far it is behind
+    Audit(Box<audit::AuditArguments>),
+    /// List the builds of an image, or the cascades of families
+    History(Box<history::HistoryArguments>),
+    /// Show the log of the build or check of an image, of the running one or of the last
+    Logs(Box<logs::LogsArguments>),
     /// Start stale builds now, without waiting for the quiet time
     #[command(after_long_help = examples::TRIGGER)]
     Trigger(request::ScopeArguments),
@@ -135,21 +141,24 @@ pub async fn run(command_line: CommandLine) -> anyhow::Result<ExitCode> {
         PluginCommand::Impact(arguments) => return Ok(impact::run(*arguments).await?.into()),
         PluginCommand::Plan(arguments) => return Ok(plan::run(*arguments).await?.into()),
         PluginCommand::Why(arguments) => return Ok(why::run(*arguments).await?.into()),
+        PluginCommand::Audit(arguments) => return Ok(audit::run(*arguments).await?.into()),
+        PluginCommand::Logs(arguments) => return Ok(logs::run(*arguments).await?.into()),
+        PluginCommand::History(arguments) => return Ok(history::run(*arguments).await?.into()),
         PluginCommand::Trigger(arguments) => {
-            request::send_for_scope(RequestedAction::Trigger, arguments).await?;
+            return request_scope(RequestedAction::Trigger, arguments).await;
         }
         PluginCommand::Retry(arguments) => {
-            request::send_for_scope(RequestedAction::Retry, arguments).await?;
+            return request_scope(RequestedAction::Retry, arguments).await;
         }
         PluginCommand::Cancel(arguments) => {
-            request::send_for_scope(RequestedAction::Cancel, arguments).await?;
+            return request_scope(RequestedAction::Cancel, arguments).await;
         }
         PluginCommand::Force(arguments) => {
-            request::send_for_scope(RequestedAction::Force, arguments).await?;
+            return request_scope(RequestedAction::Force, arguments).await;
         }
-        PluginCommand::Hold(arguments) => request::hold(arguments).await?,
-        PluginCommand::Unhold(arguments) => request::unhold(arguments).await?,
-        PluginCommand::Approve(arguments) => request::approve(arguments).await?,
+        PluginCommand::Hold(arguments) => return Ok(request::hold(arguments).await?.into()),
+        PluginCommand::Unhold(arguments) => return Ok(request::unhold(arguments).await?.into()),
+        PluginCommand::Approve(arguments) => return Ok(request::approve(arguments).await?.into()),
         PluginCommand::Completion(arguments) => completion::run(&arguments)?,
         PluginCommand::Man(arguments) => man::run(&arguments)?,
         PluginCommand::Names(arguments) => completion::print(*arguments).await?,
@@ -159,6 +168,13 @@ pub async fn run(command_line: CommandLine) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn request_scope(
+    action: fn(RequestScope) -> RequestedAction,
+    arguments: request::ScopeArguments,
+) -> anyhow::Result<ExitCode> {
+    Ok(request::send_for_scope(action, arguments).await?.into())
 }
 
 #[cfg(test)]
@@ -227,7 +243,7 @@ mod tests {
         command.build();
         let mut texts = vec![command.render_long_help().to_string()];
         texts.extend(command.get_subcommands_mut().map(|one| one.render_long_help().to_string()));
-        assert_eq!(texts.len(), 25, "the command itself, its commands, and help");
+        assert_eq!(texts.len(), 28, "the command itself, its commands, and help");
         for text in texts {
             assert!(!text.contains('`'), "a back-quote in:\n{text}");
         }

@@ -353,7 +353,10 @@ impl InputObjects {
             }
             let images = records.remove(&name).unwrap_or_default();
             match valid_family(name.clone(), family, images, &place) {
-                Ok(valid) => _ = families.insert(name, valid),
+                Ok((valid, unknown)) => {
+                    note_unknown_edges(&name, &unknown);
+                    families.insert(name, valid);
+                }
                 Err(found) => problems.extend(found),
             }
         }
@@ -379,13 +382,38 @@ impl InputObjects {
     }
 }
 
-/// Expands and validates a family.
+impl EstateFamily {
+    /// Returns the family of a cluster with the records of its images, by their names; `None` if
+    /// it is not valid.
+    pub fn of_objects(family: ImageFamily, images: HashMap<String, ManagedImage>) -> Option<Self> {
+        let namespace = family.namespace().unwrap_or_default();
+        let name = FamilyName { namespace, name: family.name_any() };
+        let place = Place::Cluster(name.to_string());
+        valid_family(name, family, images, &place).ok().map(|(family, _)| family)
+    }
+}
+
+/// Says of which images it is not known what they are built on.
+fn note_unknown_edges(name: &FamilyName, unknown: &[String]) {
+    let Some(first) = unknown.first() else { return };
+    let others = match unknown.len() {
+        1 => String::new(),
+        count => format!(" and {} more", count - 1),
+    };
+    note(&format!(
+        "{name}: what {first}{others} is built on follows from Dockerfiles, and no cluster has \
+         recorded it; only edges of the manifest are shown"
+    ));
+}
+
+/// Expands and validates a family. Returns it with the names of the images whose edges nothing
+/// records.
 fn valid_family(
     name: FamilyName,
     mut family: ImageFamily,
     images: HashMap<String, ManagedImage>,
     place: &Place,
-) -> Result<EstateFamily, Vec<InputProblem>> {
+) -> Result<(EstateFamily, Vec<String>), Vec<InputProblem>> {
     let written: Vec<String> = family.spec.images.iter().map(|image| image.name.clone()).collect();
     let position = |image: &str| {
         let index = written.iter().position(|written| written == image);
@@ -398,16 +426,6 @@ fn valid_family(
     });
     let mut problems: Vec<InputProblem> = left_out.collect();
     let unknown = recorded_edges::add_recorded_edges(&mut family, &images);
-    if let Some(first) = unknown.first() {
-        let others = match unknown.len() {
-            1 => String::new(),
-            count => format!(" and {} more", count - 1),
-        };
-        note(&format!(
-            "{name}: what {first}{others} is built on follows from Dockerfiles, and no cluster has \
-             recorded it; only edges of the manifest are shown"
-        ));
-    }
     match validate(&family.spec) {
         Ok(blueprint) => {
             let of_images = family.spec.images.iter().zip(&blueprint.images);
@@ -417,7 +435,8 @@ fn valid_family(
             }));
             if problems.is_empty() {
                 let (cascades, requests) = (Vec::new(), Vec::new());
-                return Ok(EstateFamily { name, family, blueprint, images, cascades, requests });
+                let family = EstateFamily { name, family, blueprint, images, cascades, requests };
+                return Ok((family, unknown));
             }
         }
         Err(problem) => {
