@@ -3,6 +3,7 @@
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a test reports what is wrong by failing")]
 
+mod api_server;
 mod audit;
 mod completion;
 mod contents;
@@ -15,6 +16,7 @@ mod import;
 mod input;
 mod krew;
 mod lint;
+mod online;
 mod plan;
 mod runs;
 mod why;

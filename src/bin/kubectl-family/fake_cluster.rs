@@ -12,8 +12,6 @@ pub enum FakeReply {
     Text(String),
     /// An error with this status code, and this message.
     Refused(u16, &'static str),
-    /// Nothing, for as long as the connection lasts: a watch without a change.
-    Silence,
 }
 
 /// Returns a connection to an API server that answers with this function, in the namespace `team`.
@@ -29,7 +27,6 @@ pub fn cluster(
                 FakeReply::Json(value) => (200, value.to_string()),
                 FakeReply::Text(text) => (200, text),
                 FakeReply::Refused(code, message) => (code, refusal(code, message).to_string()),
-                FakeReply::Silence => std::future::pending().await,
             };
             Response::builder().status(code).body(Body::from(text.into_bytes()))
         }

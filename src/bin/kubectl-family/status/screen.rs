@@ -5,6 +5,8 @@ use std::io::{self, IsTerminal as _, Write as _};
 
 use anstream::{AutoStream, ColorChoice};
 
+use crate::output::Terminal;
+
 /// Standard output and the text that it shows.
 #[derive(Debug)]
 pub struct Screen {
@@ -28,12 +30,19 @@ impl Screen {
         self.live
     }
 
-    /// Returns the terminal's width in characters, or `None` without a terminal.
-    pub fn width(&self) -> Option<u16> {
-        if self.live { comfy_table::Table::new().width() } else { None }
+    /// Returns the size of the terminal, if the output is one.
+    pub fn terminal(&self) -> Terminal {
+        Terminal::of_stdout()
     }
 
-    /// Replaces the text. Without a terminal, appends the text if it differs.
+    /// Appends lines, if the output is no terminal.
+    pub fn append(&mut self, lines: &str) -> io::Result<()> {
+        let mut output = io::stdout().lock();
+        output.write_all(anstream::adapter::strip_str(lines).to_string().as_bytes())?;
+        output.flush()
+    }
+
+    /// Replaces the text in place. Without a terminal, it is shown once.
     pub fn show(&mut self, text: &str) -> io::Result<()> {
         let plain = anstream::adapter::strip_str(text).to_string();
         let wanted = if self.coloured { text } else { plain.as_str() };
@@ -46,7 +55,7 @@ impl Screen {
                 let lines: String = wanted.lines().flat_map(|line| [line, "\x1b[K\r\n"]).collect();
                 write!(output, "{}{lines}\x1b[J", self.cursor_home())?;
             }
-            Some(_) => write!(output, "\n{wanted}")?,
+            Some(_) => {}
         }
         output.flush()?;
         self.shown = Some(plain);
