@@ -53,7 +53,8 @@ impl ApiServer {
             "apiVersion": "v1", "kind": "Config", "current-context": "c",
             "clusters": [{"name": "c", "cluster": {"server": format!("http://{address}")}}],
             "users": [{"name": "u", "user": {}}],
-            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u", "namespace": "team"}}],
+            "contexts": [{"name": "c",
+                          "context": {"cluster": "c", "user": "u", "namespace": "team"}}],
         });
         Self { files: Files::new(&[("config", &config.to_string())]), state }
     }
@@ -81,7 +82,7 @@ impl ApiState {
             return axum::Json(object).into_response();
         }
         let Some(at) = path.iter().position(|part| *part == "namespaces") else {
-            return StatusCode::NOT_FOUND.into_response();
+            return not_found();
         };
         let (plural, name) = (path.get(at + 2).copied().unwrap_or_default(), path.get(at + 3));
         if query.contains("watch=") {
@@ -90,20 +91,13 @@ impl ApiState {
         let is_wanted = |object: &&Value| object["kind"] == kind_of(plural);
         let objects = self.objects.lock().expect("the objects");
         let items: Vec<&Value> = objects.iter().filter(is_wanted).collect();
-        match name {
-            Some(name) => {
-                let found = items.into_iter().find(|object| object["metadata"]["name"] == *name);
-                found.map_or_else(
-                    || StatusCode::NOT_FOUND.into_response(),
-                    |found| axum::Json(found).into_response(),
-                )
-            }
-            None => {
-                let list = json!({"apiVersion": "v1", "kind": "List", "items": items,
-                                  "metadata": {"resourceVersion": "1"}});
-                axum::Json(list).into_response()
-            }
+        if let Some(name) = name {
+            let found = items.into_iter().find(|object| object["metadata"]["name"] == *name);
+            return found.map_or_else(not_found, |found| axum::Json(found).into_response());
         }
+        let list = json!({"apiVersion": "v1", "kind": "List", "items": items,
+                          "metadata": {"resourceVersion": "1"}});
+        axum::Json(list).into_response()
     }
 
     fn watch(&self, plural: &str) -> Response {
@@ -127,4 +121,10 @@ fn kind_of(plural: &str) -> &str {
         "managedimages" => "ManagedImage",
         other => other,
     }
+}
+
+fn not_found() -> Response {
+    let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 404,
+                        "reason": "NotFound", "message": "not found"});
+    (StatusCode::NOT_FOUND, axum::Json(status)).into_response()
 }

@@ -53,7 +53,7 @@ fn a_registry_is_not_asked_together_with_a_cluster() {
 async fn a_registry_answers_alone() {
     let mut images = TestImages::default();
     let bottom = layer(&[("a", "1")]);
-    images.add("team/base:1", &[bottom.clone()], serde_json::json!({}));
+    images.add("team/base:1", std::slice::from_ref(&bottom), serde_json::json!({}));
     images.add("team/app:1", &[bottom, layer(&[("b", "1")])], serde_json::json!({}));
     let registry = images.start().await;
     let host = registry.host.clone();

@@ -145,20 +145,26 @@ pub async fn run(command_line: CommandLine) -> anyhow::Result<ExitCode> {
         PluginCommand::Logs(arguments) => return Ok(logs::run(*arguments).await?.into()),
         PluginCommand::History(arguments) => return Ok(history::run(*arguments).await?.into()),
         PluginCommand::Trigger(arguments) => {
-            return request_scope(RequestedAction::Trigger, arguments).await;
+            return Box::pin(request_scope(RequestedAction::Trigger, arguments)).await;
         }
         PluginCommand::Retry(arguments) => {
-            return request_scope(RequestedAction::Retry, arguments).await;
+            return Box::pin(request_scope(RequestedAction::Retry, arguments)).await;
         }
         PluginCommand::Cancel(arguments) => {
-            return request_scope(RequestedAction::Cancel, arguments).await;
+            return Box::pin(request_scope(RequestedAction::Cancel, arguments)).await;
         }
         PluginCommand::Force(arguments) => {
-            return request_scope(RequestedAction::Force, arguments).await;
+            return Box::pin(request_scope(RequestedAction::Force, arguments)).await;
         }
-        PluginCommand::Hold(arguments) => return Ok(request::hold(arguments).await?.into()),
-        PluginCommand::Unhold(arguments) => return Ok(request::unhold(arguments).await?.into()),
-        PluginCommand::Approve(arguments) => return Ok(request::approve(arguments).await?.into()),
+        PluginCommand::Hold(arguments) => {
+            return Ok(Box::pin(request::hold(arguments)).await?.into());
+        }
+        PluginCommand::Unhold(arguments) => {
+            return Ok(Box::pin(request::unhold(arguments)).await?.into());
+        }
+        PluginCommand::Approve(arguments) => {
+            return Ok(Box::pin(request::approve(arguments)).await?.into());
+        }
         PluginCommand::Completion(arguments) => completion::run(&arguments)?,
         PluginCommand::Man(arguments) => man::run(&arguments)?,
         PluginCommand::Names(arguments) => completion::print(*arguments).await?,
@@ -174,7 +180,7 @@ async fn request_scope(
     action: fn(RequestScope) -> RequestedAction,
     arguments: request::ScopeArguments,
 ) -> anyhow::Result<ExitCode> {
-    Ok(request::send_for_scope(action, arguments).await?.into())
+    Ok(Box::pin(request::send_for_scope(action, arguments)).await?.into())
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! `kubectl family audit`: what each image is built on, how old it is, and how far it is behind.
 //! From what the controller has recorded, or from a registry alone.
 //!
-//! - [`standing`]: the upstream digests that builds stand on, from the records
+//! - [`upstream_digests`]: the upstream digests that builds depend on, from the records
 //! - [`recorded`]: the images of families
 //! - [`registry`]: the images of a registry
 //! - [`report`]: what is shown
@@ -9,9 +9,9 @@
 mod recorded;
 mod registry;
 pub mod report;
-pub mod standing;
 #[cfg(test)]
 mod tests;
+mod upstream_digests;
 
 use std::str::FromStr;
 
@@ -23,7 +23,7 @@ use groundswell::api::Duration;
 use crate::{
     audit::report::AuditOrigin,
     input::{Estate, InputArguments},
-    output::{self, Outcome, ReportFormat, note},
+    output::{self, Outcome, TabularFormat, note},
     registry_images::RegistryArguments,
 };
 
@@ -56,7 +56,7 @@ pub struct AuditArguments {
     limit: usize,
     /// Format of the output
     #[arg(short, long, value_enum, default_value_t)]
-    output: ReportFormat,
+    output: TabularFormat,
     #[command(flatten)]
     input: InputArguments,
     #[command(flatten)]

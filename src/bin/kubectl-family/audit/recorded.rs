@@ -13,7 +13,7 @@ use crate::{
         report::{
             AuditOrigin, AuditReport, AuditedBase, AuditedImage, AuditedUpstream, BehindReason,
         },
-        standing::{StandingDigests, StandingOn, status},
+        upstream_digests::{UpstreamDigestFinder, UpstreamDigests},
     },
     history::patched::TimeToPatched,
     input::{Estate, EstateFamily},
@@ -21,12 +21,12 @@ use crate::{
 
 /// Describes the images of an estate at a time.
 pub fn audit(estate: &Estate, owner_label: &str, now: Timestamp) -> AuditReport {
-    let mut standing = StandingOn::new(estate);
+    let mut finder = UpstreamDigestFinder::new(estate);
     let mut images = Vec::new();
     for family in &estate.families {
         for (index, image) in ImageIndex::enumerate(&family.family.spec.images) {
-            let below = standing.of(family, index);
-            let audited = RecordedImage { estate, family, index, image };
+            let below = finder.of(family, index);
+            let audited = ImageOfFamily { estate, family, index, image };
             images.push(audited.describe(below, owner_label, now));
         }
     }
@@ -41,24 +41,24 @@ pub fn audit(estate: &Estate, owner_label: &str, now: Timestamp) -> AuditReport 
 }
 
 /// An image of a family.
-struct RecordedImage<'a> {
+struct ImageOfFamily<'a> {
     estate: &'a Estate,
     family: &'a EstateFamily,
     index: ImageIndex,
     image: &'a Image,
 }
 
-impl RecordedImage<'_> {
-    fn describe(&self, below: StandingDigests, owner_label: &str, now: Timestamp) -> AuditedImage {
+impl ImageOfFamily<'_> {
+    fn describe(&self, below: UpstreamDigests, owner_label: &str, now: Timestamp) -> AuditedImage {
         let family = self.family;
-        let status = status(family, self.index);
+        let status = family.recorded(self.index);
         let labels = family.family.labels();
         let owner = labels.get(owner_label).or_else(|| self.image.labels.get(owner_label));
         let built_at = status.and_then(built_at);
         let repository = family.blueprint.images.get(self.index.position());
         let upstreams = below.into_iter().map(|((of, name), digest)| {
-            let (status, reference) = (self.upstream(&of, &name), self.reference(&of, &name));
-            Upstream { status, reference }.describe(digest, now)
+            let (reference, status) = (self.reference(&of, &name), self.upstream(&of, &name));
+            UpstreamOfImage { reference, status }.describe(digest, now)
         });
         AuditedImage {
             name: format!("{}/{}", family.name, self.image.name),
@@ -93,9 +93,7 @@ impl RecordedImage<'_> {
         let place = self.image.from.iter().position(|edge| edge.usage == EdgeUse::Base)?;
         let pinned = status?.inputs.as_ref()?.parents.get(place)?;
         let newest = match *self.family.blueprint.lineage.parents(self.index).get(place)? {
-            Parent::Image(base) => {
-                super::standing::status(self.family, base).and_then(|base| base.digest.clone())
-            }
+            Parent::Image(base) => self.family.recorded(base).and_then(|base| base.digest.clone()),
             Parent::Upstream(_) => {
                 let adopted = self.upstream(&self.family.name, &pinned.name)?.adopted.as_ref()?;
                 let is_used = adopted.content().names(&pinned.digest);
@@ -122,13 +120,13 @@ fn built_at(status: &ManagedImageStatus) -> Option<Timestamp> {
 }
 
 /// An upstream, and what is recorded of it.
-struct Upstream<'a> {
+struct UpstreamOfImage<'a> {
     reference: String,
     status: Option<&'a UpstreamStatus>,
 }
 
-impl Upstream<'_> {
-    /// Describes how a digest that an image stands on differs from what the tag points to.
+impl UpstreamOfImage<'_> {
+    /// Describes how a digest that an image depends on differs from what the tag points to.
     fn describe(self, digest: Option<String>, now: Timestamp) -> AuditedUpstream {
         let adopted = self.status.and_then(|status| status.adopted.as_ref());
         let candidate = self.status.and_then(|status| status.candidate.as_ref());

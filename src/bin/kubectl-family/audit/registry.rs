@@ -128,7 +128,7 @@ impl<'a> BaseChains<'a> {
         Self { access, prefix, known }
     }
 
-    /// Returns the upstream that an image stands on: the first base that Groundswell has not built.
+    /// Returns the upstream of an image: the first base that Groundswell has not built.
     /// What is between is read by digest where no tag points to it any more.
     async fn upstream(
         &mut self,

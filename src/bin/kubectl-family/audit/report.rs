@@ -13,7 +13,7 @@ use groundswell::engine::causes::short;
 use crate::{
     history::{cascades::seconds, patched::TimeToPatched},
     output::{
-        Document, ReportFormat, Terminal, csv,
+        Document, TabularFormat, Terminal, csv,
         table::{self, StyledText, styled},
     },
 };
@@ -100,7 +100,7 @@ pub struct AuditedBase {
 pub struct AuditedUpstream {
     /// Reference that is followed.
     pub reference: String,
-    /// Digest that the image stands on. Not set if it does not follow from what is recorded.
+    /// Digest that the image depends on. Not set if it does not follow from what is recorded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
     /// Digest that builds use. Not set if it is not known.
@@ -109,7 +109,7 @@ pub struct AuditedUpstream {
     /// Newest digest that was observed. Not set if it is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed: Option<String>,
-    /// Why the image does not stand on the newest digest. Not set if it does.
+    /// Why the image does not use the newest digest. Not set if it does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub behind: Option<BehindReason>,
     /// Time since which there is a newer digest, as far as it is known: it may be earlier.
@@ -121,13 +121,13 @@ pub struct AuditedUpstream {
     pub behind_seconds: Option<i64>,
 }
 
-/// Why an image does not stand on the newest digest of an upstream.
+/// Why an image does not use the newest digest of an upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub enum BehindReason {
     /// The image was not rebuilt since a newer digest was adopted; of a registry, since the tag
     /// has moved.
     NotRebuilt,
-    /// The image stands on the adopted digest, and a newer one was observed.
+    /// The image depends on the adopted digest, and a newer one was observed.
     NotAdopted,
     /// It is not known whether the image is behind.
     Unknown,
@@ -208,17 +208,17 @@ impl AuditReport {
     }
 
     /// Returns the report in a format.
-    pub fn rendered(&self, format: ReportFormat) -> anyhow::Result<String> {
+    pub fn rendered(&self, format: TabularFormat) -> anyhow::Result<String> {
         let width = Terminal::of_stdout().width;
         Ok(match format {
-            ReportFormat::Table => self.table(width),
-            ReportFormat::Wide => self.wide(width),
-            ReportFormat::Json => Document::new("Audit", self).json()?,
-            ReportFormat::Yaml => Document::new("Audit", self).yaml()?,
-            ReportFormat::Name => {
+            TabularFormat::Table => self.table(width),
+            TabularFormat::Wide => self.wide(width),
+            TabularFormat::Json => Document::new("Audit", self).json()?,
+            TabularFormat::Yaml => Document::new("Audit", self).yaml()?,
+            TabularFormat::Name => {
                 self.images.iter().map(|image| table::one_line(&image.name) + "\n").collect()
             }
-            ReportFormat::Csv => self.csv()?,
+            TabularFormat::Csv => self.csv()?,
         })
     }
 

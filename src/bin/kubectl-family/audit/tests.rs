@@ -79,19 +79,43 @@ status:
   inputs: {parents: [{name: base, digest: 'sha256:b0'}], source: s, spec: s, strategy: s}
 ";
 
-fn upstream(image: &AuditedImage) -> (Option<&str>, Option<BehindReason>, Option<i64>) {
+/// The only upstream of an image.
+#[derive(Debug, PartialEq)]
+struct OnlyUpstream<'a> {
+    digest: Option<&'a str>,
+    behind: Option<BehindReason>,
+    days: Option<i64>,
+}
+
+impl<'a> OnlyUpstream<'a> {
+    fn new(digest: Option<&'a str>, behind: Option<BehindReason>, days: Option<i64>) -> Self {
+        Self { digest, behind, days }
+    }
+}
+
+fn upstream(image: &AuditedImage) -> OnlyUpstream<'_> {
     let [upstream] = image.upstreams.as_slice() else { panic!("{image:#?}") };
     let days = upstream.behind_seconds.map(|seconds| seconds / 86_400);
-    (upstream.digest.as_deref(), upstream.behind, days)
+    OnlyUpstream::new(upstream.digest.as_deref(), upstream.behind, days)
 }
 
 #[test]
-fn an_image_stands_on_what_its_parents_build_stood_on() {
+fn an_image_depends_on_what_the_build_of_its_parent_depends_on() {
     let report = recorded::audit(&estate(MOVED), "team", now());
     let [app, base, old] = report.images.as_slice() else { panic!("{report:#?}") };
-    assert_eq!(upstream(app), (Some("sha256:d1"), Some(BehindReason::NotRebuilt), Some(10)));
-    assert_eq!(upstream(base), (Some("sha256:d3"), Some(BehindReason::NotAdopted), Some(1)));
-    assert_eq!(upstream(old), (None, Some(BehindReason::Unknown), None), "its base has no record");
+    assert_eq!(
+        upstream(app),
+        OnlyUpstream::new(Some("sha256:d1"), Some(BehindReason::NotRebuilt), Some(10))
+    );
+    assert_eq!(
+        upstream(base),
+        OnlyUpstream::new(Some("sha256:d3"), Some(BehindReason::NotAdopted), Some(1))
+    );
+    assert_eq!(
+        upstream(old),
+        OnlyUpstream::new(None, Some(BehindReason::Unknown), None),
+        "its base has no record"
+    );
     assert_eq!(app.owner.as_deref(), Some("payments"));
     let of_app = app.base.as_ref().expect("a base");
     assert_eq!(of_app.newest.as_deref(), Some("sha256:b3"));
@@ -118,9 +142,9 @@ fn older_images_are_those_of_unknown_age_too() {
 #[test]
 fn tables_name_the_upstream_that_is_behind_longest() {
     let report = recorded::audit(&estate(MOVED), "none", now());
-    let table = report.rendered(ReportFormat::Wide).expect("a table");
+    let table = report.rendered(TabularFormat::Wide).expect("a table");
     insta::assert_snapshot!(anstream::adapter::strip_str(&table).to_string());
-    insta::assert_snapshot!("csv", report.rendered(ReportFormat::Csv).expect("a table"));
+    insta::assert_snapshot!("csv", report.rendered(TabularFormat::Csv).expect("a table"));
 }
 
 #[derive(Parser, Debug)]
@@ -139,7 +163,7 @@ fn access(registry: &TestRegistry) -> RegistryAccess {
 }
 
 #[tokio::test]
-async fn a_registry_alone_says_on_which_upstream_digest_images_stand() {
+async fn a_registry_alone_says_on_which_upstream_digest_images_are_built() {
     let built = |number: u8, base: &str, digest: &str| {
         json!({
             "dev.groundswell.fingerprint": "f", "dev.groundswell.build": number.to_string(),
@@ -177,8 +201,11 @@ async fn a_registry_alone_says_on_which_upstream_digest_images_stand() {
     assert_eq!(report.problems, Vec::<String>::new());
     let [app, base, foreign] = report.images.as_slice() else { panic!("{report:#?}") };
     assert_eq!((app.build, app.owner.as_deref()), (Some(7), Some("payments")));
-    assert_eq!(upstream(app), (Some(first.as_str()), Some(BehindReason::NotRebuilt), None));
-    assert_eq!(upstream(base), (Some(second.as_str()), None, None));
+    assert_eq!(
+        upstream(app),
+        OnlyUpstream::new(Some(first.as_str()), Some(BehindReason::NotRebuilt), None)
+    );
+    assert_eq!(upstream(base), OnlyUpstream::new(Some(second.as_str()), None, None));
     let of_base = base.base.as_ref().expect("a base");
     assert_eq!((&of_base.name, of_base.is_outdated), (&debian, Some(false)));
     assert_eq!(app.base.as_ref().and_then(|base| base.digest.as_deref()), Some(base_1.as_str()));

@@ -45,7 +45,7 @@ pub struct BuildEntry {
     /// Number of the build. Not set if it failed before it got one.
     #[serde(skip_serializing_if = "Option::is_none")]
     build: Option<i64>,
-    outcome: BuildOutcome,
+    outcome: BuildEnd,
     /// Time at which the build ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
@@ -70,9 +70,9 @@ pub struct BuildEntry {
     message: String,
 }
 
-/// What became of a build.
+/// The result of a build.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
-pub enum BuildOutcome {
+pub enum BuildEnd {
     /// It has not ended.
     Running,
     /// It gave a new image.
@@ -82,7 +82,7 @@ pub enum BuildOutcome {
     Failed,
 }
 
-impl BuildOutcome {
+impl BuildEnd {
     const fn as_str(self) -> &'static str {
         match self {
             Self::Running => "Running",
@@ -112,8 +112,7 @@ impl BuildHistory {
         let Some(spec) = family.family.spec.images.get(index.position()) else {
             bail!("there is no such image")
         };
-        let recorded = family.images.get(&spec.name);
-        let Some(status) = recorded.and_then(|image| image.status.as_ref()) else {
+        let Some(status) = family.recorded(index) else {
             bail!(
                 "nothing is recorded of {}/{}: read it from a cluster whose controller has \
                  reconciled it, or from the output of kubectl get imgfam,mimg,casc,famreq -o yaml",
@@ -227,7 +226,7 @@ impl BuildEntry {
     /// Returns how the build failed, or else why it was started.
     fn explanation(&self) -> &str {
         match (&self.cause, self.outcome) {
-            (Some(cause), BuildOutcome::Built | BuildOutcome::Running) => cause,
+            (Some(cause), BuildEnd::Built | BuildEnd::Running) => cause,
             _ => &self.message,
         }
     }
@@ -239,7 +238,7 @@ fn running_build(status: &ManagedImageStatus, now: Timestamp) -> Option<BuildEnt
     let since = running.started_at.map(|started| now.duration_since(started).as_secs());
     Some(BuildEntry {
         build: Some(running.build),
-        outcome: BuildOutcome::Running,
+        outcome: BuildEnd::Running,
         finished_at: None,
         duration_seconds: since.map(|seconds| seconds.max(0)),
         digest: None,
@@ -252,9 +251,9 @@ fn running_build(status: &ManagedImageStatus, now: Timestamp) -> Option<BuildEnt
 
 fn entry(record: &BuildRecord, base: Option<String>) -> BuildEntry {
     let outcome = match (record.digest.is_empty(), record.spared) {
-        (true, _) => BuildOutcome::Failed,
-        (false, true) => BuildOutcome::Unchanged,
-        (false, false) => BuildOutcome::Built,
+        (true, _) => BuildEnd::Failed,
+        (false, true) => BuildEnd::Unchanged,
+        (false, false) => BuildEnd::Built,
     };
     BuildEntry {
         build: record.build,
@@ -315,7 +314,10 @@ mod tests {
 
     #[test]
     fn the_base_of_each_build_follows_from_what_has_changed() {
-        let moved = |from: &str, to: &str| json!([{"type": "Upstream", "name": "debian", "from": from, "to": to}]);
+        let moved = |from: &str, to: &str| {
+            let cause = json!({"type": "Upstream", "name": "debian", "from": from, "to": to});
+            json!([cause])
+        };
         let status: ManagedImageStatus = serde_json::from_value(json!({
             "inputs": {"parents": [{"name": "debian", "digest": "d3"}], "source": "s", "spec": "s",
                        "strategy": "s"},

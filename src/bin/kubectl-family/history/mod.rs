@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use crate::{
     history::{builds::BuildHistory, cascades::CascadeHistory},
     input::{Estate, InputArguments, target::TargetName},
-    output::{self, Document, Outcome, ReportFormat, Terminal},
+    output::{self, Document, Outcome, TabularFormat, Terminal},
 };
 
 const EXAMPLES: &str = "Examples:
@@ -37,7 +37,7 @@ pub struct HistoryArguments {
     family: Option<String>,
     /// Format of the output
     #[arg(short, long, value_enum, default_value_t)]
-    output: ReportFormat,
+    output: TabularFormat,
     #[command(flatten)]
     input: InputArguments,
 }
@@ -50,12 +50,12 @@ pub async fn run(arguments: HistoryArguments) -> anyhow::Result<Outcome> {
         let (family, index) = image.find_image(&estate)?;
         let history = BuildHistory::of(family, index, now)?;
         match format {
-            ReportFormat::Table => history.table(now, width),
-            ReportFormat::Wide => history.wide(now, width),
-            ReportFormat::Json => Document::new("BuildHistory", &history).json()?,
-            ReportFormat::Yaml => Document::new("BuildHistory", &history).yaml()?,
-            ReportFormat::Name => history.names(),
-            ReportFormat::Csv => history.csv()?,
+            TabularFormat::Table => history.table(now, width),
+            TabularFormat::Wide => history.wide(now, width),
+            TabularFormat::Json => Document::new("BuildHistory", &history).json()?,
+            TabularFormat::Yaml => Document::new("BuildHistory", &history).yaml()?,
+            TabularFormat::Name => history.names(),
+            TabularFormat::Csv => history.csv()?,
         }
     } else {
         if let Some(name) = &arguments.family {
@@ -66,12 +66,12 @@ pub async fn run(arguments: HistoryArguments) -> anyhow::Result<Outcome> {
         }
         let history = CascadeHistory::of(&estate);
         match format {
-            ReportFormat::Table => history.table(now, width),
-            ReportFormat::Wide => history.wide(now, width),
-            ReportFormat::Json => Document::new("CascadeHistory", &history).json()?,
-            ReportFormat::Yaml => Document::new("CascadeHistory", &history).yaml()?,
-            ReportFormat::Name => history.names(),
-            ReportFormat::Csv => history.csv()?,
+            TabularFormat::Table => history.table(now, width),
+            TabularFormat::Wide => history.wide(now, width),
+            TabularFormat::Json => Document::new("CascadeHistory", &history).json()?,
+            TabularFormat::Yaml => Document::new("CascadeHistory", &history).yaml()?,
+            TabularFormat::Name => history.names(),
+            TabularFormat::Csv => history.csv()?,
         }
     };
     output::write(&text)?;

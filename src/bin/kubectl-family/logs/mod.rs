@@ -19,7 +19,7 @@ use crate::{
     input::{Estate, InputArguments, target::TargetName},
     logs::{
         pods::{LoggedRun, LoggedWork},
-        stream::{ContainerLog, LogEnd},
+        stream::{ContainerLog, LogEnd, LogPart},
     },
     output::{self, Outcome, note},
 };
@@ -49,7 +49,7 @@ pub struct LogsArguments {
     /// Show only this container of the pod
     #[arg(short, long, value_name = "NAME")]
     container: Option<String>,
-    /// Show only so many lines at the end of each container
+    /// Show only the last N lines of each container
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(1..))]
     tail: Option<i64>,
     #[command(flatten)]
@@ -86,8 +86,9 @@ async fn show(
         return write(&(printable(&run.recorded(Timestamp::now())?) + "\n"));
     };
     let containers = pods::containers(&pod, arguments.container.as_deref())?;
+    let part = LogPart { follow: arguments.follow, tail: arguments.tail };
     let has_headers = containers.len() > 1;
-    let log = ContainerLog::new(cluster, &pod, arguments.follow, arguments.tail);
+    let log = ContainerLog::new(cluster, &pod, part);
     for container in containers {
         if has_headers {
             write(&printable(&format!("==> {container} <==\n")))?;

@@ -12,9 +12,7 @@ use groundswell::{
     lineage::ImageIndex,
 };
 
-use crate::{
-    audit::standing::status, cluster::ClusterConnection, input::EstateFamily, status::age,
-};
+use crate::{cluster::ClusterConnection, input::EstateFamily, status::age};
 
 /// Label that the Job controller gives to pods: the name of their Job.
 const JOB_NAME: &str = "batch.kubernetes.io/job-name";
@@ -50,7 +48,7 @@ impl<'a> LoggedRun<'a> {
         let Some(spec) = family.family.spec.images.get(index.position()) else {
             bail!("there is no such image")
         };
-        let status = status(family, index);
+        let status = family.recorded(index);
         if let LoggedWork::Check(wanted) = &work {
             let recorded = status.iter().flat_map(|status| &status.checks);
             let recorded = recorded.map(|check| check.name.as_str());

@@ -36,13 +36,21 @@ pub struct ContainerLog<'a> {
     cluster: &'a ClusterConnection,
     pods: Api<Pod>,
     pod: &'a Pod,
-    follow: bool,
-    tail: Option<i64>,
+    part: LogPart,
+}
+
+/// Which lines of a log are shown.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LogPart {
+    /// Whether new lines are shown until the container has ended.
+    pub follow: bool,
+    /// Number of lines at the end that are shown; `None` for all.
+    pub tail: Option<i64>,
 }
 
 /// How far a log was shown.
 #[derive(Default)]
-struct Position {
+struct LogPosition {
     /// Time of the last line.
     last: Option<Timestamp>,
     /// Time of the last line before the stream was opened. The server repeats lines of that second.
@@ -50,14 +58,9 @@ struct Position {
 }
 
 impl<'a> ContainerLog<'a> {
-    /// Creates the log of a pod. `tail` is the number of lines at the end of each container.
-    pub fn new(
-        cluster: &'a ClusterConnection,
-        pod: &'a Pod,
-        follow: bool,
-        tail: Option<i64>,
-    ) -> Self {
-        Self { cluster, pods: cluster.api(), pod, follow, tail }
+    /// Creates the log of a pod.
+    pub fn new(cluster: &'a ClusterConnection, pod: &'a Pod, part: LogPart) -> Self {
+        Self { cluster, pods: cluster.api(), pod, part }
     }
 
     /// Shows the log of a container; if it is followed, until the container has ended.
@@ -67,7 +70,7 @@ impl<'a> ContainerLog<'a> {
         write: &mut dyn FnMut(&str) -> anyhow::Result<()>,
     ) -> anyhow::Result<LogEnd> {
         let mut state = state(self.pod, container);
-        if self.follow && matches!(state, RunState::Waiting(_)) {
+        if self.part.follow && matches!(state, RunState::Waiting(_)) {
             state = match self.started(container).await? {
                 Some(pod) => self::state(&pod, container),
                 None => return Ok(LogEnd::PodGone),
@@ -76,12 +79,12 @@ impl<'a> ContainerLog<'a> {
         if let RunState::Waiting(why) = state {
             return Ok(LogEnd::NotStarted(why));
         }
-        let mut position = Position::default();
+        let mut position = LogPosition::default();
         let mut attempts = 0;
         loop {
             let before = position.last;
             let read = self.read(container, &mut position, write).await?;
-            if !self.follow {
+            if !self.part.follow {
                 return Ok(LogEnd::Complete);
             }
             attempts = if position.last > before { 0 } else { attempts + 1 };
@@ -120,14 +123,14 @@ impl<'a> ContainerLog<'a> {
     async fn read(
         &self,
         container: &str,
-        position: &mut Position,
+        position: &mut LogPosition,
         write: &mut dyn FnMut(&str) -> anyhow::Result<()>,
     ) -> anyhow::Result<StreamEnd> {
         let parameters = LogParams {
             container: Some(container.to_owned()),
-            follow: self.follow,
+            follow: self.part.follow,
             since_time: position.last,
-            tail_lines: self.tail.filter(|_| position.last.is_none()),
+            tail_lines: self.part.tail.filter(|_| position.last.is_none()),
             timestamps: true,
             ..LogParams::default()
         };
@@ -167,7 +170,7 @@ struct LineBuffer {
 
 impl LineBuffer {
     /// Adds a byte, and returns the line that it ends.
-    fn push(&mut self, byte: u8, position: &mut Position) -> Option<String> {
+    fn push(&mut self, byte: u8, position: &mut LogPosition) -> Option<String> {
         if byte != b'\n' {
             if self.bytes.len() < MAX_LINE {
                 self.bytes.push(byte);
@@ -180,12 +183,12 @@ impl LineBuffer {
     }
 
     /// Returns a last line without an end.
-    fn rest(&mut self, position: &mut Position) -> String {
+    fn rest(&mut self, position: &mut LogPosition) -> String {
         if self.bytes.is_empty() { String::new() } else { self.take(position) }
     }
 
     /// Returns the line without its time, or nothing if it was shown before.
-    fn take(&mut self, position: &mut Position) -> String {
+    fn take(&mut self, position: &mut LogPosition) -> String {
         let text = String::from_utf8_lossy(&self.bytes).into_owned();
         let is_cut = std::mem::take(&mut self.is_cut);
         self.bytes.clear();

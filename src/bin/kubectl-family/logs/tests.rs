@@ -71,7 +71,9 @@ status:
   state: Failed
   lastBuild: 3
   lastBuildFingerprint: f3
-  failure: {fingerprint: f3, last: {class: Build, reason: BuildFailed, message: \"make:\\e exit 2\"}}
+  failure:
+    fingerprint: f3
+    last: {class: Build, reason: BuildFailed, message: \"make:\\e exit 2\"}
   history:
   - {build: 2, fingerprint: f2, digest: 'sha256:a2', message: a parent was rebuilt}
   - {build: 1, fingerprint: f1, digest: 'sha256:a2', message: unchanged, spared: true}

@@ -68,7 +68,7 @@ pub enum ListFormat {
 
 /// Format of a list that a spreadsheet reads, too.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum ReportFormat {
+pub enum TabularFormat {
     /// A table with the most important columns
     #[default]
     Table,

@@ -18,7 +18,7 @@ use crate::{
     output::Outcome,
 };
 
-/// Pause between two looks at the images.
+/// Pause before the images are read again.
 const INTERVAL: Duration = Duration::from_secs(2);
 /// Maximum number of images that a line names.
 const MAX_NAMED: usize = 8;

@@ -56,7 +56,8 @@ pub async fn send(
     let created = cluster.create(&api, &request, WriteMode::Stored).await?;
     output::write(&format!("{}\n", render::requested(&created)))?;
     let deadline = Instant::now() + StdDuration::from(flags.timeout);
-    if await_answer(cluster, family, created, flags).await? == Answer::Open || !flags.wait {
+    if await_answer(cluster, family, created, flags).await? == ControllerAnswer::Open || !flags.wait
+    {
         return Ok(Outcome::Fine);
     }
     if !RequestedAction::of(&spec)?.starts_builds() {
@@ -79,7 +80,7 @@ pub async fn dry_run(
 
 /// Whether a request was carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Answer {
+enum ControllerAnswer {
     /// It was carried out, or a controller has it.
     Given,
     /// No controller has answered.
@@ -91,7 +92,7 @@ async fn await_answer(
     family: &ImageFamily,
     created: FamilyRequest,
     flags: &SendFlags,
-) -> anyhow::Result<Answer> {
+) -> anyhow::Result<ControllerAnswer> {
     let (api, name) = (cluster.api(), created.name_any());
     let answer = match wait(&api, &name, ANSWER_TIMEOUT, is_answered).await? {
         Awaited::Answered(answer) => answer,
@@ -100,7 +101,7 @@ async fn await_answer(
             let message = render::unanswered(&name, &why);
             if !flags.wait {
                 output::write(&format!("{message}\n"))?;
-                return Ok(Answer::Open);
+                return Ok(ControllerAnswer::Open);
             }
             output::write(&format!("{message}; waiting\n"))?;
             Box::new(created)
@@ -108,7 +109,7 @@ async fn await_answer(
     };
     if !flags.wait || is_carried_out(&answer) {
         print(&answer)?;
-        return Ok(Answer::Given);
+        return Ok(ControllerAnswer::Given);
     }
     if answer.state().is_some() {
         output::write(&format!("{}\n", render::answer(&answer)))?;
@@ -121,7 +122,7 @@ async fn await_answer(
             bail!("not carried out within {timeout}: {}", render::answer(&last))
         }
     }
-    Ok(Answer::Given)
+    Ok(ControllerAnswer::Given)
 }
 
 /// What a wait has brought.

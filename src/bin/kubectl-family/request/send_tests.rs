@@ -11,7 +11,7 @@ use super::*;
 struct FakeServer(Arc<Mutex<FakeServerState>>);
 
 struct FakeServerState {
-    /// The states of `app` that the looks at it show; the last one stays.
+    /// The states of `app`, one for each list of images; the last one stays.
     app: Vec<&'static str>,
     /// What the controller answers; null if there is none.
     status: Value,

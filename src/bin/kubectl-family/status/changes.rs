@@ -31,13 +31,13 @@ pub fn changes(before: &View, after: &View, now: Timestamp) -> String {
             continue;
         }
         let from = match known {
-            Some(known) if known.0 != new.0 => format!("{} -> ", known.0),
+            Some(known) if known.state != new.state => format!("{} -> ", known.state),
             _ => String::new(),
         };
         let status = image.status.as_ref();
         let why = status.map(|status| explanation(&status.reason, &status.message));
         let why = why.unwrap_or_else(|| "not reconciled yet".into());
-        lines.push(format!("image {}: {from}{}: {why}", image.spec.image, new.0));
+        lines.push(format!("image {}: {from}{}: {why}", image.spec.image, new.state));
     }
     for (_, image) in before.images.iter().filter(|(key, _)| !after.images.contains_key(*key)) {
         lines.push(format!("image {}: it was deleted", image.spec.image));
@@ -45,11 +45,21 @@ pub fn changes(before: &View, after: &View, now: Timestamp) -> String {
     lines.into_iter().map(|line| one_line(&format!("{now:.0} {line}")) + "\n").collect()
 }
 
-/// What a line says of an image: its state, the reason, and the number of its last build.
-fn state(image: &ManagedImage) -> (&str, &str, Option<i64>) {
-    let status = image.status.as_ref();
-    status.map_or(("Unknown", "", None), |status| {
-        (status.state.as_str(), status.reason.as_str(), status.build)
+/// What a line says of an image.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct ShownState<'a> {
+    state: &'a str,
+    reason: &'a str,
+    /// Number of the last verified build.
+    build: Option<i64>,
+}
+
+fn state(image: &ManagedImage) -> ShownState<'_> {
+    let unknown = ShownState { state: "Unknown", reason: "", build: None };
+    image.status.as_ref().map_or(unknown, |status| ShownState {
+        state: status.state.as_str(),
+        reason: &status.reason,
+        build: status.build,
     })
 }
 
@@ -72,9 +82,12 @@ mod tests {
 
     use super::*;
 
-    fn view(images: &[(&str, &str, &str)]) -> View {
+    /// A view of images, each given as `name state message`.
+    fn view(images: &[&str]) -> View {
         let mut view = View::default();
-        for (name, state, message) in images {
+        for image in images {
+            let mut parts = image.splitn(3, ' ');
+            let [name, state, message] = std::array::from_fn(|_| parts.next().expect("a part"));
             let image = json!({
                 "metadata": {"name": format!("f.{name}")},
                 "spec": {"family": "f", "image": name},
@@ -94,12 +107,8 @@ mod tests {
     #[test]
     fn each_change_is_one_line() {
         let now = "2026-05-01T12:00:00Z".parse().expect("a time");
-        let before = view(&[("a", "Queued", "m"), ("b", "Current", "m"), ("c", "Current", "m")]);
-        let after = view(&[
-            ("a", "Building", "two\nlines\u{1b}"),
-            ("b", "Current", "other"),
-            ("d", "Queued", "m"),
-        ]);
+        let before = view(&["a Queued m", "b Current m", "c Current m"]);
+        let after = view(&["a Building two\nlines\u{1b}", "b Current other", "d Queued m"]);
         assert_eq!(
             changes(&before, &after, now).lines().collect::<Vec<_>>(),
             [

@@ -30,7 +30,7 @@ pub use crate::status::render::age;
 use crate::{
     cluster::ClusterConnection,
     command_line::KubectlFlags,
-    output::Terminal,
+    output::{self, Terminal},
     status::{
         changes::changes,
         screen::Screen,
@@ -66,7 +66,7 @@ pub async fn run(arguments: StatusArguments) -> anyhow::Result<()> {
     // Fetched also when watching, so that a wrong name is an error and not an empty screen.
     let view = fetch(&cluster, &arguments).await?;
     let mut screen = Screen::new();
-    screen.show(&arguments.render(&view, screen.terminal()))?;
+    screen.show(&arguments.render(&view, Terminal::of_stdout()))?;
     if arguments.watch { watch(&cluster, &arguments, view, screen).await } else { Ok(()) }
 }
 
@@ -163,9 +163,10 @@ async fn watch(
                     continue;
                 }
                 if screen.is_live() {
-                    screen.show(&with_loss(&arguments.render(&watched.view, screen.terminal()), lost))?;
+                    let text = arguments.render(&watched.view, Terminal::of_stdout());
+                    screen.show(&with_loss(&text, lost))?;
                 } else {
-                    screen.append(&changes(&shown, &watched.view, Timestamp::now()))?;
+                    output::write(&changes(&shown, &watched.view, Timestamp::now()))?;
                     shown.clone_from(&watched.view);
                 }
                 (changed, drawn_at) = (false, Instant::now());

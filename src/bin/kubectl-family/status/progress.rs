@@ -16,7 +16,7 @@ use crate::{
     build_times::{BuildTimes, ExpectedTime, readable},
     estate_graph::{EstateGraph, GraphNodeKind},
     impact::schedule::{ScheduledBuild, schedule},
-    input::{Estate, EstateFamily},
+    input::{Estate, EstateFamily, plural},
     output::{
         colours::{of_state, paint},
         table::StyledText,
@@ -92,8 +92,8 @@ fn bar(parts: [usize; 3], total: usize, style: BarStyle) -> String {
 pub fn remaining(family: &ImageFamily, images: &[&ManagedImage], now: Timestamp) -> Option<String> {
     let is_running = family.status.as_ref().is_some_and(|status| !status.cascades.is_empty());
     let is_open = |image: &&&ManagedImage| {
-        let state = image.status.as_ref().map(|status| status.state).unwrap_or_default();
         use ImageState::{Building, Checking, Queued, Waiting};
+        let state = image.status.as_ref().map(|status| status.state).unwrap_or_default();
         matches!(state, Building | Checking) || is_running && matches!(state, Queued | Waiting)
     };
     let open: HashMap<&str, &ManagedImage> =
@@ -104,13 +104,15 @@ pub fn remaining(family: &ImageFamily, images: &[&ManagedImage], now: Timestamp)
     let records = images.iter().map(|image| (image.spec.image.clone(), (*image).clone()));
     let family = EstateFamily::of_objects(family.clone(), records.collect())?;
     let estate = Estate { families: vec![family], ..Estate::default() };
-    Some(estimate(&estate, &open, now))
+    estimate(&estate, &open, now)
 }
 
-fn estimate(estate: &Estate, open: &HashMap<&str, &ManagedImage>, now: Timestamp) -> String {
-    let (Some(family), Ok(graph)) = (estate.families.first(), EstateGraph::of(estate)) else {
-        return "unknown".into();
-    };
+fn estimate(
+    estate: &Estate,
+    open: &HashMap<&str, &ManagedImage>,
+    now: Timestamp,
+) -> Option<String> {
+    let (family, graph) = (estate.families.first()?, EstateGraph::of(estate).ok()?);
     let times = BuildTimes::of(family);
     let mut unknown = 0;
     let mut builds = Vec::new();
@@ -126,15 +128,13 @@ fn estimate(estate: &Estate, open: &HashMap<&str, &ManagedImage>, now: Timestamp
     }
     let places = usize::try_from(family.family.spec.policy.parallelism).unwrap_or(1);
     let total = schedule(&graph, &builds, |_| places).total;
-    match (unknown, builds.len()) {
-        (0, count) => format!("about {}, {count} images", readable(total)),
-        (unknown, count) if unknown == count => {
-            format!("unknown: no build is recorded, {count} images")
-        }
-        (unknown, count) => format!(
-            "more than {}: no build is recorded of {unknown} of {count} images",
-            readable(total)
-        ),
+    let (count, total) = (builds.len(), readable(total));
+    let images = format!("{count} image{}", plural(count));
+    match unknown {
+        _ if count == 0 => None,
+        0 => Some(format!("about {total}, {images}")),
+        unknown if unknown == count => Some(format!("unknown: no build is recorded, {images}")),
+        _ => Some(format!("more than {total}: no build is recorded of {unknown} of {images}")),
     }
 }
 

@@ -47,7 +47,7 @@ pub fn family(
     let header = ["UPSTREAM", "REFERENCE", "ADOPTED", "IN-USE", "CANDIDATE", "MESSAGE"];
     let upstreams = status.upstreams.iter().map(|upstream| upstream_row(upstream, now)).collect();
     before += &section(&header, upstreams, part, width);
-    let style = if lines.is_some() { BarStyle::Blocks } else { BarStyle::Plain };
+    let style = if width.is_some() { BarStyle::Blocks } else { BarStyle::Plain };
     let levels = progress::level_rows(&images, style);
     before += &section(&["LEVEL", "PROGRESS", "DONE", "STATES"], levels, part, width);
     let mut after = String::new();
@@ -138,7 +138,7 @@ pub fn first_lines(text: &str, lines: usize) -> String {
         return text.to_owned();
     }
     let kept = lines.saturating_sub(1);
-    let first: String = text.lines().take(kept).map(|line| format!("{line}\n")).collect();
+    let first: String = text.split_inclusive('\n').take(kept).collect();
     format!("{first}... {} more lines\n", count - kept)
 }
 

@@ -5,8 +5,6 @@ use std::io::{self, IsTerminal as _, Write as _};
 
 use anstream::{AutoStream, ColorChoice};
 
-use crate::output::Terminal;
-
 /// Standard output and the text that it shows.
 #[derive(Debug)]
 pub struct Screen {
@@ -28,18 +26,6 @@ impl Screen {
     /// Returns whether the text is redrawn in place.
     pub fn is_live(&self) -> bool {
         self.live
-    }
-
-    /// Returns the size of the terminal, if the output is one.
-    pub fn terminal(&self) -> Terminal {
-        Terminal::of_stdout()
-    }
-
-    /// Appends lines, if the output is no terminal.
-    pub fn append(&mut self, lines: &str) -> io::Result<()> {
-        let mut output = io::stdout().lock();
-        output.write_all(anstream::adapter::strip_str(lines).to_string().as_bytes())?;
-        output.flush()
     }
 
     /// Replaces the text in place. Without a terminal, it is shown once.

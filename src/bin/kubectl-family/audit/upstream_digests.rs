@@ -1,7 +1,7 @@
-//! The upstream digests that the builds of images stand on, directly or through other images.
+//! The upstream digests that the builds of images depend on, directly or through other images.
 //!
 //! The inputs of an image's last verified build are recorded. If an image is built on an earlier
-//! build of its parent, what that one stood on follows from the causes of the parent's later
+//! build of its parent, what that one depended on follows from the causes of the parent's later
 //! builds, which say from which digest an upstream has moved.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -19,29 +19,29 @@ const MAX_DEPTH: usize = 1_000;
 /// An upstream, by its family and its name there.
 pub type UpstreamKey = (FamilyName, String);
 /// The digest of each upstream below a build; `None` if it does not follow from the records.
-pub type StandingDigests = BTreeMap<UpstreamKey, Option<String>>;
+pub type UpstreamDigests = BTreeMap<UpstreamKey, Option<String>>;
 
-/// Finds the upstream digests that builds stand on.
-pub struct StandingOn<'a> {
+/// Finds the upstream digests that builds depend on.
+pub struct UpstreamDigestFinder<'a> {
     estate: &'a Estate,
-    known: HashMap<(&'a FamilyName, ImageIndex), StandingDigests>,
+    known: HashMap<(&'a FamilyName, ImageIndex), UpstreamDigests>,
     /// The images whose digests are being found: families may build on each other in a circle.
     open: HashSet<(&'a FamilyName, ImageIndex)>,
 }
 
-impl<'a> StandingOn<'a> {
+impl<'a> UpstreamDigestFinder<'a> {
     pub fn new(estate: &'a Estate) -> Self {
         Self { estate, known: HashMap::new(), open: HashSet::new() }
     }
 
     /// Returns the upstream digests below the last verified build of an image.
-    pub fn of(&mut self, family: &'a EstateFamily, image: ImageIndex) -> StandingDigests {
+    pub fn of(&mut self, family: &'a EstateFamily, image: ImageIndex) -> UpstreamDigests {
         let key = (&family.name, image);
         if let Some(known) = self.known.get(&key) {
             return known.clone();
         }
         if self.open.len() >= MAX_DEPTH || !self.open.insert(key) {
-            return StandingDigests::new();
+            return UpstreamDigests::new();
         }
         let found = self.below(family, image);
         self.open.remove(&key);
@@ -49,9 +49,9 @@ impl<'a> StandingOn<'a> {
         found
     }
 
-    fn below(&mut self, family: &'a EstateFamily, image: ImageIndex) -> StandingDigests {
-        let mut found = StandingDigests::new();
-        let Some(inputs) = status(family, image).and_then(|status| status.inputs.as_ref()) else {
+    fn below(&mut self, family: &'a EstateFamily, image: ImageIndex) -> UpstreamDigests {
+        let mut found = UpstreamDigests::new();
+        let Some(inputs) = family.recorded(image).and_then(|status| status.inputs.as_ref()) else {
             return found;
         };
         let parents = family.blueprint.lineage.parents(image);
@@ -78,9 +78,9 @@ impl<'a> StandingOn<'a> {
         family: &'a EstateFamily,
         image: ImageIndex,
         digest: &str,
-    ) -> StandingDigests {
+    ) -> UpstreamDigests {
         let mut found = self.of(family, image);
-        let Some(status) = status(family, image) else { return found };
+        let Some(status) = family.recorded(image) else { return found };
         if status.digest.as_deref() == Some(digest) {
             return found;
         }
@@ -115,9 +115,9 @@ impl<'a> StandingOn<'a> {
     }
 }
 
-/// Adds what a parent stands on. Parents that stand on different digests of an upstream make it
+/// Adds what a parent depends on. Parents that depend on different digests of an upstream make it
 /// unknown.
-fn merge(found: &mut StandingDigests, key: UpstreamKey, digest: Option<String>) {
+fn merge(found: &mut UpstreamDigests, key: UpstreamKey, digest: Option<String>) {
     let known = found.entry(key).or_insert_with(|| digest.clone());
     if *known != digest {
         *known = None;
@@ -132,7 +132,7 @@ fn later_builds<'a>(status: &'a ManagedImageStatus, digest: &str) -> Option<&'a 
 }
 
 /// Returns the digest of an upstream before the later builds of an image, of which the newest one
-/// stands on `current`; `None` if what they record does not show it.
+/// depends on `current`; `None` if what they record does not show it.
 fn before(
     status: &ManagedImageStatus,
     later: &[BuildRecord],
@@ -159,10 +159,4 @@ fn before(
         }
     }
     Some(digest)
-}
-
-/// Returns what is recorded of an image.
-pub fn status(family: &EstateFamily, image: ImageIndex) -> Option<&ManagedImageStatus> {
-    let spec = family.family.spec.images.get(image.position())?;
-    family.images.get(&spec.name)?.status.as_ref()
 }
