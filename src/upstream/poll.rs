@@ -8,111 +8,30 @@
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
-    hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hash},
+    hash::Hash,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
 use futures::{Stream, TryFutureExt, future::BoxFuture, stream};
 use indexmap::{IndexMap, IndexSet};
-use jiff::{SignedDuration, Timestamp};
 use tokio::{
     sync::Notify,
     time::{Instant, sleep_until, timeout},
 };
 
 use crate::{
-    api::condition::{Problem, Reason, ReasonTrait},
+    api::condition::{Problem, Reason},
     clock::Clock,
-    registry::RegistryError,
     upstream::{
-        pause::{next_pause, wanted_pause},
-        queue::{DuePoll, PollClass, PollLimits, PollPlace, PollQueue, StartedPoll},
+        entry::{Interest, OwnerInterest, PollEntry, QueuedPoll, Recorded},
+        polled::{PollFailure, PolledValue},
+        queue::{DuePoll, PollLimits, PollPlace, PollQueue, StartedPoll},
     },
 };
 
-/// The least upper bound on the pause after polls that may have taken long.
-const MIN_SILENT_BACKOFF: Duration = Duration::from_mins(5);
 /// Upper bound on the sleep while no poll is due.
 const MAX_IDLE_SLEEP: Duration = Duration::from_hours(1);
-/// How many intervals may pass between two successful polls without a break.
-const MAX_MISSED_INTERVALS: u32 = 3;
-/// What may come on top, for the time that polls take.
-const BREAK_GRACE: Duration = Duration::from_mins(1);
-
-/// A key that an owner is interested in, and how often it is polled.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Interest<K> {
-    /// The key to poll.
-    pub key: K,
-    /// The interval between polls. The shortest interval of all owners applies.
-    pub interval: Duration,
-    /// Why it is polled.
-    pub purpose: PollPurpose,
-}
-
-/// Why a key is polled. If it is for several reasons, the first of these counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum PollPurpose {
-    /// To follow what it says.
-    Follow,
-    /// To confirm what is known. It waits for what others follow.
-    Audit,
-}
-
-/// How an owner is interested in a key.
-#[derive(Clone, Copy)]
-struct OwnerInterest {
-    interval: Duration,
-    purpose: PollPurpose,
-}
-
-impl OwnerInterest {
-    /// Returns the interest that includes both.
-    fn and(self, other: Self) -> Self {
-        let interval = self.interval.min(other.interval);
-        Self { interval, purpose: self.purpose.min(other.purpose) }
-    }
-}
-
-/// The latest result of polling a key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PolledValue<V> {
-    /// The value of the last successful poll, if there was one.
-    pub value: Option<V>,
-    /// When this process first received this value.
-    pub first_observed: Timestamp,
-    /// The problem of the last poll, if it failed.
-    pub problem: Option<Problem>,
-    /// When the last poll started.
-    pub polled_at: Timestamp,
-    /// When the last successful poll started; without one, when the first poll did.
-    pub confirmed_at: Timestamp,
-    /// When polls have found this value again after the last time for which nothing is known, if
-    /// there was one since `first_observed`.
-    pub resumed_at: Option<Timestamp>,
-}
-
-/// Why a poll has failed, and when it may succeed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PollFailure {
-    /// The problem.
-    pub problem: Problem,
-    /// The pause that was asked for, if one was.
-    pub retry_after: Option<Duration>,
-}
-
-impl From<Problem> for PollFailure {
-    fn from(problem: Problem) -> Self {
-        Self { problem, retry_after: None }
-    }
-}
-
-impl From<RegistryError> for PollFailure {
-    fn from(error: RegistryError) -> Self {
-        Self { retry_after: error.retry_after(), problem: error.into() }
-    }
-}
 
 /// How a [`Poller`] polls.
 pub struct PollSettings<K, O> {
@@ -161,78 +80,6 @@ struct PollerState<K, V, O> {
     changed: IndexSet<O>,
     /// Values of earlier processes, for keys that are about to be polled for the first time.
     seeds: HashMap<K, V>,
-}
-
-struct PollEntry<V, O> {
-    number: u64,
-    /// Interested owners.
-    owners: IndexMap<O, OwnerInterest>,
-    polled: Option<Arc<PolledValue<V>>>,
-    /// The value of an earlier process, until a poll succeeds.
-    seed: Option<V>,
-    /// Whether the next poll that succeeds must not rely on an earlier value.
-    is_outdated: bool,
-    failures: u32,
-    /// Number of completed polls.
-    polls: u64,
-    /// When the next poll is due; `None` while a poll waits to start or runs.
-    due_at: Option<Instant>,
-    /// Where a poll waits to start, and since when.
-    queued: Option<QueuedPoll>,
-    /// When the last poll started.
-    last_poll: Option<Instant>,
-    /// For how long polls have waited for their turn since the last that has succeeded.
-    waited: Duration,
-}
-
-struct QueuedPoll {
-    place: PollPlace,
-    since: Instant,
-}
-
-impl<V, O> PollEntry<V, O> {
-    fn interval(&self) -> Duration {
-        self.owners.values().map(|owner| owner.interval).min().unwrap_or(MAX_IDLE_SLEEP)
-    }
-
-    /// Returns what waits for the next poll.
-    fn class(&self) -> PollClass {
-        match self.owners.values().map(|owner| owner.purpose).min() {
-            Some(PollPurpose::Follow) if self.polls == 0 || self.is_outdated => PollClass::First,
-            Some(PollPurpose::Follow) => PollClass::Follow,
-            Some(PollPurpose::Audit) | None => PollClass::Audit,
-        }
-    }
-}
-
-impl<V, O> PollEntry<V, O> {
-    /// Returns the namespaces of the owners.
-    fn namespaces(&self, namespace_of: fn(&O) -> String) -> HashSet<String> {
-        self.owners.keys().map(namespace_of).collect()
-    }
-}
-
-impl<V: Clone, O> PollEntry<V, O> {
-    /// Returns the last value, for the next poll. If no poll has succeeded, it is the one of an
-    /// earlier process.
-    fn last(&self, now: Timestamp) -> Option<Arc<PolledValue<V>>> {
-        if self.is_outdated {
-            return None;
-        }
-        let polled = self.polled.clone().filter(|polled| polled.value.is_some());
-        polled.or_else(|| {
-            let value = Some(self.seed.clone()?);
-            let polled = PolledValue {
-                value,
-                first_observed: now,
-                problem: None,
-                polled_at: now,
-                confirmed_at: now,
-                resumed_at: None,
-            };
-            Some(Arc::new(polled))
-        })
-    }
 }
 
 impl<K, V, O> Poller<K, V, O>
@@ -555,59 +402,13 @@ where
             );
             Err(Problem { reason: Reason::RegistryUnavailable, message }.into())
         });
-    let retry_after = result.as_ref().err().and_then(|failure| failure.retry_after);
 
     let mut state = shared.lock();
     let state = &mut *state;
     // The key may be a new one by now, which has a poll of its own.
     let entry = state.entries.get_mut(&key).filter(|entry| entry.number == number);
     let Some(entry) = entry else { return };
-    let before = entry.polled.as_deref();
-    let polled = match result {
-        Ok(value) => {
-            entry.failures = 0;
-            entry.seed = None;
-            entry.is_outdated &= !was_outdated;
-            let same = before.filter(|before| before.value.as_ref() == Some(&value));
-            let first_observed = same.map_or(polled_at, |before| before.first_observed);
-            let allowed = allowed_break(entry.interval(), std::mem::take(&mut entry.waited));
-            let resumed_at = same.and_then(|same| resumed_at(same, polled_at, allowed));
-            PolledValue {
-                value: Some(value),
-                first_observed,
-                problem: None,
-                polled_at,
-                confirmed_at: polled_at,
-                resumed_at,
-            }
-        }
-        Err(PollFailure { problem, .. }) => {
-            entry.failures = entry.failures.saturating_add(1);
-            let first_observed = before.map_or(polled_at, |before| before.first_observed);
-            let value = before.and_then(|before| before.value.clone());
-            let confirmed_at = before.map_or(polled_at, |before| before.confirmed_at);
-            let resumed_at = before.and_then(|before| before.resumed_at);
-            let problem = Some(problem);
-            PolledValue { value, first_observed, problem, polled_at, confirmed_at, resumed_at }
-        }
-    };
-    let changed = before
-        .is_none_or(|before| before.value != polled.value || before.problem != polled.problem);
-    entry.polled = Some(Arc::new(polled));
-    entry.polls = entry.polls.wrapping_add(1);
-    let jitter =
-        BuildHasherDefault::<DefaultHasher>::default().hash_one((entry.number, entry.polls));
-    let pause = match entry.failures {
-        0 if entry.is_outdated => Duration::ZERO,
-        failures => {
-            let problem = entry.polled.as_ref().and_then(|polled| polled.problem.as_ref());
-            let is_rare =
-                problem.is_some_and(|problem| problem.reason.has(ReasonTrait::PolledRarely));
-            let longest = if is_rare { MIN_SILENT_BACKOFF } else { Duration::ZERO };
-            let pause = next_pause(entry.interval(), failures, longest, jitter);
-            retry_after.map_or(pause, |wanted| pause.min(wanted_pause(wanted, jitter)))
-        }
-    };
+    let Recorded { changed, pause } = entry.record(result, polled_at, was_outdated);
     let due_at = Instant::now() + pause;
     entry.due_at = Some(due_at);
     state.due.insert((due_at, entry.number));
@@ -615,24 +416,6 @@ where
         state.changed.extend(entry.owners.keys().cloned());
         shared.changes_ready.notify_one();
     }
-}
-
-/// Returns how long nothing may be known between two successful polls without a break. A registry
-/// may fail once or twice, and polls may wait for their turn, which says nothing about the key.
-fn allowed_break(interval: Duration, waited: Duration) -> Duration {
-    let missed = interval.saturating_mul(MAX_MISSED_INTERVALS);
-    missed.saturating_add(BREAK_GRACE).saturating_add(waited)
-}
-
-/// Returns when polls have found a value again after a break, if there was one.
-fn resumed_at<V>(
-    before: &PolledValue<V>,
-    polled_at: Timestamp,
-    allowed: Duration,
-) -> Option<Timestamp> {
-    let is_break = SignedDuration::try_from(allowed)
-        .is_ok_and(|allowed| polled_at.duration_since(before.confirmed_at) > allowed);
-    if is_break { Some(polled_at) } else { before.resumed_at }
 }
 
 #[cfg(test)]

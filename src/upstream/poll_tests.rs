@@ -1,8 +1,10 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures::StreamExt;
+use jiff::{SignedDuration, Timestamp};
 
 use super::*;
+use crate::upstream::{PollPurpose, pause::next_pause};
 
 struct ScriptedServer {
     polls: AtomicUsize,
@@ -36,34 +38,6 @@ fn start() -> (Arc<ScriptedServer>, Poller<&'static str, u32, &'static str>) {
         },
     );
     (server, poller)
-}
-
-#[test]
-fn a_break_between_two_successful_polls_is_noted() {
-    let at = |second| Timestamp::from_second(second).expect("a time");
-    let polled = |confirmed_at, resumed_at| PolledValue {
-        value: Some(1),
-        first_observed: at(0),
-        problem: None,
-        polled_at: at(confirmed_at),
-        confirmed_at: at(confirmed_at),
-        resumed_at,
-    };
-    let interval = Duration::from_mins(5);
-    for (last, earlier, now, expected) in [
-        (1000, None, 1300, None),
-        (1000, None, 1960, None),
-        (1000, None, 1961, Some(at(1961))),
-        (1000, Some(at(500)), 1300, Some(at(500))),
-        (1000, Some(at(500)), 90_000, Some(at(90_000))),
-    ] {
-        let allowed = allowed_break(interval, Duration::ZERO);
-        let resumed = resumed_at(&polled(last, earlier), at(now), allowed);
-        assert_eq!(resumed, expected, "{last} {now}");
-    }
-    let waited = allowed_break(interval, Duration::from_hours(1));
-    assert_eq!(resumed_at(&polled(1000, None), at(5560), waited), None, "it waited for its turn");
-    assert_eq!(resumed_at(&polled(1000, None), at(5561), waited), Some(at(5561)));
 }
 
 fn every(key: &'static str, seconds: u64) -> Vec<Interest<&'static str>> {

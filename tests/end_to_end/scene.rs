@@ -1,6 +1,6 @@
 //! A namespace with an upstream and repositories of its own, so that tests can run concurrently.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fs};
 
 use groundswell::api::{
     Cascade, CascadePhase, ImageFamily, ImageResult, ManagedImage, RolloutState, condition::Reason,
@@ -35,7 +35,7 @@ pub const CASCADE: u64 = 180;
 /// A namespace with an upstream and repositories of its own.
 pub struct Scene {
     pub place: Place,
-    cluster: &'static Cluster,
+    pub cluster: &'static Cluster,
     images: Images,
 }
 
@@ -78,6 +78,19 @@ impl Scene {
     /// Moves a tag of one of the family's images to the upstream's image, as another client would.
     pub fn take_tag(&self, tagged: &str) {
         self.crane(&["copy", &self.here("upstream/alpine:3.24"), &self.here(tagged)]);
+    }
+
+    /// Pushes an image that is another one with a layer on top.
+    pub fn append(&self, base: &str, image: &str) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let layer = folder.path().join("layer.tar");
+        fs::write(folder.path().join("image"), image).expect("a file");
+        let [layer, folder] =
+            [layer.as_path(), folder.path()].map(|path| path.display().to_string());
+        let tar = ["--create", "--file", &layer, "--directory", &folder, "image"];
+        self.cluster.run("tar", &tar).expect("tar");
+        let (base, image) = (self.here(base), self.here(image));
+        self.crane(&["append", "--base", &base, "--new_layer", &layer, "--new_tag", &image]);
     }
 
     /// Returns the digest of a tag in one of the family's repositories, or an empty string if there
@@ -125,7 +138,8 @@ impl Scene {
         self.place.digests(FAMILY).await
     }
 
-    fn here(&self, rest: &str) -> String {
+    /// Returns a reference of this scene as it is named outside of the cluster.
+    pub fn here(&self, rest: &str) -> String {
         format!("{}/{}/{rest}", self.cluster.registry, self.place.namespace)
     }
 

@@ -35,6 +35,7 @@ mod lost_fields;
 mod manifests;
 mod objects;
 mod oracle;
+mod plans;
 mod pod_end;
 mod process;
 mod random;
@@ -99,6 +100,18 @@ fn the_invariants_hold_for_every_seed() {
         let missed = EXPECTED.iter().find(|name| !result.reached.contains_key(**name));
         assert!(missed.is_none(), "no seed reaches `{}`", missed.unwrap_or(&""));
     }
+}
+
+/// `PLANS` seeds from `FROM` on (100; 8 without optimization).
+#[test]
+fn plans_name_what_is_then_built() {
+    let from = number_from_env("FROM").unwrap_or(0);
+    let count = number_from_env("PLANS").unwrap_or(if IS_SLOW { 8 } else { 100 });
+    let comparison = plans::compare(from..from + count);
+    println!("{comparison:?}");
+    assert!(comparison.wrong.is_empty(), "{:#?}", comparison.wrong);
+    assert!(comparison.equal as u64 * 2 > count, "too few plans are compared: {comparison:?}");
+    assert!(comparison.images as u64 > count, "the plans name too few images: {comparison:?}");
 }
 
 #[test]

@@ -1,13 +1,22 @@
 //! The driver: one thread, virtual time, one event at a time.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
+
+use jiff::Timestamp;
+use serde_json::Value;
 
 use crate::{
     cluster::{Cluster, Event, Shared, Violation},
     faults::Faults,
-    invariants::{self, arrivals::Arrival, attempts::Attempt, reached::Reached},
+    invariants::{
+        self,
+        arrivals::Arrival,
+        attempts::{Attempt, AttemptEnd},
+        reached::Reached,
+    },
     objects::Kind,
     oracle::{self, Strictness},
+    plans,
     process::Process,
     scene,
     script::{Move, Script},
@@ -41,17 +50,52 @@ pub struct Report {
     pub lines: Vec<String>,
 }
 
+/// Families at rest, and what is built after every upstream has moved.
+pub struct MovedUpstreams {
+    /// The objects of the API at rest.
+    pub objects: Vec<Value>,
+    /// The time at which the upstreams move.
+    pub at: Timestamp,
+    /// The images that are built, with their families.
+    pub built: BTreeSet<(String, String)>,
+    /// Whether every build has succeeded, and every image is current or held in the end.
+    pub has_succeeded: bool,
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_time().start_paused(true).build().expect("a runtime")
+}
+
+/// Runs a script until its faults have stopped and every family is at rest, and on until the
+/// patches of all upstreams have arrived. Returns nothing if an invariant is violated.
+pub fn move_upstreams(script: &Script) -> Option<MovedUpstreams> {
+    runtime().block_on(async {
+        let mut simulation = Simulation::new(script, TraceOutput::None);
+        simulation.run_script().await;
+        let (objects, at, started) = {
+            let cluster = simulation.shared.lock();
+            (plans::api_objects(&cluster), cluster.time.truth(), cluster.elapsed())
+        };
+        simulation.move_all_upstreams();
+        simulation.converge(Strictness::Strict).await;
+        let cluster = simulation.shared.lock();
+        let attempts = cluster.invariants.attempts.iter();
+        let attempts: Vec<&Attempt> =
+            attempts.filter(|attempt| attempt.started_at >= started).collect();
+        let name = |attempt: &&Attempt| (attempt.family_name.clone(), attempt.image.clone());
+        let has_succeeded =
+            attempts.iter().all(|attempt| matches!(attempt.end, Some((AttemptEnd::Succeeded, _))))
+                && plans::all_at_rest(&cluster);
+        let built = attempts.iter().map(name).collect();
+        cluster.violation.is_none().then_some(MovedUpstreams { objects, at, built, has_succeeded })
+    })
+}
+
 /// Runs a script until it completes, or until the first violation.
 pub fn run(script: &Script, output: TraceOutput) -> Report {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .expect("a runtime");
-    runtime.block_on(async {
-        let trace = Trace::new(output);
-        let cluster = Cluster::new(script.seed, Faults::new(script.seed, script.rates), trace);
-        let mut simulation = Simulation { shared: Shared::new(cluster), process: None, script };
+    runtime().block_on(async {
+        let mut simulation = Simulation::new(script, output);
         simulation.run_phases().await;
         let mut cluster = simulation.shared.lock();
         Report {
@@ -75,8 +119,22 @@ struct Simulation<'a> {
     script: &'a Script,
 }
 
-impl Simulation<'_> {
+impl<'a> Simulation<'a> {
+    fn new(script: &'a Script, output: TraceOutput) -> Self {
+        let trace = Trace::new(output);
+        let cluster = Cluster::new(script.seed, Faults::new(script.seed, script.rates), trace);
+        Self { shared: Shared::new(cluster), process: None, script }
+    }
+
     async fn run_phases(&mut self) {
+        self.run_script().await;
+        self.move_all_upstreams();
+        self.converge(Strictness::Strict).await;
+        self.stay_unchanged().await;
+    }
+
+    /// Runs the script, and on without faults until every family is at rest.
+    async fn run_script(&mut self) {
         {
             let mut cluster = self.shared.lock();
             scene::set_up(&mut cluster, self.script);
@@ -89,15 +147,14 @@ impl Simulation<'_> {
         self.run_until(self.script.end + Duration::from_millis(250), |_| false).await;
         scene::stop_faults(&mut self.shared.lock());
         self.converge(Strictness::Lenient).await;
-        {
-            let mut cluster = self.shared.lock();
-            for upstream in 0..self.script.upstreams {
-                upstreams::move_upstream(&mut cluster, upstream, Move::New);
-            }
-            invariants::record_truth(&mut cluster);
+    }
+
+    fn move_all_upstreams(&mut self) {
+        let mut cluster = self.shared.lock();
+        for upstream in 0..self.script.upstreams {
+            upstreams::move_upstream(&mut cluster, upstream, Move::New);
         }
-        self.converge(Strictness::Strict).await;
-        self.stay_unchanged().await;
+        invariants::record_truth(&mut cluster);
     }
 
     /// Runs until this time, until `done` returns true, or until the first violation.

@@ -68,7 +68,8 @@ pub fn draw(seed: u64) -> Script {
     let random = &mut Random::of(seed, "scenario");
     let scenario = SCENARIOS[random.below(SCENARIOS.len())];
     let mut script = Script::mixed(seed);
-    if random.chance(600) {
+    let is_calm = random.chance(600);
+    if is_calm {
         calm_down(&mut script);
     }
     // Without users, the causes of builds are known.
@@ -82,7 +83,12 @@ pub fn draw(seed: u64) -> Script {
         Scenario::SharedLimits => shared_limits(random, &mut script),
         Scenario::BadBases => bad_bases(random, &mut script),
         Scenario::Ages => ages(random, &mut script),
-        Scenario::Requests => requests(random, &mut script),
+        Scenario::Requests => {
+            requests(random, &mut script);
+            if !is_calm {
+                lose_rebuilds(&mut Random::of(seed, "lost rebuilds"), &mut script);
+            }
+        }
         Scenario::Supersede => supersede(random, &mut script),
         Scenario::SameContent => same_content(random, &mut script),
         Scenario::Outages => outages(random, &mut script),
@@ -300,6 +306,25 @@ fn requests(random: &mut Random, script: &mut Script) {
         let at = near + random.pause(0..120_000);
         if let Some(request) = crate::script::draw_family_request(random, script) {
             add_at(script, at, StepAction::Request(request));
+        }
+    }
+}
+
+/// Deletes the records of images a while after users have asked for their rebuild.
+fn lose_rebuilds(random: &mut Random, script: &mut Script) {
+    for step in script.steps.clone() {
+        let StepAction::Request(UserRequest { family, image, action: ActionName::Force, .. }) =
+            step.action
+        else {
+            continue;
+        };
+        let images = script.families.iter().filter(|known| known.name == family);
+        let images = images.flat_map(|known| &known.spec.images).map(|image| image.name.clone());
+        let images: Vec<_> =
+            images.filter(|name| image.as_ref().is_none_or(|it| it == name)).collect();
+        for image in images {
+            let at = step.at + random.pause(120_000..1_200_000);
+            add_at(script, at, StepAction::DeleteRecord(family.clone(), image));
         }
     }
 }

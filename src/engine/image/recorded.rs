@@ -171,6 +171,17 @@ impl ImageEval<'_> {
         Some(failure::record_cancellation(record, Some(fingerprint), cascade, last_attempt, now))
     }
 
+    /// Returns what records that a user retries an image that has not failed itself: it does not
+    /// wait for the outage that makes others fail.
+    pub(in crate::engine) fn retry_without_failure(
+        &self,
+        fingerprint: &Fingerprint,
+    ) -> Option<FailureRecord> {
+        let request = self.overrides()?.retry.clone()?;
+        let fingerprint = Some(fingerprint.to_string());
+        Some(FailureRecord { fingerprint, retried: Some(request), ..FailureRecord::default() })
+    }
+
     /// Returns whether and when the image is tried again. An image that failed of an outage does
     /// not wait for long once the outage is over.
     pub(in crate::engine) fn retry_decision(

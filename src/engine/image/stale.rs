@@ -150,7 +150,11 @@ impl ImageEval<'_> {
         );
         let is_rejected =
             matches!(lookup, Some(LookupResult::Rejected(_, ask_at)) if *ask_at > self.context.now);
-        let failure = if is_rejected { counted } else { self.effective_failure(counted, wanted) };
+        let failure = if is_rejected {
+            counted
+        } else {
+            self.effective_failure(counted.or_else(|| self.retry_without_failure(wanted)), wanted)
+        };
         ImageDecision {
             fingerprint: Some(wanted.clone()),
             inputs: Some(resolved.inputs.clone().into()),

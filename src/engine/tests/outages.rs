@@ -264,3 +264,20 @@ fn a_user_who_retries_waits_for_no_outage() {
         (0..10).filter(|image| model.builds()[*image] > before[*image]).collect();
     assert!(started.contains(&4) && started.len() <= 2, "{started:?}");
 }
+
+#[test]
+fn a_user_who_retries_an_image_that_has_not_failed_waits_for_no_outage() {
+    let mut model = FamilyModel::fan(100);
+    model.settle();
+    model.spec.policy.breaker = Breaker { consecutive_failures: 0, ..Breaker::default() };
+    model.upstream_digests[0] = "sha256:up-1".into();
+    fail(&mut model, 0..100);
+    run(&mut model, 30);
+    let waits = (0..100).find(|image| {
+        model.builds()[*image] == 1 && model.record(&format!("image{image}")).failure.is_none()
+    });
+    let waits = waits.expect("an image that only waits for the outage");
+    model.ask(&format!(r#"{{"id":"1","action":"Retry","image":"image{waits}"}}"#));
+    model.reconcile();
+    assert_eq!(model.builds()[waits], 2, "{:?}", model.record(&format!("image{waits}")));
+}

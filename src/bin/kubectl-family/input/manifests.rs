@@ -20,7 +20,7 @@ use crate::input::{
     InputProblem,
     files::{GROUP_MARK, InputFile, MAX_FILE_BYTES},
     positions::Positions,
-    schema::FamilySchema,
+    schema::{FamilySchema, prune_nulls},
 };
 
 /// Maximum number of characters of a message of the YAML parser.
@@ -157,7 +157,8 @@ impl ParsedFile {
         }
     }
 
-    fn add_family(&mut self, object: Value, place: DocumentPlace) {
+    fn add_family(&mut self, mut object: Value, place: DocumentPlace) {
+        prune_nulls(&mut object);
         thread_local! {
             static SCHEMA: OnceCell<FamilySchema> = const { OnceCell::new() };
         }

@@ -57,6 +57,20 @@ impl FamilySchema {
     }
 }
 
+/// Removes the fields that are null, as the API server does before it checks an object:
+/// <https://kubernetes.io/docs/tasks/extend-kubernetes/custom-resources/custom-resource-definitions/#defaulting-and-nullable>.
+/// Nulls in lists stay, and are rejected.
+pub fn prune_nulls(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.retain(|_, field| !field.is_null());
+            fields.values_mut().for_each(prune_nulls);
+        }
+        Value::Array(items) => items.iter_mut().for_each(prune_nulls),
+        _ => {}
+    }
+}
+
 /// Returns the schema of `metadata`: the fields of every object of Kubernetes.
 fn metadata_schema() -> Value {
     let name = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";

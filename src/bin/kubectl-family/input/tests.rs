@@ -67,6 +67,15 @@ items:
     assert_eq!(family.cascades.len(), 1);
 }
 
+/// The API server accepts such a manifest.
+#[test]
+fn a_field_that_is_null_is_absent() {
+    let text = FAMILY.replace("spec:\n", "spec:\n  suspend: null\n  policy:\n");
+    let estate = read(&[("f.yaml", &text)]);
+    assert_eq!(estate.problems, []);
+    assert_eq!(estate.families.len(), 1);
+}
+
 #[test]
 fn the_problems_of_all_files_are_found_at_once_with_their_places() {
     let typo = FAMILY.replace("from:", "form:").replace("alpine}]", "alpin}]");

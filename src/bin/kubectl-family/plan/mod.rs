@@ -58,6 +58,10 @@ pub struct PlanArguments {
     /// of both are added or removed only if their manifest says so
     #[arg(long, value_name = "FILE|DIR|-")]
     edit: Vec<PathBuf>,
+    /// Plan as of this time and not as of now, for example 2026-12-05T03:00:00Z: what is too young,
+    /// held or outside of a window now may not be then
+    #[arg(long, value_name = "TIME")]
+    at: Option<Timestamp>,
     /// Format of the output
     #[arg(short, long, value_enum, default_value_t)]
     output: PlanFormat,
@@ -112,7 +116,7 @@ pub async fn run(arguments: PlanArguments) -> anyhow::Result<Outcome> {
         scope: arguments.scope(&estate),
         estate: &estate,
         edited: edited.as_ref(),
-        now: Timestamp::now(),
+        now: arguments.at.unwrap_or_else(Timestamp::now),
     };
     let document = planner.document(&arguments.digests(&planner)?);
     let width = Terminal::of_stdout().width;

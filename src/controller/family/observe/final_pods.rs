@@ -79,15 +79,22 @@ fn unknown_ends(stores: &Stores, family: &Key) -> Vec<Arc<Job>> {
     if jobs.is_empty() {
         return jobs;
     }
-    let mut pods: HashMap<String, Vec<Pod>> = HashMap::new();
-    for pod in stores.pods.group(family) {
-        if let Some(owner) = jobs::controlling_job(&pod) {
-            pods.entry(owner.uid.clone()).or_default().push(Pod::clone(&pod));
+    let known = stores.pods.group(family);
+    let mut pods: HashMap<&str, Vec<&Pod>> = HashMap::new();
+    for pod in &known {
+        if let Some(owner) = jobs::controlling_job(pod) {
+            pods.entry(owner.uid.as_str()).or_default().push(pod);
         }
     }
     jobs.retain(|job| {
-        let pods = job.uid().and_then(|uid| pods.get(&uid)).map_or(&[][..], Vec::as_slice);
-        PushReport::of(job, pods) == PushReport::Unknown
+        let uid = job.metadata.uid.as_deref();
+        let report = match uid.and_then(|uid| pods.get(uid)).map_or(&[][..], Vec::as_slice) {
+            [] => return true,
+            // Nearly every Job has one pod, which need not be copied.
+            [pod] => PushReport::of(job, std::slice::from_ref(*pod)),
+            pods => PushReport::of(job, &pods.iter().copied().cloned().collect::<Vec<Pod>>()),
+        };
+        report == PushReport::Unknown
     });
     jobs
 }
