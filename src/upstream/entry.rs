@@ -134,6 +134,15 @@ impl<V: Clone, O> PollEntry<V, O> {
     }
 }
 
+/// What a poll relies on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PollBasis {
+    /// The last value, which it may confirm.
+    LastValue,
+    /// Nothing: there is no value, or it is outdated.
+    Nothing,
+}
+
 /// What has to be done after a poll is recorded.
 pub(super) struct Recorded {
     /// Whether the value or the problem has changed.
@@ -148,7 +157,7 @@ impl<V: Clone + PartialEq, O> PollEntry<V, O> {
         &mut self,
         result: Result<V, PollFailure>,
         polled_at: Timestamp,
-        was_outdated: bool,
+        basis: PollBasis,
     ) -> Recorded {
         self.polls = self.polls.wrapping_add(1);
         let before = self.polled.take();
@@ -157,7 +166,7 @@ impl<V: Clone + PartialEq, O> PollEntry<V, O> {
             Ok(value) => {
                 self.failures = 0;
                 self.seed = None;
-                self.is_outdated &= !was_outdated;
+                self.is_outdated &= basis == PollBasis::LastValue;
                 let allowed = allowed_break(self.interval(), std::mem::take(&mut self.waited));
                 let polled = PolledValue::found(before, value, polled_at, allowed);
                 (polled, self.pause_after_success())

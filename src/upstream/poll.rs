@@ -24,7 +24,7 @@ use crate::{
     api::condition::{Problem, Reason},
     clock::Clock,
     upstream::{
-        entry::{Interest, OwnerInterest, PollEntry, QueuedPoll, Recorded},
+        entry::{Interest, OwnerInterest, PollBasis, PollEntry, QueuedPoll, Recorded},
         polled::{PollFailure, PolledValue},
         queue::{DuePoll, PollLimits, PollPlace, PollQueue, StartedPoll},
     },
@@ -392,7 +392,7 @@ where
     let Some(key) = shared.lock().numbers.get(&number).cloned() else { return };
     let last = shared.lock().entries.get(&key).and_then(|entry| entry.last(polled_at));
     // What is asked for while the poll runs is left to the next one.
-    let was_outdated = last.is_none();
+    let basis = if last.is_some() { PollBasis::LastValue } else { PollBasis::Nothing };
     let result = timeout(shared.settings.timeout, (shared.fetch)(key.clone(), last))
         .await
         .unwrap_or_else(|_| {
@@ -408,7 +408,7 @@ where
     // The key may be a new one by now, which has a poll of its own.
     let entry = state.entries.get_mut(&key).filter(|entry| entry.number == number);
     let Some(entry) = entry else { return };
-    let Recorded { changed, pause } = entry.record(result, polled_at, was_outdated);
+    let Recorded { changed, pause } = entry.record(result, polled_at, basis);
     let due_at = Instant::now() + pause;
     entry.due_at = Some(due_at);
     state.due.insert((due_at, entry.number));

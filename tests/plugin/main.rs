@@ -3,16 +3,20 @@
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a test reports what is wrong by failing")]
 
+mod api_server;
+mod audit;
 mod completion;
 mod contents;
 mod discover;
 mod documents;
 mod graph;
+mod history;
 mod impact;
 mod import;
 mod input;
 mod krew;
 mod lint;
+mod online;
 mod plan;
 mod runs;
 mod ui;

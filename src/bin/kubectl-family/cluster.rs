@@ -184,14 +184,24 @@ impl ClusterConnection {
     }
 
     /// Creates an object and returns it.
-    pub async fn create<K>(&self, api: &Api<K>, object: &K) -> anyhow::Result<K>
+    pub async fn create<K>(&self, api: &Api<K>, object: &K, mode: WriteMode) -> anyhow::Result<K>
     where
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Serialize + Debug,
     {
-        let parameters =
-            PostParams { field_manager: Some(FIELD_OWNER.into()), ..PostParams::default() };
+        let parameters = PostParams {
+            dry_run: mode == WriteMode::DryRun,
+            field_manager: Some(FIELD_OWNER.into()),
+        };
         self.call::<K, _>(api.create(&parameters, object)).await
     }
+}
+
+/// Whether the API server stores what is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteMode {
+    Stored,
+    /// It only checks it, and the rights of the user.
+    DryRun,
 }
 
 /// The result of reading a list.

@@ -5,13 +5,13 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{Args, Parser, Subcommand};
 
 use groundswell::{
-    api::{Duration, GROUP, RequestedAction, VERSION},
+    api::{Duration, GROUP, RequestScope, RequestedAction, VERSION},
     build_info,
 };
 
 use crate::{
-    check, completion, contains, diff, discover, examples, graph, impact, import, layers, lint,
-    man, output, plan, request, status, ui, why,
+    audit, check, completion, contains, diff, discover, examples, graph, history, impact, import,
+    layers, lint, logs, man, output, plan, request, status, ui, why,
 };
 
 /// The command line.
@@ -57,6 +57,12 @@ enum PluginCommand {
     Ui(Box<ui::UiArguments>),
     /// Explain why an image was built last, and what it waits for
     Why(Box<why::WhyArguments>),
+    /// Show what each image is built on, how old it is, and how far it is behind
+    Audit(Box<audit::AuditArguments>),
+    /// List the builds of an image, or the cascades of families
+    History(Box<history::HistoryArguments>),
+    /// Show the log of the build or check of an image, of the running one or of the last
+    Logs(Box<logs::LogsArguments>),
     /// Start stale builds now, without waiting for the quiet time
     #[command(after_long_help = examples::TRIGGER)]
     Trigger(request::ScopeArguments),
@@ -143,22 +149,33 @@ pub async fn run(command_line: CommandLine) -> anyhow::Result<ExitCode> {
             return Box::pin(ui::run(*arguments)).await.map(Into::into);
         }
         PluginCommand::Why(arguments) => return Ok(why::run(*arguments).await?.into()),
+        PluginCommand::Audit(arguments) => return Ok(audit::run(*arguments).await?.into()),
+        PluginCommand::Logs(arguments) => return Ok(logs::run(*arguments).await?.into()),
+        PluginCommand::History(arguments) => return Ok(history::run(*arguments).await?.into()),
         PluginCommand::Trigger(arguments) => {
-            request::send_for_scope(RequestedAction::Trigger, arguments).await?;
+            return Box::pin(request_scope(RequestedAction::Trigger, arguments)).await;
         }
         PluginCommand::Retry(arguments) => {
-            request::send_for_scope(RequestedAction::Retry, arguments).await?;
+            return Box::pin(request_scope(RequestedAction::Retry, arguments)).await;
         }
         PluginCommand::Cancel(arguments) => {
-            request::send_for_scope(RequestedAction::Cancel, arguments).await?;
+            return Box::pin(request_scope(RequestedAction::Cancel, arguments)).await;
         }
         PluginCommand::Force(arguments) => {
-            request::send_for_scope(RequestedAction::Force, arguments).await?;
+            return Box::pin(request_scope(RequestedAction::Force, arguments)).await;
         }
-        PluginCommand::Hold(arguments) => request::hold(arguments).await?,
-        PluginCommand::Unhold(arguments) => request::unhold(arguments).await?,
-        PluginCommand::Approve(arguments) => request::approve(arguments).await?,
-        PluginCommand::Rollback(arguments) => request::rollback(arguments).await?,
+        PluginCommand::Hold(arguments) => {
+            return Ok(Box::pin(request::hold(arguments)).await?.into());
+        }
+        PluginCommand::Unhold(arguments) => {
+            return Ok(Box::pin(request::unhold(arguments)).await?.into());
+        }
+        PluginCommand::Approve(arguments) => {
+            return Ok(Box::pin(request::approve(arguments)).await?.into());
+        }
+        PluginCommand::Rollback(arguments) => {
+            return Ok(Box::pin(request::rollback(arguments)).await?.into());
+        }
         PluginCommand::Completion(arguments) => completion::run(&arguments)?,
         PluginCommand::Man(arguments) => man::run(&arguments)?,
         PluginCommand::Names(arguments) => completion::print(*arguments).await?,
@@ -168,6 +185,13 @@ pub async fn run(command_line: CommandLine) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn request_scope(
+    action: fn(RequestScope) -> RequestedAction,
+    arguments: request::ScopeArguments,
+) -> anyhow::Result<ExitCode> {
+    Ok(Box::pin(request::send_for_scope(action, arguments)).await?.into())
 }
 
 #[cfg(test)]
@@ -240,7 +264,7 @@ mod tests {
         command.build();
         let mut texts = vec![command.render_long_help().to_string()];
         texts.extend(command.get_subcommands_mut().map(|one| one.render_long_help().to_string()));
-        assert_eq!(texts.len(), 26, "the command itself, its commands, and help");
+        assert_eq!(texts.len(), 29, "the command itself, its commands, and help");
         for text in texts {
             assert!(!text.contains('`'), "a back-quote in:\n{text}");
         }

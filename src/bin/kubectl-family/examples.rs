@@ -18,7 +18,7 @@ pub const STATUS: &str = "Examples:
   kubectl family status -A";
 
 pub const TRIGGER: &str = "Examples:
-  # Build now what is stale, and wait until the builds have begun
+  # Build now what is stale, and wait until it is built
   kubectl family trigger flask --wait --timeout 10m
   # The same for one image and all that is built on it
   kubectl family trigger flask/app --subtree";
@@ -38,8 +38,10 @@ pub const CANCEL: &str = "Examples:
 pub const FORCE: &str = "Examples:
   # Rebuild one image, even if it is current
   kubectl family force flask/app --reason 'openssl is fixed'
-  # Rebuild a whole family
-  kubectl family force flask";
+  # Which images would be rebuilt, without sending anything
+  kubectl family force flask --dry-run
+  # Rebuild a whole family, and show the progress
+  kubectl family force flask --wait --timeout 1h";
 
 pub const HOLD: &str = "Examples:
   # Keep an image at its digest for three days

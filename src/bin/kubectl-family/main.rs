@@ -3,6 +3,7 @@
 //! It acts with the permissions of the user who runs it. It creates nothing but
 //! [requests](request), and `check` runs one pod.
 
+mod audit;
 mod build_times;
 mod check;
 mod cluster;
@@ -15,12 +16,16 @@ mod discover;
 mod document_tests;
 mod estate_graph;
 mod examples;
+#[cfg(test)]
+mod fake_cluster;
 mod graph;
+mod history;
 mod impact;
 mod import;
 mod input;
 mod layers;
 mod lint;
+mod logs;
 mod man;
 mod output;
 mod plan;

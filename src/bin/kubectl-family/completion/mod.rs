@@ -100,13 +100,15 @@ fn command() -> Command {
 /// Returns which names an argument of a command takes.
 fn kind(command: &str, argument: &str) -> Option<NameKind> {
     match (command, argument) {
-        ("status" | "approve" | "check", "family") => Some(NameKind::Family),
+        ("status" | "approve" | "check" | "history", "family") => Some(NameKind::Family),
         ("trigger" | "retry" | "cancel" | "force" | "hold" | "unhold" | "rollback", "target") => {
             Some(NameKind::Scope)
         }
         ("hold" | "unhold" | "approve", "upstream") | ("plan", "moved") => Some(NameKind::Upstream),
         ("graph", "image") | ("impact", "target") => Some(NameKind::Target),
-        ("graph", "focus") | ("why" | "layers" | "diff", "image") => Some(NameKind::Image),
+        ("graph", "focus") | ("why" | "layers" | "diff" | "history" | "logs", "image") => {
+            Some(NameKind::Image)
+        }
         _ => None,
     }
 }

@@ -43,6 +43,8 @@ pub struct DiscoveredImage {
     pub layers: Vec<StoredLayer>,
     pub diff_ids: Vec<Digest>,
     pub history: Vec<HistoryStep>,
+    /// The annotations and labels that the scan has kept.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// What shows that an image is built on another.

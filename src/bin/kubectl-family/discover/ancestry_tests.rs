@@ -24,6 +24,7 @@ fn image(name: &str, layers: &[&str]) -> DiscoveredImage {
         layers: Vec::new(),
         diff_ids,
         history: history.collect(),
+        labels: BTreeMap::new(),
     }
 }
 

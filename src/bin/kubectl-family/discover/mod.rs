@@ -6,10 +6,10 @@
 //! - [`report`]: what is shown
 //! - [`families`]: manifests that adopt the images
 
-mod ancestry;
+pub mod ancestry;
 mod families;
 mod report;
-mod scan;
+pub mod scan;
 
 #[cfg(test)]
 mod tests;
@@ -98,7 +98,7 @@ pub async fn run(arguments: DiscoverArguments) -> anyhow::Result<Outcome> {
         }
         (None, None) => bail!("name a registry, or a file with references"),
     };
-    let mut scan = read_images(&access, references).await;
+    let mut scan = read_images(&access, references, &[]).await;
     problems.append(&mut scan.problems);
     if scan.images.is_empty() {
         let first = problems.first().map_or("it has no tag", String::as_str);

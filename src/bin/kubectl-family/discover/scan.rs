@@ -24,8 +24,10 @@ const ANY_REPOSITORY: &str = "catalog";
 /// family.
 const TAGS_OF_TOOLS: [&str; 2] = ["sha256-", "gs-"];
 /// Annotations that name the base of an image.
-const BASE_NAME: &str = "org.opencontainers.image.base.name";
-const BASE_DIGEST: &str = "org.opencontainers.image.base.digest";
+pub const BASE_NAME: &str = "org.opencontainers.image.base.name";
+pub const BASE_DIGEST: &str = "org.opencontainers.image.base.digest";
+/// How annotations begin that count only as annotations, and not as labels.
+const OWN_ANNOTATIONS: [&str; 2] = ["org.opencontainers.image.base.", "dev.groundswell."];
 
 /// What was read.
 #[derive(Debug, Default)]
@@ -145,10 +147,14 @@ async fn tags_of(
 }
 
 /// Reads these images. What cannot be read is added to the problems, and what is no image, such as
-/// a chart, is skipped.
-pub async fn read_images(access: &RegistryAccess, references: Vec<Reference>) -> RegistryScan {
+/// a chart, is skipped. `kept` names the annotations and labels that are kept.
+pub async fn read_images(
+    access: &RegistryAccess,
+    references: Vec<Reference>,
+    kept: &[&str],
+) -> RegistryScan {
     let calls = references.into_iter().map(|reference| async move {
-        let image = read_image(access, &reference).await;
+        let image = read_image(access, &reference, kept).await;
         (reference, image)
     });
     let mut calls = stream::iter(calls).buffer_unordered(MAX_CONCURRENT_CALLS);
@@ -177,6 +183,7 @@ pub async fn read_images(access: &RegistryAccess, references: Vec<Reference>) ->
 async fn read_image(
     access: &RegistryAccess,
     reference: &Reference,
+    kept: &[&str],
 ) -> Result<Option<DiscoveredImage>, RegistryError> {
     let RegistryAccess { client, keychain, platform } = access;
     let top = client.manifest(reference, keychain).await?;
@@ -198,7 +205,13 @@ async fn read_image(
     if base == AnnotatedBase::default() {
         base = annotated_base(&manifest);
     }
-    let image = discovered(reference, image, keychain, access).await?;
+    let mut image = discovered(reference, image, keychain, access).await?;
+    // An image has the labels of its base, too. What they say there is not said of it.
+    image.labels.retain(|name, _| !OWN_ANNOTATIONS.iter().any(|own| name.starts_with(own)));
+    for annotations in [manifest.annotations(), top.annotations()] {
+        image.labels.extend(annotations.clone());
+    }
+    image.labels.retain(|name, _| kept.contains(&name.as_str()));
     Ok(Some(DiscoveredImage { digest, image_digest: manifest.digest.clone(), base, ..image }))
 }
 
@@ -221,6 +234,7 @@ async fn discovered(
             .collect(),
         diff_ids: config.diff_ids,
         history: config.history,
+        labels: config.labels,
     })
 }
 

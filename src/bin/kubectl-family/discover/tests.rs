@@ -226,7 +226,7 @@ impl ShapeRegistry {
         let mut problems = Vec::new();
         let references =
             list_tags(&access, &prefix, 10_000, &mut problems).await.expect("a list of tags");
-        let mut scan = read_images(&access, references).await;
+        let mut scan = read_images(&access, references, &[]).await;
         scan.problems.extend(problems);
         scan
     }

@@ -3,7 +3,7 @@
 
 mod gates;
 mod report;
-mod schedule;
+pub mod schedule;
 
 use clap::Args;
 use jiff::Timestamp;

@@ -34,9 +34,9 @@ use clap::Args;
 use kube::ResourceExt as _;
 
 use groundswell::{
-    api::{Cascade, FamilyRequest, ImageFamily, ManagedImage},
+    api::{Cascade, FamilyRequest, ImageFamily, ManagedImage, ManagedImageStatus},
     engine::{Blueprint, expansion::expand, validate::validate},
-    lineage::families::FamilyName,
+    lineage::{ImageIndex, families::FamilyName},
 };
 
 use crate::{command_line::KubectlFlags, input::manifests::ParsedFile, output::note};
@@ -385,6 +385,23 @@ impl InputObjects {
                 .sort_by_key(|request| (request.creation_timestamp(), request.name_any()));
         }
         Estate { families: families.into_values().collect(), problems, notes, origin }
+    }
+}
+
+impl EstateFamily {
+    /// Returns what is recorded of an image.
+    pub fn recorded(&self, image: ImageIndex) -> Option<&ManagedImageStatus> {
+        let spec = self.family.spec.images.get(image.position())?;
+        self.images.get(&spec.name)?.status.as_ref()
+    }
+
+    /// Returns the family of a cluster with the records of its images, by their names; `None` if
+    /// it is not valid.
+    pub fn of_objects(family: ImageFamily, images: HashMap<String, ManagedImage>) -> Option<Self> {
+        let namespace = family.namespace().unwrap_or_default();
+        let name = FamilyName { namespace, name: family.name_any() };
+        let place = Place::Cluster(name.to_string());
+        valid_family(name, family, images, &place).ok().map(|valid| valid.family)
     }
 }
 

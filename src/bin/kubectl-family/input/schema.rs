@@ -57,9 +57,9 @@ impl FamilySchema {
     }
 }
 
-/// Removes the fields that are null, as the API server does before it checks an object:
-/// <https://kubernetes.io/docs/tasks/extend-kubernetes/custom-resources/custom-resource-definitions/#defaulting-and-nullable>.
-/// Nulls in lists stay, and are rejected.
+/// Removes the fields that are null, as the API server does before it checks an object (see
+/// "Defaulting and Nullable" in the documentation of custom resource definitions). Nulls in lists
+/// stay, and are rejected.
 pub fn prune_nulls(value: &mut Value) {
     match value {
         Value::Object(fields) => {

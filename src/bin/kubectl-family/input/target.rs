@@ -190,6 +190,14 @@ impl<'a> FamilyTarget<'a> {
 }
 
 impl TargetName {
+    /// Returns the namespace, if the name says it.
+    pub fn namespace(&self) -> Option<&str> {
+        match &self.form {
+            TargetForm::Either(path) | TargetForm::Upstream(path) => path.namespace.as_deref(),
+            TargetForm::Reference(_) => None,
+        }
+    }
+
     fn selects(&self, family: &EstateFamily) -> bool {
         match &self.form {
             TargetForm::Either(path) | TargetForm::Upstream(path) => path.selects(family),

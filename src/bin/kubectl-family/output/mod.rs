@@ -2,8 +2,10 @@
 //!
 //! - [`table`]: columns that fit into a terminal
 //! - [`colours`]: the colour of each state
+//! - [`csv`]: tables for spreadsheets
 
 pub mod colours;
+pub mod csv;
 #[cfg(test)]
 mod schemas;
 pub mod table;
@@ -62,6 +64,24 @@ pub enum ListFormat {
     Yaml,
     /// One name per line
     Name,
+}
+
+/// Format of a list that a spreadsheet reads, too.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum TabularFormat {
+    /// A table with the most important columns
+    #[default]
+    Table,
+    /// A table with all columns
+    Wide,
+    /// A JSON object, described by a schema in docs/reference
+    Json,
+    /// The same object as YAML
+    Yaml,
+    /// One name per line
+    Name,
+    /// Values separated by commas, with all columns
+    Csv,
 }
 
 /// A document for programs: the kind of its content, and the content. Its schema is in

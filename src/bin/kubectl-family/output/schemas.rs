@@ -6,9 +6,18 @@ use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Value, json};
 
 use crate::{
-    contains::PackageReport, diff::compare::ImageDiff, discover::DiscoveryReport,
-    graph::GraphDocument, impact::ImpactDocument, layers::ImageLayers, lint::LintReport,
-    output::API_VERSION, plan::PlanDocument, why::WhyDocument,
+    audit::report::AuditReport,
+    contains::PackageReport,
+    diff::compare::ImageDiff,
+    discover::DiscoveryReport,
+    graph::GraphDocument,
+    history::{builds::BuildHistory, cascades::CascadeHistory},
+    impact::ImpactDocument,
+    layers::ImageLayers,
+    lint::LintReport,
+    output::API_VERSION,
+    plan::PlanDocument,
+    why::WhyDocument,
 };
 
 /// Returns the schema of a document of this kind.
@@ -32,10 +41,13 @@ fn schema<T: JsonSchema>(kind: &str) -> Value {
 #[test]
 fn the_schemas_are_published() {
     for (file, schema) in [
+        ("audit", schema::<AuditReport>("Audit")),
         ("contains", schema::<PackageReport>("PackageReport")),
         ("diff", schema::<ImageDiff>("ImageDiff")),
         ("discovery", schema::<DiscoveryReport>("RegistryDiscovery")),
         ("graph", schema::<GraphDocument>("Graph")),
+        ("history-builds", schema::<BuildHistory>("BuildHistory")),
+        ("history-cascades", schema::<CascadeHistory>("CascadeHistory")),
         ("impact", schema::<ImpactDocument>("Impact")),
         ("layers", schema::<ImageLayers>("ImageLayers")),
         ("lint", schema::<LintReport>("LintReport")),

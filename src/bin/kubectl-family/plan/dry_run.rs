@@ -25,7 +25,7 @@ use groundswell::{
     },
     engine::{
         CascadeDecision, Decision, Effect, EndedCascade, Lookup, ObservedBuild, ObservedCascade,
-        ObservedRequest, VerifiedBuild, decide,
+        ObservedRequest, RequestDecision, VerifiedBuild, decide,
     },
     identity::CascadeName,
     lineage::{ImageIndex, families::ImageName},
@@ -134,6 +134,8 @@ pub struct DryRunEnd {
     /// When each image gets another digest, and which, parallel to the images of the spec. `None`
     /// for an image that keeps its digest.
     pub new_digests: Vec<Option<(Timestamp, String)>>,
+    /// What happens to each request first, by its name.
+    pub requests: BTreeMap<String, RequestDecision>,
     /// The time up to which the plan goes, if something waits for a later one.
     pub cut_at: Option<Timestamp>,
 }
@@ -210,6 +212,12 @@ impl<'a> DryRun<'a> {
         }
         self.settle_current();
         self.spec = unlimited(&self.family.family.spec);
+    }
+
+    /// Returns what is recorded of the images.
+    #[cfg(test)]
+    pub fn image_records(&self) -> Vec<Option<ManagedImageStatus>> {
+        self.images.iter().map(|image| image.record.clone()).collect()
     }
 
     fn settle_current(&mut self) {
@@ -302,6 +310,9 @@ impl<'a> DryRun<'a> {
                 causes.iter().filter(|cause| !known.contains(cause)).cloned().collect();
             end.causes.extend(new);
         }
+        for decided in &decision.requests {
+            end.requests.entry(decided.name.clone()).or_insert_with(|| decided.clone());
+        }
         let begun = end.builds.len();
         for effect in &decision.effects {
             match effect {
@@ -352,6 +363,7 @@ impl DryRunEnd {
             causes: Vec::new(),
             opened: Vec::new(),
             new_digests: vec![None; first.images.len()],
+            requests: BTreeMap::new(),
             cut_at: None,
         }
     }

@@ -1,6 +1,9 @@
 //! A registry on loopback with images that a test builds from files.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use axum::{
     Router,
@@ -103,11 +106,36 @@ impl TestImages {
         }
     }
 
+    /// Adds the list of repositories, and the list of tags of each.
+    fn with_lists(mut self) -> Self {
+        let mut tags: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for place in self.0.keys() {
+            let manifest =
+                place.strip_prefix("/v2/").and_then(|rest| rest.split_once("/manifests/"));
+            let Some((path, tag)) = manifest.filter(|(_, tag)| !tag.contains(':')) else {
+                continue;
+            };
+            tags.entry(path.to_owned()).or_default().push(tag.to_owned());
+        }
+        let repositories: Vec<&String> = tags.keys().collect();
+        let catalog = json!({ "repositories": repositories }).to_string().into_bytes();
+        self.0.insert("/v2/_catalog".into(), ("application/json", catalog));
+        for (path, tags) in tags {
+            let list = json!({ "name": path, "tags": tags }).to_string().into_bytes();
+            self.0.insert(format!("/v2/{path}/tags/list"), ("application/json", list));
+        }
+        self
+    }
+
     /// Starts the registry.
     pub async fn start(self) -> TestRegistry {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        self.start_on(tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port"))
+    }
+
+    /// Starts the registry on a port that is known before its images are.
+    pub fn start_on(self, listener: tokio::net::TcpListener) -> TestRegistry {
         let host = listener.local_addr().expect("an address").to_string();
-        let contents = Arc::new(self.0);
+        let contents = Arc::new(self.with_lists().0);
         let handler = move |request: Request| {
             let response = respond(&contents, request.uri().path());
             async move { response }

@@ -2,6 +2,8 @@
 //! one [`FamilyRequest`](groundswell::api::FamilyRequest), and shows what happens to it. No command
 //! changes a spec, so that the manifests of a GitOps tool stay as they are.
 
+mod dry_run;
+mod progress;
 mod render;
 mod rollback;
 mod send;
@@ -11,17 +13,21 @@ use std::{collections::BTreeSet, str::FromStr};
 use anyhow::bail;
 use clap::Args;
 use jiff::Timestamp;
-use kube::ResourceExt;
+use kube::{ResourceExt, api::ListParams};
 
 use groundswell::api::{
-    Approval, Duration, FamilyRequestSpec, HoldTarget, ImageFamily, RequestScope, RequestedAction,
-    UpstreamStatus, condition::Reason,
+    Approval, Cascade, Duration, FamilyRequest, FamilyRequestSpec, HoldTarget, ImageFamily,
+    ManagedImage, RequestScope, RequestedAction, UpstreamStatus, condition::Reason,
 };
 
 pub use rollback::{RollbackArguments, rollback};
 
 use crate::{
-    cluster::ClusterConnection, command_line::KubectlFlags, output, request::send::SendFlags,
+    cluster::ClusterConnection,
+    command_line::KubectlFlags,
+    input::EstateFamily,
+    output::{self, Outcome},
+    request::send::SendFlags,
 };
 
 /// A family, or one of its images.
@@ -109,7 +115,7 @@ pub struct ApproveArguments {
 pub async fn send_for_scope(
     action: fn(RequestScope) -> RequestedAction,
     arguments: ScopeArguments,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Outcome> {
     let scope = if arguments.subtree {
         subtree_scope(&arguments.target)?
     } else {
@@ -120,7 +126,7 @@ pub async fn send_for_scope(
     send_request(&cluster, &arguments.target.family, request, &arguments.send_flags).await
 }
 
-pub async fn hold(arguments: HoldArguments) -> anyhow::Result<()> {
+pub async fn hold(arguments: HoldArguments) -> anyhow::Result<Outcome> {
     let HoldArguments { held, digest, until, lasts, reason, send_flags, kubectl_flags } = arguments;
     let now = Timestamp::now();
     let until = match lasts {
@@ -136,14 +142,14 @@ pub async fn hold(arguments: HoldArguments) -> anyhow::Result<()> {
     send_request(&cluster, &held.target.family, request, &send_flags).await
 }
 
-pub async fn unhold(arguments: UnholdArguments) -> anyhow::Result<()> {
+pub async fn unhold(arguments: UnholdArguments) -> anyhow::Result<Outcome> {
     let action = RequestedAction::Unhold(arguments.held.select()?);
     let cluster = ClusterConnection::connect(&arguments.kubectl_flags).await?;
     let request = RequestToSend { action, reason: None };
     send_request(&cluster, &arguments.held.target.family, request, &arguments.send_flags).await
 }
 
-pub async fn approve(arguments: ApproveArguments) -> anyhow::Result<()> {
+pub async fn approve(arguments: ApproveArguments) -> anyhow::Result<Outcome> {
     let ApproveArguments { family, upstream, digest, send_flags, kubectl_flags } = arguments;
     let cluster = ClusterConnection::connect(&kubectl_flags).await?;
     let found: ImageFamily = cluster.get(cluster.api(), &family).await?;
@@ -166,7 +172,7 @@ async fn send_request(
     family: &str,
     request: RequestToSend,
     send_flags: &SendFlags,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Outcome> {
     let found: ImageFamily = cluster.get(cluster.api(), family).await?;
     send_to(cluster, &found, request, send_flags).await
 }
@@ -176,11 +182,39 @@ async fn send_to(
     family: &ImageFamily,
     request: RequestToSend,
     send_flags: &SendFlags,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Outcome> {
     let RequestToSend { action, reason } = request;
     let by = cluster.user_name().await;
     let spec = FamilyRequestSpec { reason, by, ..action.into_spec(&family.name_any()) };
-    send::send(cluster, family, spec, send_flags).await
+    if !send_flags.dry_run {
+        return send::send(cluster, family, spec, send_flags).await;
+    }
+    let mut recorded = recorded_family(cluster, family).await?;
+    output::write(&send::dry_run(cluster, &mut recorded, spec).await?)?;
+    Ok(Outcome::Fine)
+}
+
+/// Returns a family with everything that the controller has recorded of it.
+async fn recorded_family(
+    cluster: &ClusterConnection,
+    family: &ImageFamily,
+) -> anyhow::Result<EstateFamily> {
+    let name = family.name_any();
+    let selected = || ListParams::default().fields(&format!("spec.family={name}"));
+    let (images, cascades, requests) = tokio::try_join!(
+        cluster.list::<ManagedImage>(cluster.api(), selected()),
+        cluster.list::<Cascade>(cluster.api(), selected()),
+        cluster.list::<FamilyRequest>(cluster.api(), selected()),
+    )?;
+    let images = images.into_iter().map(|image| (image.spec.image.clone(), image)).collect();
+    let Some(mut found) = EstateFamily::of_objects(family.clone(), images) else {
+        bail!("{name} is not valid, so that the controller carries out nothing; see its status")
+    };
+    found.cascades = cascades;
+    found.requests = requests;
+    found.cascades.sort_by_key(|one| (one.creation_timestamp(), one.name_any()));
+    found.requests.sort_by_key(|one| (one.creation_timestamp(), one.name_any()));
+    Ok(found)
 }
 
 /// Returns the scope of the target: the family or one image.

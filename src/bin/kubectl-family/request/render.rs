@@ -29,8 +29,12 @@ pub fn answer(request: &FamilyRequest) -> String {
         None => return "not read by a controller yet".into(),
     };
     let message = request.status.as_ref().map_or("", |status| status.message.as_str());
+    let images = request.status.as_ref().and_then(|status| status.images);
+    let images = images.map_or_else(String::new, |images| {
+        format!("; it applies to {images} image{}", if images == 1 { "" } else { "s" })
+    });
     // One line, so that a message cannot look like another answer.
-    printable(&format!("{state}: {message}")).replace('\n', " ")
+    printable(&format!("{state}: {message}{images}")).replace('\n', " ")
 }
 
 /// Describes a request that no controller has answered yet.
@@ -94,7 +98,7 @@ pub fn candidate(family: &ImageFamily, upstream: &str, now: Timestamp) -> String
 }
 
 /// Describes an action and its arguments.
-fn describe(spec: &FamilyRequestSpec) -> String {
+pub fn describe(spec: &FamilyRequestSpec) -> String {
     let target = match (&spec.image, &spec.upstream) {
         (Some(image), _) if spec.subtree => format!("{image} and all images built on it"),
         (Some(image), _) => image.clone(),

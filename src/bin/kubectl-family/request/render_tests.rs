@@ -56,6 +56,14 @@ fn an_answer_is_described_with_its_message() {
         (Value::Null, "not read by a controller yet"),
         (json!({"state": "Done", "message": "why"}), "done: why"),
         (json!({"state": "Active", "message": "why"}), "done: why"),
+        (
+            json!({"state": "Done", "message": "why", "images": 1}),
+            "done: why; it applies to 1 image",
+        ),
+        (
+            json!({"state": "Done", "message": "a", "images": 12}),
+            "done: a; it applies to 12 images",
+        ),
         (json!({"state": "Refused", "message": "why"}), "refused: why"),
         (json!({"state": "Superseded", "message": "why"}), "replaced: why"),
         (

@@ -13,6 +13,7 @@ use groundswell::{
 use crate::{
     cluster::ClusterConnection,
     command_line::KubectlFlags,
+    output::Outcome,
     request::{RequestToSend, TargetArgument, scope, send::SendFlags, send_to, subtree_scope},
 };
 
@@ -44,7 +45,7 @@ pub struct RollbackArguments {
     kubectl_flags: KubectlFlags,
 }
 
-pub async fn rollback(arguments: RollbackArguments) -> anyhow::Result<()> {
+pub async fn rollback(arguments: RollbackArguments) -> anyhow::Result<Outcome> {
     let RollbackArguments { target, to, subtree, rollout, reason, send_flags, kubectl_flags } =
         arguments;
     let scope = if subtree { subtree_scope(&target)? } else { scope(&target) };

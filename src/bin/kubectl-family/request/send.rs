@@ -10,10 +10,18 @@ use clap::Args;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::{Api, ResourceExt, runtime::wait::await_condition};
+use tokio::time::Instant;
 
-use groundswell::api::{Duration, FamilyRequest, FamilyRequestSpec, ImageFamily, RequestState};
+use groundswell::api::{
+    Duration, FamilyRequest, FamilyRequestSpec, ImageFamily, RequestState, RequestedAction,
+};
 
-use crate::{cluster::ClusterConnection, output, request::render};
+use crate::{
+    cluster::{ClusterConnection, WriteMode},
+    input::EstateFamily,
+    output::{self, Outcome},
+    request::{dry_run, progress::wait_for_images, render},
+};
 
 /// How long the command waits for the first answer of the controller.
 const ANSWER_TIMEOUT: StdDuration = StdDuration::from_secs(5);
@@ -22,54 +30,99 @@ const LEASE: &str = "groundswell";
 
 #[derive(Args, Debug)]
 pub struct SendFlags {
-    /// If true, wait until the request is carried out, and fail if it is refused or replaced
+    /// Show what the request would do, and send nothing. The API server checks whether it may be
+    /// sent
+    #[arg(long, conflicts_with = "wait")]
+    pub dry_run: bool,
+    /// Wait until the request is carried out, and for trigger, retry and force until the images are
+    /// built. Fail if it is refused or replaced
     #[arg(long)]
     wait: bool,
     /// Maximum time to wait
-    #[arg(long, requires = "wait", default_value = "1m", value_name = "DURATION")]
+    #[arg(long, requires = "wait", default_value = "30m", value_name = "DURATION")]
     timeout: Duration,
 }
 
 /// Creates the request, prints it, and waits for the answer of the controller; if the flags say so,
-/// until the request is carried out.
+/// until the request is carried out and its images are built.
 pub async fn send(
     cluster: &ClusterConnection,
     family: &ImageFamily,
     spec: FamilyRequestSpec,
     flags: &SendFlags,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Outcome> {
     let api: Api<FamilyRequest> = cluster.api();
-    let created = cluster.create(&api, &FamilyRequest::new(&fresh_name(&spec), spec)).await?;
-    let name = created.name_any();
+    let request = FamilyRequest::new(&fresh_name(&spec), spec.clone());
+    let created = cluster.create(&api, &request, WriteMode::Stored).await?;
     output::write(&format!("{}\n", render::requested(&created)))?;
-    let answer = wait(&api, &name, ANSWER_TIMEOUT, is_answered).await?;
-    let answer = match answer {
+    let deadline = Instant::now() + StdDuration::from(flags.timeout);
+    if await_answer(cluster, family, created, flags).await? == ControllerAnswer::Open || !flags.wait
+    {
+        return Ok(Outcome::Fine);
+    }
+    if !RequestedAction::of(&spec)?.starts_builds() {
+        return Ok(Outcome::Fine);
+    }
+    wait_for_images(cluster, family, &spec, deadline, &mut output::write).await
+}
+
+/// Shows what a request would do, and sends nothing that is stored.
+pub async fn dry_run(
+    cluster: &ClusterConnection,
+    family: &mut EstateFamily,
+    spec: FamilyRequestSpec,
+) -> anyhow::Result<String> {
+    let request = FamilyRequest::new(&fresh_name(&spec), spec);
+    let mut checked = cluster.create(&cluster.api(), &request, WriteMode::DryRun).await?;
+    checked.metadata.name = request.metadata.name;
+    dry_run::describe(family, checked, Timestamp::now())
+}
+
+/// Whether a request was carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ControllerAnswer {
+    /// It was carried out, or a controller has it.
+    Given,
+    /// No controller has answered.
+    Open,
+}
+
+async fn await_answer(
+    cluster: &ClusterConnection,
+    family: &ImageFamily,
+    created: FamilyRequest,
+    flags: &SendFlags,
+) -> anyhow::Result<ControllerAnswer> {
+    let (api, name) = (cluster.api(), created.name_any());
+    let answer = match wait(&api, &name, ANSWER_TIMEOUT, is_answered).await? {
         Awaited::Answered(answer) => answer,
         Awaited::Nothing => {
             let why = explain_silence(cluster, family, Timestamp::now()).await;
             let message = render::unanswered(&name, &why);
             if !flags.wait {
                 output::write(&format!("{message}\n"))?;
-                return Ok(());
+                return Ok(ControllerAnswer::Open);
             }
             output::write(&format!("{message}; waiting\n"))?;
             Box::new(created)
         }
     };
     if !flags.wait || is_carried_out(&answer) {
-        return print(&answer);
+        print(&answer)?;
+        return Ok(ControllerAnswer::Given);
     }
     if answer.state().is_some() {
         output::write(&format!("{}\n", render::answer(&answer)))?;
     }
     let timeout = flags.timeout;
     match wait(&api, &name, timeout.into(), is_carried_out).await? {
-        Awaited::Answered(answer) => print(&answer),
+        Awaited::Answered(answer) => print(&answer)?,
         Awaited::Nothing => {
             let last = cluster.get(api, &name).await?;
             bail!("not carried out within {timeout}: {}", render::answer(&last))
         }
     }
+    Ok(ControllerAnswer::Given)
 }
 
 /// What a wait has brought.

@@ -1,17 +1,24 @@
 //! `kubectl family status`: reads objects, [renders](render) them, and shows them once or
 //! continuously.
+//!
+//! - [`view`]: the objects, and what events change about them
+//! - [`progress`]: bars and estimates
+//! - [`changes`]: what has changed, where nothing is redrawn
 
+mod changes;
+mod progress;
 mod render;
 mod screen;
+mod view;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use anyhow::bail;
 use clap::Args;
 use futures::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 use kube::{
-    Api, ResourceExt,
+    Api,
     api::ListParams,
     runtime::{WatchStreamExt, watcher},
 };
@@ -20,7 +27,16 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use groundswell::api::{ImageFamily, ManagedImage};
 
 pub use crate::status::render::age;
-use crate::{cluster::ClusterConnection, command_line::KubectlFlags, status::screen::Screen};
+use crate::{
+    cluster::ClusterConnection,
+    command_line::KubectlFlags,
+    output::{self, Terminal},
+    status::{
+        changes::changes,
+        screen::Screen,
+        view::{HasImages, StatusEvent, View, WatchedView},
+    },
+};
 
 /// Minimum interval between two updates of the screen after changes.
 const MIN_DRAW_INTERVAL: Duration = Duration::from_millis(200);
@@ -37,23 +53,12 @@ pub struct StatusArguments {
     /// After showing the status, watch for changes and show them
     #[arg(short, long)]
     watch: bool,
+    /// Maximum number of lines for a family. What does not fit is folded. 0 folds nothing. Defaults
+    /// to the height of the terminal
+    #[arg(long, value_name = "N", conflicts_with = "watch")]
+    lines: Option<usize>,
     #[command(flatten)]
     kubectl_flags: KubectlFlags,
-}
-
-/// The objects to show: one family with its images, or several families.
-#[derive(Clone, Debug, Default, PartialEq)]
-struct View {
-    /// Families by namespace and name.
-    families: BTreeMap<(String, String), ImageFamily>,
-    images: BTreeMap<String, ManagedImage>,
-}
-
-/// A watch event of an object that is shown.
-#[derive(Debug)]
-enum StatusEvent {
-    Family(Box<watcher::Event<ImageFamily>>),
-    Image(Box<watcher::Event<ManagedImage>>),
 }
 
 pub async fn run(arguments: StatusArguments) -> anyhow::Result<()> {
@@ -61,8 +66,8 @@ pub async fn run(arguments: StatusArguments) -> anyhow::Result<()> {
     // Fetched also when watching, so that a wrong name is an error and not an empty screen.
     let view = fetch(&cluster, &arguments).await?;
     let mut screen = Screen::new();
-    screen.show(&arguments.render(&view, screen.width()))?;
-    if arguments.watch { watch(&cluster, &arguments, screen).await } else { Ok(()) }
+    screen.show(&arguments.render(&view, Terminal::of_stdout()))?;
+    if arguments.watch { watch(&cluster, &arguments, view, screen).await } else { Ok(()) }
 }
 
 impl StatusArguments {
@@ -74,24 +79,34 @@ impl StatusArguments {
         }
     }
 
-    fn render(&self, view: &View, width: Option<u16>) -> String {
-        let now = Timestamp::now();
+    const fn has_images(&self) -> HasImages {
+        if self.family.is_some() { HasImages::Yes } else { HasImages::No }
+    }
+
+    fn render(&self, view: &View, terminal: Terminal) -> String {
+        let (now, width) = (Timestamp::now(), terminal.width);
+        let height = terminal.height.map(|height| usize::from(height.saturating_sub(1)));
+        let lines = match self.lines {
+            Some(0) => None,
+            Some(lines) => Some(lines),
+            None => height,
+        };
         match (&self.family, view.families.values().next()) {
             (Some(_), Some(family)) => {
                 let images: Vec<&ManagedImage> = view.images.values().collect();
-                render::family(family, &images, now, width)
+                render::family(family, &images, now, width, lines)
             }
             (Some(name), None) => format!("family {name} was deleted\n"),
-            (None, _) => render::families(
-                &view.families.values().collect::<Vec<_>>(),
-                if self.all_namespaces {
+            (None, _) => {
+                let families: Vec<&ImageFamily> = view.families.values().collect();
+                let column = if self.all_namespaces {
                     render::NamespaceColumn::Shown
                 } else {
                     render::NamespaceColumn::Hidden
-                },
-                now,
-                width,
-            ),
+                };
+                let text = render::families(&families, column, now, width);
+                lines.map_or(text.clone(), |lines| render::first_lines(&text, lines))
+            }
         }
     }
 }
@@ -118,8 +133,63 @@ async fn fetch(cluster: &ClusterConnection, arguments: &StatusArguments) -> anyh
 async fn watch(
     cluster: &ClusterConnection,
     arguments: &StatusArguments,
+    fetched: View,
     mut screen: Screen,
 ) -> anyhow::Result<()> {
+    let mut events = events(cluster, arguments);
+    let mut watched = WatchedView::new(fetched.clone());
+    let mut shown = fetched;
+    let (mut lost, mut changed, mut drawn_at) = (None, false, Instant::now());
+    let mut ticks = interval(MIN_DRAW_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            event = events.next() => match event {
+                Some(Ok(event)) => {
+                    watched.apply(event);
+                    (lost, changed) = (None, true);
+                }
+                Some(Err(error)) if is_rejected(&error) => bail!("the API server rejects the \
+                    watch: {error}"),
+                Some(Err(_)) if lost.is_none() => (lost, changed) = (Some(Timestamp::now()), true),
+                Some(Err(_)) => {}
+                None => bail!("the watch has ended"),
+            },
+            _ = ticks.tick() => {
+                // The fetched objects stay on the screen until the first lists are complete.
+                let complete = watched.is_complete(arguments.has_images()) || lost.is_some();
+                let aged = screen.is_live() && drawn_at.elapsed() >= AGE_REFRESH_INTERVAL;
+                if !complete || !(changed || aged) {
+                    continue;
+                }
+                if screen.is_live() {
+                    let text = arguments.render(&watched.view, Terminal::of_stdout());
+                    screen.show(&with_loss(&text, lost))?;
+                } else {
+                    output::write(&changes(&shown, &watched.view, Timestamp::now()))?;
+                    shown.clone_from(&watched.view);
+                }
+                (changed, drawn_at) = (false, Instant::now());
+            }
+        }
+    }
+}
+
+/// Returns a text with a first line that says since when it is not up to date.
+fn with_loss(text: &str, lost: Option<Timestamp>) -> String {
+    let Some(lost) = lost else { return text.to_owned() };
+    let since = age(Some(lost), Timestamp::now());
+    // The line takes the place of the last one, so that the text stays as high.
+    let mut lines: Vec<&str> = text.lines().collect();
+    lines.pop();
+    format!("No connection for {since}; this may be out of date.\n{}\n", lines.join("\n"))
+}
+
+/// Returns the events of the objects that are shown.
+fn events(
+    cluster: &ClusterConnection,
+    arguments: &StatusArguments,
+) -> impl stream::Stream<Item = Result<StatusEvent, watcher::Error>> + Unpin {
     let (of_families, of_images) = match &arguments.family {
         Some(name) => (
             watcher::Config::default().fields(&format!("metadata.name={name}")),
@@ -142,35 +212,7 @@ async fn watch(
         }
         None => stream::pending().boxed(),
     };
-    let mut events = stream::select(families, images);
-    let mut view = View::default();
-    let (mut listed, mut changed, mut drawn_at) = (0, false, Instant::now());
-    let mut ticks = interval(MIN_DRAW_INTERVAL);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            event = events.next() => match event {
-                Some(Ok(event)) => {
-                    listed += usize::from(event.is_listed());
-                    view.apply(event);
-                    changed = true;
-                }
-                Some(Err(error)) if is_rejected(&error) => bail!("the API server rejects the \
-                    watch: {error}"),
-                Some(Err(_)) => {}
-                None => bail!("the watch has ended"),
-            },
-            _ = ticks.tick() => {
-                // The fetched objects stay on the screen until the first lists are complete.
-                let complete = listed > usize::from(arguments.family.is_some());
-                let aged = screen.is_live() && drawn_at.elapsed() >= AGE_REFRESH_INTERVAL;
-                if complete && (changed || aged) {
-                    screen.show(&arguments.render(&view, screen.width()))?;
-                    (changed, drawn_at) = (false, Instant::now());
-                }
-            }
-        }
-    }
+    stream::select(families, images)
 }
 
 fn is_rejected(error: &watcher::Error) -> bool {
@@ -180,45 +222,4 @@ fn is_rejected(error: &watcher::Error) -> bool {
         return false;
     };
     matches!(source, kube::Error::Api(status) if status.is_forbidden() || status.is_not_found())
-}
-
-impl StatusEvent {
-    fn is_listed(&self) -> bool {
-        match self {
-            Self::Family(event) => matches!(**event, watcher::Event::InitDone),
-            Self::Image(event) => matches!(**event, watcher::Event::InitDone),
-        }
-    }
-}
-
-impl View {
-    fn insert_family(&mut self, family: ImageFamily) {
-        self.families.insert(key(&family), family);
-    }
-
-    fn insert_image(&mut self, image: ManagedImage) {
-        self.images.insert(image.name_any(), image);
-    }
-
-    fn apply(&mut self, event: StatusEvent) {
-        use watcher::Event::{Apply, Delete, Init, InitApply, InitDone};
-        match event {
-            StatusEvent::Family(event) => match *event {
-                Apply(family) | InitApply(family) => self.insert_family(family),
-                Delete(family) => _ = self.families.remove(&key(&family)),
-                Init => self.families.clear(),
-                InitDone => {}
-            },
-            StatusEvent::Image(event) => match *event {
-                Apply(image) | InitApply(image) => self.insert_image(image),
-                Delete(image) => _ = self.images.remove(&image.name_any()),
-                Init => self.images.clear(),
-                InitDone => {}
-            },
-        }
-    }
-}
-
-fn key(family: &ImageFamily) -> (String, String) {
-    (family.namespace().unwrap_or_default(), family.name_any())
 }

@@ -1,7 +1,7 @@
 //! Renders one or several families as text for a terminal. Pure: the time and the width are
 //! arguments. The text always has colours, which the screen removes if it shows none.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use comfy_table::Color;
 use jiff::Timestamp;
@@ -9,51 +9,143 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt as _;
 
 use groundswell::api::{
-    CheckState, ImageCounts, ImageFamily, ImageFamilyStatus, ManagedImage, RolloutState,
-    UpstreamStatus,
+    CheckState, ImageCounts, ImageFamily, ImageFamilyStatus, ImageState, ManagedImage,
+    RolloutState, UpstreamStatus,
     condition::{self, shorten},
 };
 
-use crate::output::{
-    colours,
-    table::{self, StyledText, one_line, styled},
+use crate::{
+    output::{
+        colours,
+        table::{self, StyledText, one_line, styled},
+    },
+    status::progress::{self, BarStyle},
 };
 
-/// Renders a family: its summary, its upstreams, its images by level, its checks that have not
-/// passed or run in another image, and its incomplete rollouts.
+/// Maximum number of lines of each part but the images, if the height is limited.
+const MAX_PART: usize = 6;
+/// Minimum number of lines for images, however low the terminal.
+const MIN_IMAGES: usize = 3;
+
+/// Renders a family: its summary, its upstreams, its levels, its images, the failures with the last
+/// lines of their logs, its checks that have not passed or run in another image, and its incomplete
+/// rollouts. What is more than `lines` lines is folded.
 pub fn family(
     family: &ImageFamily,
     images: &[&ManagedImage],
     now: Timestamp,
     width: Option<u16>,
+    lines: Option<usize>,
 ) -> String {
     let empty = ImageFamilyStatus::default();
     let status = family.status.as_ref().unwrap_or(&empty);
-    let mut text = summary(family, status, now, width);
-    if !status.upstreams.is_empty() {
-        let header = ["UPSTREAM", "REFERENCE", "ADOPTED", "IN-USE", "CANDIDATE", "MESSAGE"];
-        let rows = status.upstreams.iter().map(|upstream| upstream_row(upstream, now)).collect();
-        text = text + "\n" + &table::render(&header, rows, width);
-    }
     let mut images = images.to_vec();
     images.sort_by_key(|image| (image.spec.level, image.spec.image.clone()));
-    if !images.is_empty() {
-        let header = ["LEVEL", "IMAGE", "STATE", "BUILD", "DIGEST", "STATE-AGE", "MESSAGE"];
-        let rows = images.iter().map(|image| image_row(image, now)).collect();
-        text = text + "\n" + &table::render(&header, rows, width);
+    let part = lines.map(|_| MAX_PART);
+    let remaining = progress::remaining(family, &images, now);
+    let mut before = summary(family, status, remaining, now, width);
+    let header = ["UPSTREAM", "REFERENCE", "ADOPTED", "IN-USE", "CANDIDATE", "MESSAGE"];
+    let upstreams = status.upstreams.iter().map(|upstream| upstream_row(upstream, now)).collect();
+    before += &section(&header, upstreams, part, width);
+    let style = if width.is_some() { BarStyle::Blocks } else { BarStyle::Plain };
+    let levels = progress::level_rows(&images, style);
+    before += &section(&["LEVEL", "PROGRESS", "DONE", "STATES"], levels, part, width);
+    let mut after = String::new();
+    let failures = progress::failures(&images, part);
+    if !failures.is_empty() {
+        let cut = |line: &String| match width {
+            Some(width) => shorten_styled(line, usize::from(width)) + "\n",
+            None => line.clone() + "\n",
+        };
+        after = after + "\nFAILURES\n" + &failures.iter().map(cut).collect::<String>();
     }
     let checks: Vec<_> = images.iter().flat_map(|image| check_rows(image)).collect();
-    if !checks.is_empty() {
-        let header = ["IMAGE", "CHECK", "STATE", "RUNS-IN", "MESSAGE"];
-        text = text + "\n" + &table::render(&header, checks, width);
-    }
+    let header = ["IMAGE", "CHECK", "STATE", "RUNS-IN", "MESSAGE"];
+    after += &section(&header, checks, part, width);
     let rollouts: Vec<_> = images.iter().flat_map(|image| rollout_rows(image)).collect();
-    if !rollouts.is_empty() {
-        text = text
-            + "\n"
-            + &table::render(&["IMAGE", "ROLLOUT", "STATE", "MESSAGE"], rollouts, width);
+    after += &section(&["IMAGE", "ROLLOUT", "STATE", "MESSAGE"], rollouts, part, width);
+    let used = before.lines().count() + after.lines().count();
+    // The table has a blank line and a header.
+    let left = lines.map(|lines| lines.saturating_sub(used + 2).max(MIN_IMAGES));
+    let text = before + &image_table(&images, left, now, width) + &after;
+    lines.map_or_else(|| text.clone(), |lines| first_lines(&text, lines))
+}
+
+/// Renders a table with a blank line in front, or nothing if it has no row. Rows that are more than
+/// `lines` are counted.
+fn section(
+    header: &[&str],
+    mut rows: Vec<Vec<StyledText>>,
+    lines: Option<usize>,
+    width: Option<u16>,
+) -> String {
+    if rows.is_empty() {
+        return String::new();
     }
-    text
+    let kept = lines.filter(|lines| rows.len() > *lines).map(|lines| lines.saturating_sub(1));
+    let hidden = kept.map_or(0, |kept| rows.len() - kept);
+    rows.truncate(kept.unwrap_or(rows.len()));
+    let folded = if hidden > 0 { format!("... {hidden} more\n") } else { String::new() };
+    format!("\n{}{folded}", table::render(header, rows, width))
+}
+
+/// Renders the images in at most `lines` lines: those that something happens to first.
+fn image_table(
+    images: &[&ManagedImage],
+    lines: Option<usize>,
+    now: Timestamp,
+    width: Option<u16>,
+) -> String {
+    let header = ["LEVEL", "IMAGE", "STATE", "BUILD", "DIGEST", "STATE-AGE", "MESSAGE"];
+    let kept = lines.filter(|lines| images.len() > *lines).map(|lines| lines.saturating_sub(1));
+    let Some(kept) = kept else {
+        let rows = images.iter().map(|image| image_row(image, now)).collect();
+        return section(&header, rows, None, width);
+    };
+    let mut order: Vec<usize> = (0..images.len()).collect();
+    order.sort_by_key(|at| images.get(*at).map(|image| urgency(image)));
+    let mut shown = order.get(..kept).unwrap_or_default().to_vec();
+    shown.sort_unstable();
+    let rows = shown.iter().filter_map(|at| images.get(*at)).map(|image| image_row(image, now));
+    let mut hidden: BTreeMap<ImageState, usize> = BTreeMap::new();
+    for image in order.get(kept..).unwrap_or_default().iter().filter_map(|at| images.get(*at)) {
+        *hidden.entry(state_of(image)).or_default() += 1;
+    }
+    let hidden: Vec<String> =
+        hidden.into_iter().map(|(state, count)| format!("{count} {}", state.as_str())).collect();
+    let more = images.len() - kept;
+    let folded = format!("... {more} more images: {}\n", hidden.join(", "));
+    let folded = shorten(folded.trim_end(), width.map_or(usize::MAX, usize::from));
+    format!("{}{folded}\n", section(&header, rows.collect(), None, width))
+}
+
+fn state_of(image: &ManagedImage) -> ImageState {
+    image.status.as_ref().map(|status| status.state).unwrap_or_default()
+}
+
+/// Returns the place of an image if not all have one: the lowest comes first.
+fn urgency(image: &ManagedImage) -> usize {
+    use ImageState::{Blocked, Building, Checking, Current, Failed, Held, Queued, Waiting};
+    let order = [Failed, Building, Checking, Queued, Waiting, Blocked, Held, Current];
+    let state = state_of(image);
+    order.iter().position(|known| *known == state).unwrap_or(order.len())
+}
+
+/// Returns the first lines of a text, and the number of the others in the last one.
+pub fn first_lines(text: &str, lines: usize) -> String {
+    let count = text.lines().count();
+    if count <= lines {
+        return text.to_owned();
+    }
+    let kept = lines.saturating_sub(1);
+    let first: String = text.split_inclusive('\n').take(kept).collect();
+    format!("{first}... {} more lines\n", count - kept)
+}
+
+/// Cuts a line to a width. A line that is cut loses its colours.
+fn shorten_styled(line: &str, width: usize) -> String {
+    let plain = anstream::adapter::strip_str(line).to_string();
+    if plain.chars().count() <= width { line.to_owned() } else { shorten(&plain, width) }
 }
 
 /// Whether a list of families has a column for their namespaces.
@@ -101,6 +193,7 @@ pub fn families(
 fn summary(
     family: &ImageFamily,
     status: &ImageFamilyStatus,
+    remaining: Option<String>,
     now: Timestamp,
     width: Option<u16>,
 ) -> String {
@@ -122,6 +215,9 @@ fn summary(
     }
     for cascade in &status.cascades {
         lines.push(("Cascade", format!("{}, for {}", cascade.name, age(cascade.started_at, now))));
+    }
+    if let Some(remaining) = remaining {
+        lines.push(("Left", remaining));
     }
     if let Some(pending) = &status.pending {
         lines.push((
@@ -248,7 +344,7 @@ fn running_cascades(status: &ImageFamilyStatus) -> String {
 }
 
 /// Renders the number of images in total and in each state.
-fn counts(counts: &ImageCounts) -> String {
+pub fn counts(counts: &ImageCounts) -> String {
     let states = [
         ("current", counts.current),
         ("building", counts.building),
@@ -288,7 +384,7 @@ fn short_image(image: &str) -> String {
 }
 
 /// Returns the reason and the message, as far as they are known.
-fn explanation(reason: &str, message: &str) -> String {
+pub fn explanation(reason: &str, message: &str) -> String {
     match (reason.is_empty(), message.is_empty()) {
         (true, true) => "-".into(),
         (true, false) => message.into(),

@@ -54,7 +54,7 @@ fn nothing_of_a_status_acts_on_the_terminal() {
     status.upstreams[0].message = Some("held\u{202e}by\u{1b}]0;x\u{7}".into());
     let hidden = json!({"state": "Failed", "reason": "BuildFailed", "message": "\u{1b}c gone"});
     let hidden = image(1, "base", &hidden);
-    let one = family(&hostile, &[&hidden], now(), None);
+    let one = family(&hostile, &[&hidden], now(), None, None);
     let list = families(&[&hostile], NamespaceColumn::Shown, now(), None);
     for text in [one, list] {
         let plain = strip_str(&text).to_string();
@@ -114,14 +114,14 @@ fn the_images() -> Vec<ManagedImage> {
 #[test]
 fn a_family_is_shown_level_by_level() {
     let images = the_images();
-    let text = family(&the_family(), &images.iter().collect::<Vec<_>>(), now(), None);
+    let text = family(&the_family(), &images.iter().collect::<Vec<_>>(), now(), None, None);
     insta::assert_snapshot!(strip_str(&text).to_string());
 }
 
 #[test]
 fn a_narrow_terminal_cuts_the_last_column_and_then_the_widest() {
     let images = the_images();
-    let text = family(&the_family(), &images.iter().collect::<Vec<_>>(), now(), Some(80));
+    let text = family(&the_family(), &images.iter().collect::<Vec<_>>(), now(), Some(80), None);
     let text = strip_str(&text).to_string();
     assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
     insta::assert_snapshot!(text);
@@ -130,7 +130,7 @@ fn a_narrow_terminal_cuts_the_last_column_and_then_the_widest() {
 #[test]
 fn states_are_coloured() {
     let images = the_images();
-    let text = family(&the_family(), &images.iter().collect::<Vec<_>>(), now(), None);
+    let text = family(&the_family(), &images.iter().collect::<Vec<_>>(), now(), None, None);
     let line =
         |name: &str| text.lines().find(|line| line.contains(name)).expect("a line").to_owned();
     assert!(text.len() > strip_str(&text).to_string().len());
@@ -160,4 +160,81 @@ fn ages_have_the_format_of_kubectl() {
     );
     assert_eq!(ago(-5), "0s");
     assert_eq!(age(None, now()), "-");
+}
+
+/// Returns 600 images on six levels: 3 failed, 4 that are built, others current or waiting.
+fn many_images() -> Vec<ManagedImage> {
+    let status = |index: i32| match index {
+        0..200 => json!({"state": "Current", "reason": "Current", "message": "m", "build": 1}),
+        200..203 => json!({"state": "Failed", "reason": "BuildFailed", "message": "failed twice",
+            "failure": {"last": {"class": "Build", "reason": "BuildFailed",
+                "message": "RUN make\n> cc -c a.c\n> a.c:1: \u{1b}[31merror\nexit code 2"}}}),
+        203..207 => json!({"state": "Building", "reason": "Building", "message": "Job x runs"}),
+        _ => json!({"state": "Waiting", "reason": "ParentInProgress", "message": "waits"}),
+    };
+    (0..600).map(|at| image(1 + at / 100, &format!("svc-{at:03}"), &status(at))).collect()
+}
+
+#[test]
+fn six_hundred_images_fit_into_a_small_terminal() {
+    let images = many_images();
+    let images: Vec<&ManagedImage> = images.iter().collect();
+    let text = family(&the_family(), &images, now(), Some(80), Some(23));
+    let text = strip_str(&text).to_string();
+    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    assert!(text.lines().count() <= 23, "{text}");
+    let tall = family(&the_family(), &images, now(), Some(200), Some(49));
+    let tall = strip_str(&tall).to_string();
+    assert!(tall.lines().count() <= 49, "{tall}");
+    insta::assert_snapshot!(tall);
+    for width in [1, 15] {
+        let narrow = family(&the_family(), &images, now(), Some(width), Some(1));
+        assert_eq!(narrow.lines().count(), 1, "{narrow}");
+    }
+    let all = family(&the_family(), &images, now(), None, None);
+    assert!(strip_str(&all).to_string().contains("svc-599"), "nothing is folded");
+}
+
+#[test]
+fn what_is_left_is_estimated_from_recorded_builds() {
+    let family: ImageFamily = serde_json::from_value(json!({
+        "metadata": {"name": "f", "namespace": "team"},
+        "spec": {
+            "repository": "r.example.com/team",
+            "upstreams": [{"name": "debian", "image": "docker.io/library/debian"}],
+            "images": [
+                {"name": "base", "from": [{"upstream": "debian"}], "source": {"inline": "FROM x"}},
+                {"name": "app", "from": [{"image": "base"}], "source": {"inline": "FROM x"}},
+            ]
+        },
+        "status": {"cascades": [{"name": "f-1"}]}
+    }))
+    .expect("a family");
+    let record = |name: &str, state: &str, built: bool, since: &str| {
+        let history = json!([{"fingerprint": "f", "digest": "sha256:1", "message": "m",
+                              "duration": "1m"}]);
+        image(
+            1,
+            name,
+            &json!({
+                "state": state, "reason": "R", "message": "m",
+                "running": {"job": "j", "fingerprint": "f", "build": 2, "attempt": 0,
+                            "startedAt": since},
+                "history": if built { history } else { json!([]) },
+            }),
+        )
+    };
+    let now = now();
+    let left = |base: &str, app: &str, built: bool| {
+        let images = [
+            record("base", base, built, "2026-05-01T11:59:40Z"),
+            record("app", app, false, "2026-05-01T12:00:00Z"),
+        ];
+        progress::remaining(&family, &images.iter().collect::<Vec<_>>(), now)
+    };
+    assert_eq!(left("Current", "Current", true), None);
+    let both = left("Building", "Waiting", true);
+    assert_eq!(both.as_deref(), Some("about 1m40s, 2 images"), "40 s are left of the first");
+    let unknown = left("Building", "Waiting", false);
+    assert_eq!(unknown.as_deref(), Some("unknown: no build is recorded, 2 images"));
 }

@@ -28,12 +28,7 @@ impl Screen {
         self.live
     }
 
-    /// Returns the terminal's width in characters, or `None` without a terminal.
-    pub fn width(&self) -> Option<u16> {
-        if self.live { comfy_table::Table::new().width() } else { None }
-    }
-
-    /// Replaces the text. Without a terminal, appends the text if it differs.
+    /// Replaces the text in place. Without a terminal, it is shown once.
     pub fn show(&mut self, text: &str) -> io::Result<()> {
         let plain = anstream::adapter::strip_str(text).to_string();
         let wanted = if self.coloured { text } else { plain.as_str() };
@@ -46,7 +41,7 @@ impl Screen {
                 let lines: String = wanted.lines().flat_map(|line| [line, "\x1b[K\r\n"]).collect();
                 write!(output, "{}{lines}\x1b[J", self.cursor_home())?;
             }
-            Some(_) => write!(output, "\n{wanted}")?,
+            Some(_) => {}
         }
         output.flush()?;
         self.shown = Some(plain);

@@ -1,6 +1,5 @@
 //! Which builds count as ours: by record, by mark, and for which inputs.
 
-
 use serde_json::Value;
 
 use super::repository_model::{F1, F2, RegistryModel, tag};

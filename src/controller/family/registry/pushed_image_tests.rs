@@ -1,16 +1,12 @@
 //! What a registry has, and how tags are moved in it.
 
-
-
 use super::repository_model::{F1, F2, FoundBuild, RegistryModel, found, tag};
 use crate::{
     api::condition::Reason,
     controller::family::registry::pushed_image::BaseComparison,
     engine::{Lookup, LookupResult, tags::Tag},
     identity::{BlobsHash, ContentHash},
-    registry::{
-        Digest, Platform,
-    },
+    registry::{Digest, Platform},
 };
 
 #[tokio::test]

@@ -1,0 +1,112 @@
+//! Commands on a cluster: `status`, `logs` and requests.
+
+use std::{
+    io::{BufRead as _, BufReader},
+    process::Stdio,
+};
+
+use serde_json::{Value, json};
+
+use crate::{
+    api_server::ApiServer,
+    runs::{PluginRun, plugin, run},
+};
+
+fn family() -> Value {
+    json!({
+        "apiVersion": "groundswell.dev/v1alpha1", "kind": "ImageFamily",
+        "metadata": {"name": "shop", "namespace": "team", "resourceVersion": "1"},
+        "spec": {
+            "repository": "registry.example.com/shop",
+            "upstreams": [{"name": "debian", "image": "docker.io/library/debian"}],
+            "images": [
+                {"name": "base", "from": [{"upstream": "debian"}], "source": {"inline": "FROM x"}},
+                {"name": "app", "from": [{"image": "base"}], "source": {"inline": "FROM x"}},
+            ],
+        },
+        "status": {"counts": {"total": 2, "current": 1, "building": 1}, "upstreams": [{
+            "name": "debian", "reference": "docker.io/library/debian:latest",
+            "adopted": {"digest": "sha256:d1"}}]},
+    })
+}
+
+fn image(name: &str, level: i32, state: &str) -> Value {
+    json!({
+        "apiVersion": "groundswell.dev/v1alpha1", "kind": "ManagedImage",
+        "metadata": {"name": format!("shop.{name}"), "namespace": "team", "resourceVersion": "1"},
+        "spec": {"family": "shop", "image": name, "level": level, "repository": "r"},
+        "status": {"state": state, "reason": state, "message": "what happens",
+                   "failure": {"last": {"class": "Build", "reason": "BuildFailed",
+                                        "message": "RUN make\nexit code 2"}}},
+    })
+}
+
+async fn server() -> ApiServer {
+    let objects = |state| vec![family(), image("base", 1, "Current"), image("app", 2, state)];
+    ApiServer::start(objects("Building"), objects("Failed")).await
+}
+
+/// Runs the plugin in a thread, so that the server responds.
+async fn run_on(server: &ApiServer, line: &str) -> PluginRun {
+    let line = format!("{line} {}", server.flag());
+    tokio::task::spawn_blocking(move || run(&line)).await.expect("the run ends")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_family_has_a_bar_for_each_level() {
+    let server = server().await;
+    let text = run_on(&server, "status shop").await.fine();
+    for expected in ["1      ####################  1/1   all current", "0/1   1 Building"] {
+        assert!(text.contains(expected), "{expected}:\n{text}");
+    }
+    let missing = run_on(&server, "status none").await;
+    assert_eq!(missing.code, Some(2), "{missing:#?}");
+    assert!(missing.stderr.contains("`none` not found"), "{missing:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_that_breaks_is_opened_again_and_changes_are_lines() {
+    let server = server().await;
+    let flag = server.flag();
+    let line = tokio::task::spawn_blocking(move || {
+        let mut child = plugin()
+            .args("status shop --watch".split_whitespace())
+            .args(flag.split_whitespace())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the plugin runs");
+        let output = BufReader::new(child.stdout.take().expect("its output"));
+        let mut lines = output.lines().map(|line| line.expect("a line"));
+        let line = lines.find(|line| line.contains("image app"));
+        child.kill().expect("the plugin ends");
+        child.wait().expect("the plugin ends");
+        line
+    });
+    let line = line.await.expect("the run ends").expect("a change");
+    assert!(line.ends_with("image app: Building -> Failed: Failed: what happens"), "{line}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_without_a_pod_is_what_is_recorded() {
+    let server = server().await;
+    let text = run_on(&server, "logs team/shop/app").await.fine();
+    assert!(text.starts_with("The pod is gone"), "{text}");
+    assert!(text.ends_with("BuildFailed\nRUN make\nexit code 2\n"), "{text}");
+    let unknown = run_on(&server, "logs shop/app --check none").await;
+    assert_eq!(unknown.code, Some(2), "{unknown:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_of_a_request_is_not_stored() {
+    let server = server().await;
+    let text = run_on(&server, "force shop --dry-run").await.fine();
+    assert!(text.contains("dry run, nothing is sent: Force the whole family"), "{text}");
+    assert!(text.contains("it applies to 2 images"), "{text}");
+    let posted = server.posted();
+    let requests = posted.iter().filter(|(_, object)| object["kind"] == "FamilyRequest");
+    let queries: Vec<&String> = requests.map(|(query, _)| query).collect();
+    assert_eq!(queries.len(), 1, "{posted:#?}");
+    assert!(queries[0].contains("dryRun=All"), "{queries:?}");
+    let both = run_on(&server, "force shop --dry-run --wait").await;
+    assert_eq!(both.code, Some(2), "{both:#?}");
+}
