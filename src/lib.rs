@@ -17,6 +17,7 @@ pub mod contents;
 pub mod controller;
 pub mod engine;
 pub mod fence;
+pub mod found_edges;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 pub mod identity;

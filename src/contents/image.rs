@@ -1,6 +1,7 @@
 //! Reads images from registries.
 
 use std::{
+    collections::{HashMap, HashSet},
     io::{self, Read},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -14,13 +15,15 @@ use tokio::sync::mpsc;
 use crate::{
     contents::{ImagePackages, LayerContent, LayerError, Stack},
     registry::{
-        Client, Descriptor, Digest, ImageConfig, ImageManifest, Keychain, ManifestKind, Platform,
-        Reference, RegistryError,
+        Client, Descriptor, Digest, ImageConfig, ImageManifest, Index, IndexEntry, Keychain,
+        ManifestKind, Platform, Reference, RegistryError,
     },
 };
 
 /// Maximum number of layers of an image.
 const MAX_IMAGE_LAYERS: usize = 512;
+/// Maximum number of images of an index that are read.
+const MAX_PLATFORMS: usize = 64;
 /// Maximum size of the compressed layers of an image together in bytes.
 const MAX_IMAGE_BYTES: u64 = 64 << 30;
 /// Number of parts of a layer that wait to be decompressed.
@@ -69,7 +72,8 @@ pub struct ReadImage {
     pub config: ImageConfig,
     /// The settings of containers: the part `config` of the configuration.
     pub settings: Value,
-    /// The command of each layer, as the history has it; fewer than layers if it does not say.
+    /// The command of each layer, as the history has it. Empty if it does not have as many as
+    /// there are layers, since nothing says which of them has none.
     pub commands: Vec<String>,
 }
 
@@ -79,6 +83,7 @@ pub struct ContentsReader {
     keychain: Keychain,
     platform: Platform,
     kept: Mutex<KeptLayers>,
+    reading: Mutex<HashMap<Digest, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 #[derive(Default)]
@@ -92,34 +97,90 @@ impl ContentsReader {
     /// Creates a reader of images for a platform.
     #[must_use]
     pub fn new(client: Client, keychain: Keychain, platform: Platform) -> Self {
-        Self { client, keychain, platform, kept: Mutex::default() }
+        Self { client, keychain, platform, kept: Mutex::default(), reading: Mutex::default() }
     }
 
-    /// Reads the manifest and the configuration of an image.
+    /// Reads the manifest and the configuration of an image for the reader's platform.
     pub async fn image(&self, image: &Reference) -> Result<ReadImage, ContentsError> {
+        let manifest = self.client.manifest(image, &self.keychain).await?;
+        let digest = manifest.digest;
+        match manifest.kind {
+            ManifestKind::Image(found) => self.finish(image, digest.clone(), &digest, found).await,
+            ManifestKind::Index(index) => {
+                let entry = index.image_for(&self.platform);
+                let entry = entry.ok_or_else(|| ContentsError::Image {
+                    image: image.to_string(),
+                    problem: missing_platform(&index, &self.platform),
+                })?;
+                self.entry(image, &digest, entry).await
+            }
+        }
+    }
+
+    /// Reads the manifests and the configurations of an image for every platform that its index
+    /// lists. An entry that cannot be read does not affect the others.
+    pub async fn images(
+        &self,
+        image: &Reference,
+    ) -> Result<Vec<Result<ReadImage, ContentsError>>, ContentsError> {
+        let manifest = self.client.manifest(image, &self.keychain).await?;
+        let digest = manifest.digest;
+        let index = match manifest.kind {
+            ManifestKind::Image(found) => {
+                return Ok(vec![self.finish(image, digest.clone(), &digest, found).await]);
+            }
+            ManifestKind::Index(index) => index,
+        };
+        let mut read: Vec<Result<ReadImage, ContentsError>> = Vec::new();
+        let mut known = HashSet::new();
+        // Signatures and other artifacts are no images.
+        let entries = index.images().filter(|entry| entry.is_image() || entry.is_index());
+        for entry in entries.filter(|entry| known.insert(&entry.descriptor.digest)) {
+            if read.len() >= MAX_PLATFORMS {
+                let problem = format!("its index lists more than {MAX_PLATFORMS} images");
+                read.push(Err(ContentsError::Image { image: image.to_string(), problem }));
+                break;
+            }
+            read.push(self.entry(image, &digest, entry).await);
+        }
+        if read.is_empty() {
+            let problem = "its index lists no image".into();
+            return Err(ContentsError::Image { image: image.to_string(), problem });
+        }
+        Ok(read)
+    }
+
+    /// Reads an image that an index lists.
+    async fn entry(
+        &self,
+        image: &Reference,
+        index: &Digest,
+        entry: &IndexEntry,
+    ) -> Result<ReadImage, ContentsError> {
+        let digest = &entry.descriptor.digest;
+        let reference = image.with_digest(digest);
+        let manifest = self.client.manifest(&reference, &self.keychain).await?;
+        match manifest.kind {
+            ManifestKind::Image(found) => self.finish(image, index.clone(), digest, found).await,
+            ManifestKind::Index(_) => Err(ContentsError::Image {
+                image: reference.to_string(),
+                problem: "it is an index in an index, which is not read; name one of its images"
+                    .into(),
+            }),
+        }
+    }
+
+    /// Reads the configuration of an image whose manifest is read.
+    async fn finish(
+        &self,
+        image: &Reference,
+        digest: Digest,
+        own: &Digest,
+        manifest: ImageManifest,
+    ) -> Result<ReadImage, ContentsError> {
+        let reference = image.with_digest(own);
         let unreadable =
             |problem: String| ContentsError::Image { image: image.to_string(), problem };
-        let manifest = self.client.manifest(image, &self.keychain).await?;
-        let (digest, mut reference) =
-            (manifest.digest.clone(), image.with_digest(&manifest.digest));
-        let manifest = match manifest.kind {
-            ManifestKind::Image(image) => image,
-            ManifestKind::Index(index) => {
-                let entry = index.image_for(&self.platform).ok_or_else(|| {
-                    let offered: Vec<_> =
-                        index.platforms().iter().map(ToString::to_string).collect();
-                    unreadable(format!(
-                        "there is no image for {}, only for {}; choose one with --platform",
-                        self.platform,
-                        offered.join(", ")
-                    ))
-                })?;
-                reference = image.with_digest(&entry.descriptor.digest);
-                let manifest = self.client.manifest(&reference, &self.keychain).await?;
-                let image = manifest.image().cloned();
-                image.ok_or_else(|| unreadable("its index lists an index as an image".into()))?
-            }
-        };
         if manifest.layers.len() > MAX_IMAGE_LAYERS {
             return Err(unreadable(format!("it has more than {MAX_IMAGE_LAYERS} layers")));
         }
@@ -130,7 +191,10 @@ impl ContentsReader {
         }
         let (config, shape) = self.config(&reference, &manifest.config).await?;
         let settings = shape.get("config").cloned().unwrap_or_default();
-        let commands = commands(&shape);
+        let mut commands = commands(&shape);
+        if commands.len() != manifest.layers.len() {
+            commands.clear();
+        }
         Ok(ReadImage { reference, digest, manifest, config, settings, commands })
     }
 
@@ -163,17 +227,31 @@ impl ContentsReader {
     pub async fn packages(&self, image: &ReadImage) -> Result<ImagePackages, ContentsError> {
         let mut stack = Stack::default();
         for layer in &image.manifest.layers {
-            stack.add(&*self.layer(&image.reference, layer).await?);
+            let content = self.layer(&image.reference, layer).await?;
+            stack.add(&content).map_err(|problem| ContentsError::Layer {
+                image: image.reference.to_string(),
+                digest: layer.digest.clone(),
+                problem,
+            })?;
         }
-        Ok(stack.packages())
+        let packages = tokio::task::spawn_blocking(move || stack.packages()).await;
+        packages.map_err(|error| ContentsError::Image {
+            image: image.reference.to_string(),
+            problem: format!("its databases cannot be read: {error}"),
+        })
     }
 
-    /// Reads a layer of an image.
+    /// Reads a layer of an image. A layer that another image needs at the same time is read once.
     pub async fn layer(
         &self,
         image: &Reference,
         layer: &Descriptor,
     ) -> Result<Arc<LayerContent>, ContentsError> {
+        let turn = {
+            let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(reading.entry(layer.digest.clone()).or_default())
+        };
+        let _turn = turn.lock().await;
         if let Some(kept) = self.kept().layers.get(&layer.digest) {
             return Ok(Arc::clone(kept));
         }
@@ -230,6 +308,19 @@ impl ContentsReader {
             kept.bytes -= dropped.kept_bytes();
         }
     }
+}
+
+/// Returns why an index has no image for a platform, and what to do.
+fn missing_platform(index: &Index, wanted: &Platform) -> String {
+    if index.nested_for(wanted).is_some() {
+        return format!("its index lists another index for {wanted}, which is not read; name that");
+    }
+    let offered: Vec<_> = index.platforms().iter().map(ToString::to_string).collect();
+    if offered.is_empty() {
+        return "its index names no platform; name one of its images by digest".into();
+    }
+    let offered = offered.join(", ");
+    format!("there is no image for {wanted}, only for {offered}; choose one with --platform")
 }
 
 /// Returns the command of each layer in the history of a configuration.

@@ -6,15 +6,18 @@ use std::{
     io::{self, Read},
 };
 
+use bytes::Bytes;
 use tar::{Archive, Entry, EntryType};
 
 use crate::contents::{
-    decompress::Decompressed,
+    decompress::{Decompressed, OutputBounds},
     packages::{is_database, may_hold_database},
+    stack::DatabaseFile,
 };
 
-/// Maximum size of an uncompressed layer in bytes.
-const MAX_UNPACKED_BYTES: u64 = 16 << 30;
+/// What may come out of a layer. A file of zeros compresses with zstd much more than the usual
+/// ratio, so that layers with one are not rejected before they are large.
+const BOUNDS: OutputBounds = OutputBounds { max_bytes: 16 << 30, free_bytes: 4 << 30 };
 /// Maximum number of entries of a layer.
 const MAX_LAYER_ENTRIES: u64 = 2_000_000;
 /// Maximum length of a path in bytes.
@@ -29,7 +32,7 @@ const MAX_DATABASE_BYTES: u64 = 256 << 20;
 const MAX_DATABASES_BYTES: u64 = 384 << 20;
 /// Maximum number of databases that a layer has, and that it removes: distroless images have one
 /// per package.
-const MAX_DATABASES: usize = 10_000;
+pub(super) const MAX_DATABASES: usize = 10_000;
 
 /// What a layer without databases takes in bytes, about.
 const MIN_KEPT_BYTES: usize = 1024;
@@ -64,7 +67,7 @@ pub struct LayerContent {
     /// Number of its files, folders and links.
     pub entries: u64,
     /// The databases that it has, by path.
-    pub(super) databases: BTreeMap<String, Vec<u8>>,
+    pub(super) databases: BTreeMap<String, DatabaseFile>,
     /// What it removes from the layers below, with all below it.
     pub(super) removed: BTreeSet<String>,
     /// The folders whose content in the layers below it hides.
@@ -78,7 +81,7 @@ impl LayerContent {
     /// Returns an error if it is no tar, ends early, or exceeds a bound.
     pub fn read(layer: impl Read) -> Result<Self, LayerError> {
         let mut reader = LayerReader::default();
-        let mut unpacked = Decompressed::new(layer, MAX_UNPACKED_BYTES)?;
+        let mut unpacked = Decompressed::new(layer, BOUNDS)?;
         let mut archive = Archive::new(&mut unpacked);
         // The library would read extended headers of any size.
         for entry in archive.entries()?.raw(true) {
@@ -92,7 +95,7 @@ impl LayerContent {
 
     /// Returns about how many bytes this takes.
     pub(super) fn kept_bytes(&self) -> usize {
-        self.databases.values().map(Vec::len).sum::<usize>() + MIN_KEPT_BYTES
+        self.databases.values().map(DatabaseFile::len).sum::<usize>() + MIN_KEPT_BYTES
     }
 }
 
@@ -102,6 +105,8 @@ struct LayerReader {
     databases_bytes: u64,
     /// The path of the next entry, if an extended header names it.
     long_path: Option<Vec<u8>>,
+    /// The size of the next entry, if an extended header names it.
+    long_size: Option<u64>,
 }
 
 impl LayerReader {
@@ -114,7 +119,9 @@ impl LayerReader {
             }
             EntryType::XHeader => {
                 let records = extension(&mut entry, MAX_EXTENSION_BYTES)?;
-                self.long_path = pax_path(&records)?.or(self.long_path.take());
+                let named = PaxNames::read(&records)?;
+                self.long_path = named.path.or(self.long_path.take());
+                self.long_size = named.size.or(self.long_size);
             }
             EntryType::XGlobalHeader | EntryType::GNULongLink => {}
             EntryType::GNUSparse => return Err("has a sparse file, which is not supported".into()),
@@ -123,9 +130,18 @@ impl LayerReader {
                 if self.content.entries > MAX_LAYER_ENTRIES {
                     return Err(LayerError(format!("has more than {MAX_LAYER_ENTRIES} entries")));
                 }
+                // Another size than that of the entry would move the next one.
+                if self.long_size.take().is_some_and(|size| size != entry.size()) {
+                    return Err("has a file of 8 GiB or more".into());
+                }
                 let path = self.long_path.take().unwrap_or_else(|| entry.path_bytes().into_owned());
+                let is_folder = entry.header().entry_type() == EntryType::Directory
+                    // Before POSIX, only the name said it.
+                    || entry.header().entry_type().is_file() && path.ends_with(b"/");
                 if let Some(path) = normalized(&path)? {
-                    self.read_named(path, entry)?;
+                    let kind =
+                        if is_folder { EntryType::Directory } else { entry.header().entry_type() };
+                    self.read_named(path, kind, entry)?;
                 }
             }
         }
@@ -135,6 +151,7 @@ impl LayerReader {
     fn read_named(
         &mut self,
         path: String,
+        kind: EntryType,
         mut entry: Entry<'_, impl Read>,
     ) -> Result<(), LayerError> {
         let (folder, name) = path.rsplit_once('/').unwrap_or(("", &path));
@@ -144,7 +161,7 @@ impl LayerReader {
             let removed =
                 if folder.is_empty() { removed.to_owned() } else { format!("{folder}/{removed}") };
             self.remove(removed)?;
-        } else if entry.header().entry_type() == EntryType::Directory {
+        } else if kind == EntryType::Directory {
             // A folder hides nothing of the layers below but a file of its name.
             if is_database(&path) {
                 self.remove(path)?;
@@ -152,11 +169,12 @@ impl LayerReader {
         } else if !is_database(&path) {
             // A file in place of a folder hides what the layers below have in that.
             self.remove(path)?;
-        } else if entry.header().entry_type().is_file() {
+        } else if kind.is_file() {
             let bytes = self.database(&path, &mut entry)?;
-            self.content.databases.insert(path, bytes);
+            self.content.databases.insert(path, DatabaseFile::Content(bytes));
         } else {
-            return Err(LayerError(format!("has a link at {path}, where a database is expected")));
+            // It counts only if no layer above has another file there.
+            self.content.databases.insert(path, DatabaseFile::Link);
         }
         Ok(())
     }
@@ -165,7 +183,7 @@ impl LayerReader {
         &mut self,
         path: &str,
         entry: &mut Entry<'_, impl Read>,
-    ) -> Result<Vec<u8>, LayerError> {
+    ) -> Result<Bytes, LayerError> {
         let size = entry.size();
         self.databases_bytes = self.databases_bytes.saturating_add(size);
         let too_many = self.content.databases.len() >= MAX_DATABASES;
@@ -176,7 +194,7 @@ impl LayerReader {
         }
         let mut bytes = Vec::new();
         entry.take(size).read_to_end(&mut bytes)?;
-        if bytes.len() as u64 == size { Ok(bytes) } else { Err("ends early".into()) }
+        if bytes.len() as u64 == size { Ok(bytes.into()) } else { Err("ends early".into()) }
     }
 
     fn remove(&mut self, path: String) -> Result<(), LayerError> {
@@ -211,34 +229,50 @@ fn extension(entry: &mut Entry<'_, impl Read>, max: u64) -> Result<Vec<u8>, Laye
     Ok(bytes)
 }
 
-/// Returns the path that an extended header names. A size in it would move the next entry.
-fn pax_path(records: &[u8]) -> Result<Option<Vec<u8>>, LayerError> {
-    let mut path = None;
-    for record in tar::PaxExtensions::new(records) {
-        let record = record?;
-        match record.key_bytes() {
-            b"path" => path = Some(record.value_bytes().to_owned()),
-            b"size" => return Err("has a file of 8 GiB or more".into()),
-            key if key.starts_with(b"GNU.sparse") => {
-                return Err("has a sparse file, which is not supported".into());
-            }
-            _ => {}
-        }
-    }
-    Ok(path)
+/// What an extended header says of the next entry.
+#[derive(Default)]
+struct PaxNames {
+    path: Option<Vec<u8>>,
+    size: Option<u64>,
 }
 
-/// Returns a path without its leading `./` or `/`, or `None` if it is the root, or one that leads
-/// out of it and is therefore in no image.
+impl PaxNames {
+    fn read(records: &[u8]) -> Result<Self, LayerError> {
+        let mut names = Self::default();
+        for record in tar::PaxExtensions::new(records) {
+            let record = record?;
+            match record.key_bytes() {
+                b"path" => names.path = Some(record.value_bytes().to_owned()),
+                b"size" => {
+                    let size = record.value().ok().and_then(|size| size.parse().ok());
+                    names.size = Some(size.ok_or("has an extended header with a malformed size")?);
+                }
+                key if key.starts_with(b"GNU.sparse") => {
+                    return Err("has a sparse file, which is not supported".into());
+                }
+                _ => {}
+            }
+        }
+        Ok(names)
+    }
+}
+
+/// Returns a path without its leading `./` or `/`, and without `..`, which does not lead out of the
+/// image, as containerd cleans it. Returns `None` if it is the root.
 fn normalized(path: &[u8]) -> Result<Option<String>, LayerError> {
     if path.len() as u64 > MAX_PATH {
         return Err(LayerError(format!("has a path of more than {MAX_PATH} bytes")));
     }
     let path = String::from_utf8_lossy(path);
-    let parts: Vec<&str> = path.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/').filter(|part| !matches!(*part, "" | ".")) {
+        match part {
+            ".." => _ = parts.pop(),
+            _ => parts.push(part),
+        }
+    }
     if parts.len() > MAX_DEPTH {
         return Err(LayerError(format!("has a path of more than {MAX_DEPTH} folders")));
     }
-    let leads_out = parts.contains(&"..");
-    Ok((!leads_out && !parts.is_empty()).then(|| parts.join("/")))
+    Ok((!parts.is_empty()).then(|| parts.join("/")))
 }

@@ -28,5 +28,5 @@ pub use crate::contents::{
     package::{Ecosystem, Package},
     packages::ImagePackages,
     stack::Stack,
-    version::compare_versions,
+    version::{compare_versions, epoch},
 };

@@ -43,6 +43,10 @@ pub struct Package {
     pub version: String,
     /// The package manager.
     pub ecosystem: Ecosystem,
+    /// The source that the package is built from. Empty if the database does not name it: then it
+    /// has the name of the package.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub source: String,
 }
 
 impl Package {
@@ -52,7 +56,7 @@ impl Package {
         if self.name.is_empty() || self.version.is_empty() {
             return Err("lists a package without a name or a version".into());
         }
-        let fields = [&self.name, &self.architecture, &self.version];
+        let fields = [&self.name, &self.architecture, &self.version, &self.source];
         if fields.iter().any(|field| field.len() > MAX_FIELD) {
             return Err(format!("lists a package with a field of more than {MAX_FIELD} bytes"));
         }

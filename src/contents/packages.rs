@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use crate::contents::{Ecosystem, Package, package::MAX_PACKAGES, rpm_sqlite, text_databases};
+use crate::contents::{
+    Ecosystem, Package, package::MAX_PACKAGES, rpm_sqlite, stack::DatabaseFile, text_databases,
+};
 
 /// How a database is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,14 +89,19 @@ pub struct ImagePackages {
 
 impl ImagePackages {
     /// Reads the databases of an image, by path.
-    pub(super) fn read(databases: BTreeMap<String, Vec<u8>>) -> Self {
-        let mut read = Self::default();
-        for (path, bytes) in databases {
+    pub(super) fn read(databases: BTreeMap<String, DatabaseFile>) -> Self {
+        let (mut read, mut empty) = (Self::default(), Vec::new());
+        for (path, file) in databases {
             let Some(format) = format(&path) else { continue };
+            let DatabaseFile::Content(bytes) = file else {
+                read.problems.push(format!("{path} is a link, which is not followed"));
+                continue;
+            };
+            let is_blank = bytes.iter().all(u8::is_ascii_whitespace);
             let packages = match format {
                 Format::Apk => text_databases::apk(&bytes),
                 Format::Dpkg => text_databases::dpkg(&bytes),
-                Format::RpmSqlite => rpm_sqlite::packages(bytes),
+                Format::RpmSqlite => rpm_sqlite::packages(bytes.into()),
                 Format::SqliteLog if bytes.is_empty() => continue,
                 Format::SqliteLog => {
                     Err("has changes that are not in the database yet, which are not read".into())
@@ -102,9 +109,17 @@ impl ImagePackages {
                 Format::OtherRpm => Err("is a database of RPM in a format that is not read".into()),
             };
             match packages {
+                Ok(packages) if packages.is_empty() && is_blank => empty.push(path),
+                Ok(packages) if packages.is_empty() => {
+                    read.problems.push(format!("{path} lists no package"));
+                }
                 Ok(packages) => read.add(path, packages),
                 Err(problem) => read.problems.push(format!("{path} {problem}")),
             }
+        }
+        // Some builders leave an empty file of the package manager that they do not use.
+        if read.packages.is_empty() {
+            read.problems.extend(empty.iter().map(|path| format!("{path} is empty")));
         }
         read
     }

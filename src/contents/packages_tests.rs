@@ -2,7 +2,7 @@ use std::{cmp::Ordering, collections::BTreeMap, io::Read as _, process::Command}
 
 use flate2::read::GzDecoder;
 
-use crate::contents::{Ecosystem, ImagePackages, compare_versions};
+use crate::contents::{Ecosystem, ImagePackages, compare_versions, stack::DatabaseFile};
 
 const RPM: &str = "var/lib/rpm/rpmdb.sqlite";
 
@@ -15,7 +15,8 @@ fn rpm_database() -> Vec<u8> {
 }
 
 fn read(path: &str, bytes: impl Into<Vec<u8>>) -> ImagePackages {
-    ImagePackages::read(BTreeMap::from([(path.to_owned(), bytes.into())]))
+    let file = DatabaseFile::Content(bytes.into().into());
+    ImagePackages::read(BTreeMap::from([(path.to_owned(), file)]))
 }
 
 fn listed(read: &ImagePackages) -> Vec<String> {
@@ -33,8 +34,11 @@ fn dpkg_lists_what_is_read_from_its_database() {
     let format = "${Package} ${Version} ${Architecture} ${db:Status-Status}\n";
     let output = Command::new("dpkg-query").args(["-W", "-f", format]).output().expect("dpkg");
     let output = String::from_utf8(output.stdout).expect("text");
-    let mut expected: Vec<_> =
-        output.lines().filter_map(|line| line.strip_suffix(" installed")).collect();
+    let listed_by_dpkg = output.lines().filter_map(|line| line.rsplit_once(' '));
+    let mut expected: Vec<_> = listed_by_dpkg
+        .filter(|(_, state)| !matches!(*state, "config-files" | "not-installed"))
+        .map(|(package, _)| package)
+        .collect();
     expected.sort_unstable();
     let mut packages = listed(&read("var/lib/dpkg/status", status));
     packages.sort_unstable();
@@ -43,12 +47,55 @@ fn dpkg_lists_what_is_read_from_its_database() {
 }
 
 #[test]
-fn only_installed_packages_count() {
+fn packages_of_which_a_file_is_in_the_image_count() {
     let status = "Package: kept\nStatus: deinstall ok config-files\nVersion: 1\n\n\
-                  Package: half\nStatus: install ok half-installed\nVersion: 1\n\n\n\
+                  Package: none\nStatus: unknown ok not-installed\n\n\n\
                   package:in\r\nSTATUS: hold ok installed\nVersion: 1:2-3\nDescription: x\n\
                   \x20Version: 9\nVersion: 4";
     assert_eq!(listed(&read("var/lib/dpkg/status", status)), ["in 1:2-3 "]);
+    for state in
+        ["half-installed", "unpacked", "half-configured", "triggers-awaited", "triggers-pending"]
+    {
+        let status = format!("Package: a\nStatus: install ok {state}\nVersion: 1\n");
+        assert_eq!(listed(&read("var/lib/dpkg/status", status)), ["a 1 "], "{state}");
+    }
+}
+
+/// Without a package, nothing is known of the image.
+#[test]
+fn databases_without_a_package_are_named() {
+    for path in ["var/lib/dpkg/status", "lib/apk/db/installed"] {
+        for (text, said) in [
+            ("", "is empty"),
+            ("\n\n", "is empty"),
+            ("no database, but a text\n", "lists no package"),
+            ("Package: kept\nStatus: deinstall ok config-files\nVersion: 1\n", "lists no"),
+        ] {
+            let read = read(path, text);
+            assert_eq!(read.problems.len(), 1, "{path} {text}");
+            assert!(read.problems[0].contains(said), "{:?}", read.problems);
+            assert!(read.databases.is_empty());
+        }
+    }
+    let file = |text: &'static str| DatabaseFile::Content(text.into());
+    let both = BTreeMap::from([
+        ("var/lib/dpkg/status".to_owned(), file("")),
+        ("var/lib/dpkg/status.d/base".to_owned(), file("Package: base-files\nVersion: 12\n")),
+    ]);
+    assert_eq!(listed(&ImagePackages::read(both)), ["base-files 12 "], "a distroless image");
+}
+
+#[test]
+fn sources_of_packages_are_read() {
+    let sources = |path: &str, bytes: Vec<u8>| -> Vec<String> {
+        let read = read(path, bytes);
+        read.packages.into_iter().map(|package| package.source).collect()
+    };
+    let status = "Package: libc-bin\nSource: glibc (2.36-9)\nVersion: 1\n\n\
+                  Package: zsh\nVersion: 1\n";
+    assert_eq!(sources("var/lib/dpkg/status", status.into()), ["glibc", ""]);
+    assert_eq!(sources("lib/apk/db/installed", b"P:libssl3\nV:1\no:openssl\n".into()), ["openssl"]);
+    assert_eq!(sources(RPM, rpm_database()), ["bash", "openssl-libs"]);
 }
 
 #[test]
@@ -202,6 +249,20 @@ fn versions_of_apk_are_ordered() {
     }
     for invalid in ["", "a", "1.", "1_", "1_x1", "1-2", "1.0-rx", "1__p1", "1.a.b"] {
         assert_eq!(compare_versions(Ecosystem::Apk, invalid, "1"), None, "{invalid}");
+    }
+}
+
+/// RPM compares dependencies without a release by the version alone.
+#[test]
+fn a_release_counts_if_both_versions_have_one() {
+    for (a, b, order) in [
+        ("5.1.8-9.el9", "5.1.8", Ordering::Equal),
+        ("5.1.8", "5.1.8-9.el9", Ordering::Equal),
+        ("5.1.8-9.el9", "5.1.9", Ordering::Less),
+        ("1:5.1.8-9.el9", "1:5.1.8", Ordering::Equal),
+        ("1:5.1.8-9.el9", "5.1.8", Ordering::Greater),
+    ] {
+        assert_eq!(compare_versions(Ecosystem::Rpm, a, b), Some(order), "{a} {b}");
     }
 }
 

@@ -10,6 +10,7 @@ const TAG_VERSION: u32 = 1001;
 const TAG_RELEASE: u32 = 1002;
 const TAG_EPOCH: u32 = 1003;
 const TAG_ARCH: u32 = 1022;
+const TAG_SOURCE: u32 = 1044;
 const TYPE_INT32: u32 = 4;
 const TYPE_STRING: u32 = 6;
 /// Size of an entry of the index in bytes.
@@ -34,7 +35,10 @@ pub(super) fn package(header: &[u8]) -> Result<Option<Package>, String> {
     let epoch = epoch.map_or_else(String::new, |epoch| format!("{epoch}:"));
     let architecture = text(TAG_ARCH).unwrap_or_default();
     let version = format!("{epoch}{version}-{release}");
-    let package = Package { name, architecture, version, ecosystem: Ecosystem::Rpm };
+    // `openssl-3.0.7-27.el9.src.rpm`
+    let source = text(TAG_SOURCE).unwrap_or_default();
+    let source = source.rsplitn(3, '-').nth(2).unwrap_or_default().to_owned();
+    let package = Package { name, architecture, version, ecosystem: Ecosystem::Rpm, source };
     package.checked().map(Some)
 }
 

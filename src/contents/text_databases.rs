@@ -2,17 +2,24 @@
 
 use crate::contents::package::{Ecosystem, MAX_PACKAGES, Package};
 
-/// Reads `var/lib/dpkg/status`, or a file of `var/lib/dpkg/status.d`, in which every package is
-/// installed. A package of which only the configuration is left is not installed.
+/// The states of packages of which no program is in the image. In all others, from half-installed
+/// to triggers-pending, files of the package are.
+const ABSENT_STATES: [&str; 2] = ["config-files", "not-installed"];
+
+/// Reads `var/lib/dpkg/status`, or a file of `var/lib/dpkg/status.d`, whose packages have no state.
 pub(super) fn dpkg(bytes: &[u8]) -> Result<Vec<Package>, String> {
-    let fields = ["package", "version", "architecture", "status"];
+    let fields = ["package", "version", "architecture", "status", "source"];
     let mut packages = Vec::new();
-    for [name, version, architecture, status] in paragraphs(bytes, ": ", fields) {
-        let installed = status.is_empty() || status.split(' ').next_back() == Some("installed");
-        if name.is_empty() || !installed {
+    for [name, version, architecture, status, source] in paragraphs(bytes, ": ", fields) {
+        let state = status.split_whitespace().next_back().unwrap_or_default();
+        // dpkg knows no version of a package that it has only been told to install.
+        if name.is_empty() || ABSENT_STATES.contains(&state) {
             continue;
         }
-        add(&mut packages, Package { name, version, architecture, ecosystem: Ecosystem::Deb })?;
+        // The version of the source follows in parentheses if it is another one.
+        let source = source.split_whitespace().next().unwrap_or_default().to_owned();
+        let ecosystem = Ecosystem::Deb;
+        add(&mut packages, Package { name, version, architecture, ecosystem, source })?;
     }
     Ok(packages)
 }
@@ -20,11 +27,12 @@ pub(super) fn dpkg(bytes: &[u8]) -> Result<Vec<Package>, String> {
 /// Reads `lib/apk/db/installed`.
 pub(super) fn apk(bytes: &[u8]) -> Result<Vec<Package>, String> {
     let mut packages = Vec::new();
-    for [name, version, architecture] in paragraphs(bytes, ":", ["P", "V", "A"]) {
+    for [name, version, architecture, source] in paragraphs(bytes, ":", ["P", "V", "A", "o"]) {
         if name.is_empty() && version.is_empty() {
             continue;
         }
-        add(&mut packages, Package { name, version, architecture, ecosystem: Ecosystem::Apk })?;
+        let ecosystem = Ecosystem::Apk;
+        add(&mut packages, Package { name, version, architecture, ecosystem, source })?;
     }
     Ok(packages)
 }

@@ -14,7 +14,24 @@ pub fn compare_versions(ecosystem: Ecosystem, a: &str, b: &str) -> Option<Orderi
             let parsed = |text: &str| text.parse::<debversion::Version>().ok();
             Some(parsed(a)?.cmp(&parsed(b)?))
         }
-        Ecosystem::Rpm => Some(rpm_version::rpm_evr_compare(a, b)),
+        Ecosystem::Rpm => Some(compare_rpm(a, b)),
+    }
+}
+
+/// Returns the epoch of a version: 0 if it names none. apk has none.
+#[must_use]
+pub fn epoch(ecosystem: Ecosystem, version: &str) -> &str {
+    let named = version.split_once(':').filter(|_| ecosystem != Ecosystem::Apk);
+    let epoch = named.map_or("", |(epoch, _)| epoch.trim_start_matches('0'));
+    if epoch.is_empty() { "0" } else { epoch }
+}
+
+/// Compares as RPM compares dependencies: the release counts only if both have one.
+fn compare_rpm(a: &str, b: &str) -> Ordering {
+    match (a.rsplit_once('-'), b.rsplit_once('-')) {
+        (Some((a, _)), None) => rpm_version::rpm_evr_compare(a, b),
+        (None, Some((b, _))) => rpm_version::rpm_evr_compare(a, b),
+        _ => rpm_version::rpm_evr_compare(a, b),
     }
 }
 

@@ -11,7 +11,6 @@
 //! - [`record_schedule`]: when the records of current builds are written
 //! - [`check_images`]: the digests of the images that checks run in, as registries have answered
 //! - [`dependents`], [`rollouts`], [`tag_owners`]: indexes over families and images
-//! - [`found_edges`]: the edges of images whose Dockerfiles say them
 //! - [`folder_poller`], [`git_poll`]: when and how folders of Git repositories are polled
 //! - [`stray_requests`]: answers requests whose family does not exist
 //! - [`backoff`], [`error`], [`writes`]: failures, calls and writes that both reconcilers share
@@ -24,7 +23,6 @@ pub mod dependents;
 pub mod error;
 pub mod family;
 pub mod folder_poller;
-pub mod found_edges;
 pub mod git_poll;
 pub mod installations;
 pub mod job_seals;

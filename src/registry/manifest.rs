@@ -267,12 +267,14 @@ impl Index {
 
 impl IndexEntry {
     /// Whether the entry is another index.
-    fn is_index(&self) -> bool {
+    #[must_use]
+    pub fn is_index(&self) -> bool {
         matches!(self.descriptor.media_type.as_str(), OCI_INDEX | DOCKER_LIST)
     }
 
     /// Whether the entry is an image, and not another index or another artifact.
-    fn is_image(&self) -> bool {
+    #[must_use]
+    pub fn is_image(&self) -> bool {
         let artifact = self.artifact_type.as_deref().filter(|artifact| !artifact.is_empty());
         matches!(self.descriptor.media_type.as_str(), OCI_MANIFEST | DOCKER_MANIFEST)
             && artifact.is_none_or(|artifact| CONFIG_TYPES.contains(&artifact))

@@ -1,11 +1,12 @@
-//! `layers`, `diff` and `contains` on a registry that the test serves.
+//! `layers`, `diff` and `contains` on a registry and an API server that the test serves.
 
 use std::sync::Arc;
 
+use axum::{Json, Router, extract::Request};
 use serde_json::{Value, json};
 
 use crate::{
-    runs::{PluginRun, run},
+    runs::{Files, PluginRun, run},
     test_registry::{TestImages, TestRegistry, deb_layer, layer},
 };
 
@@ -79,6 +80,54 @@ async fn packages_are_searched() {
     assert!(unknown.stderr.contains("no database of packages"), "{}", unknown.stderr);
 }
 
+/// Serves a cluster without families and with these pods. Returns its kubeconfig.
+async fn cluster(pods: Value) -> Files {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let handler = move |request: Request| {
+        let is_pods = request.uri().path().ends_with("/pods");
+        let items = if is_pods { pods.clone() } else { json!([]) };
+        let list = json!({"kind": "List", "apiVersion": "v1",
+            "metadata": {"resourceVersion": "1"}, "items": items});
+        async move { Json(list) }
+    };
+    tokio::spawn(async move { axum::serve(listener, Router::new().fallback(handler)).await });
+    let config = json!({"apiVersion": "v1", "kind": "Config", "current-context": "c",
+        "clusters": [{"name": "c", "cluster": {"server": format!("http://{address}")}}],
+        "users": [{"name": "u", "user": {}}],
+        "contexts": [{"name": "c", "context":
+            {"cluster": "c", "user": "u", "namespace": "shop"}}]});
+    Files::new(&[("config", &config.to_string())])
+}
+
+fn pod(name: &str, id: &str, state: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "shop"},
+        "spec": {"containers": []},
+        "status": {"containerStatuses": [{"name": "c", "image": "web:1", "imageID": id,
+            "ready": true, "restartCount": 3, "state": {state: {"reason": "CrashLoopBackOff"}}}]}})
+}
+
+/// Pods are searched whether a family has their images or not, also those that crash.
+#[tokio::test]
+async fn workloads_without_a_family_are_searched() {
+    let registry = registry().await;
+    let id = format!("{}/team/app:1", registry.host);
+    let image = registry.reader().image(&registry.reference("team/app:1")).await.expect("an image");
+    let id = format!("{}@{}", id.trim_end_matches(":1"), image.digest);
+    for (state, id, code, said) in [
+        ("waiting", id.as_str(), 1, "shop/Pod/web"),
+        ("running", id.as_str(), 1, "shop/Pod/web"),
+        ("running", "sha256:abc", 2, "shop/Pod/web runs web:1, of which its node records no"),
+    ] {
+        let cluster = cluster(json!([pod("web", id, state)])).await;
+        let config = cluster.path("config").display().to_string();
+        let line = format!("contains libssl3 --kubeconfig {config} --plain-http {}", registry.host);
+        let run = tokio::task::spawn_blocking(move || run(&line)).await.expect("the run ends");
+        assert_eq!(run.code, Some(code), "{state} {id}: {run:#?}");
+        assert!(run.stdout.contains(said) || run.stderr.contains(said), "{run:#?}");
+    }
+}
+
 #[tokio::test]
 async fn bad_input_is_explained() {
     let runs = runs(&[
@@ -88,9 +137,23 @@ async fn bad_input_is_explained() {
         "diff HOST/team/app:1 UPPER/x:1",
         "contains <1 --image HOST/team/app:1",
         "contains a --image not..a:reference:at:all",
+        "contains libssl3* --image HOST/team/app:1",
+        "contains openssl~3.1 --image HOST/team/app:1",
+        "contains a --image shop/web",
     ])
     .await;
-    let said = ["gone", "--platform", "name the reference", "UPPER", "PACKAGE", "not..a"];
+    let said = [
+        "gone",
+        "--platform",
+        "name the reference",
+        "UPPER",
+        "PACKAGE",
+        "not..a",
+        "`libssl3*` is no name of a package",
+        "`openssl~3.1` is no name of a package",
+        "`shop/web` names no registry or tag",
+    ];
+    assert_eq!(runs.len(), said.len());
     for (run, said) in runs.iter().zip(said) {
         assert_eq!(run.code, Some(2), "{run:#?}");
         assert!(run.stderr.contains(said), "{said} is missing in {}", run.stderr);

@@ -49,6 +49,15 @@ fn findings_have_an_exit_code_and_every_format() {
 }
 
 #[test]
+fn a_checkout_that_does_not_exist_is_named() {
+    let files = Files::new(&[("family.yaml", FAMILY)]);
+    let run = run(&format!("lint -f {} --checkout /nonexistent/folder", files.folder()));
+    assert_eq!(run.code, Some(2), "{run:#?}");
+    assert!(run.stderr.contains("--checkout /nonexistent/folder"), "{}", run.stderr);
+    assert_eq!(run.stdout, "");
+}
+
+#[test]
 fn rules_are_disabled_by_their_names() {
     let files = Files::new(&[("family.yaml", FAMILY)]);
     let line = format!("lint -f {}", files.folder());

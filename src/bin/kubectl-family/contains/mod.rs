@@ -11,9 +11,9 @@ use anyhow::bail;
 use clap::Args;
 use futures::{StreamExt as _, stream};
 use groundswell::{
-    contents::{ContentsReader, Package},
+    contents::{ContentsReader, Package, ReadImage},
     lineage::ImageIndex,
-    registry::Reference,
+    registry::{Digest, Reference},
 };
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -25,7 +25,7 @@ use crate::{
     },
     input::{Estate, InputArguments, plural},
     output::{self, Document, ListFormat, Outcome, Terminal, note, table},
-    registry_images::{MAX_CONCURRENT_IMAGES, RegistryArguments, current_reference},
+    registry_images::{ImageArgument, MAX_CONCURRENT_IMAGES, RegistryArguments, current_reference},
 };
 
 /// Commands that the help shows.
@@ -69,6 +69,8 @@ pub struct PackageReport {
 struct ContainingImage {
     /// The reference by digest.
     reference: String,
+    /// The platform that it is for, such as `linux/amd64`.
+    platform: String,
     /// The images of families that it is, as `namespace/family/image`.
     names: BTreeSet<String>,
     /// The workloads that run it, as `namespace/kind/name`.
@@ -88,6 +90,15 @@ struct SearchedImage {
 #[derive(Debug, Default)]
 struct SearchedImages(BTreeMap<String, (Option<Reference>, SearchedImage)>);
 
+/// Which platforms of an image are searched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum SearchedPlatforms {
+    /// All that its index lists: a workload may run any of them.
+    All,
+    /// That of the reader, which the user has chosen.
+    Chosen,
+}
+
 impl SearchedImages {
     fn entry(&mut self, reference: Reference) -> &mut SearchedImage {
         let entry = self.0.entry(reference.to_string()).or_default();
@@ -101,16 +112,20 @@ pub async fn run(arguments: ContainsArguments) -> anyhow::Result<Outcome> {
     let reader = arguments.registry.reader()?;
     let mut report = PackageReport::default();
     let images = Box::pin(arguments.images(&mut report.problems)).await?;
-    report.search(&reader, &arguments.package, images).await;
+    let platforms = match &arguments.registry.platform {
+        Some(_) => SearchedPlatforms::Chosen,
+        None => SearchedPlatforms::All,
+    };
+    report.search(&reader, &arguments.package, images, platforms).await;
     for problem in &report.problems {
-        note(&format!("not searched: {problem}"));
+        note(&format!("incomplete: {problem}"));
     }
     output::write(&report.rendered(arguments.output)?)?;
     if !report.images.is_empty() {
         return Ok(Outcome::Findings);
     }
     if let Some(count) = Some(report.problems.len()).filter(|count| *count > 0) {
-        bail!("nothing was found, but {count} problem{} left images unsearched", plural(count));
+        bail!("nothing was found, but the answer is incomplete: {count} problem{}", plural(count));
     }
     Ok(Outcome::Fine)
 }
@@ -120,12 +135,24 @@ impl ContainsArguments {
     async fn images(&self, problems: &mut Vec<String>) -> anyhow::Result<SearchedImages> {
         let mut images = SearchedImages::default();
         for reference in &self.references {
-            images.entry(reference.parse()?);
+            match reference.parse::<ImageArgument>().map_err(anyhow::Error::msg)? {
+                ImageArgument::Reference(reference) => _ = images.entry(reference),
+                ImageArgument::Name(_) => bail!(
+                    "`{reference}` names no registry or tag; write a reference such as \
+                     registry.example.com/shop/web:latest, or leave --image out to search the \
+                     images of families"
+                ),
+            }
         }
         if !self.references.is_empty() {
             return Ok(images);
         }
-        let estate = Box::pin(Estate::read(&self.input)).await?;
+        // Pods run images whether a family has them or not.
+        let estate = if self.input.filenames.is_empty() && self.input.selector.is_none() {
+            Box::pin(Estate::read_if_any(&self.input)).await?
+        } else {
+            Box::pin(Estate::read(&self.input)).await?
+        };
         for family in &estate.families {
             for (index, image) in ImageIndex::enumerate(&family.family.spec.images) {
                 match current_reference(family, index) {
@@ -138,11 +165,27 @@ impl ContainsArguments {
             }
         }
         if self.input.filenames.is_empty() {
-            for running in running_images(&self.input).await? {
+            let running = running_images(&self.input).await?;
+            problems.extend(running.problems);
+            for running in running.images {
                 images.entry(running.reference).workloads.insert(running.workload);
             }
         }
         Ok(images)
+    }
+}
+
+/// The images that references stand for, each once although a family names its tag and a pod its
+/// digest.
+#[derive(Default)]
+struct FoundImages(BTreeMap<Digest, (ReadImage, SearchedImage)>);
+
+impl FoundImages {
+    fn add(&mut self, image: ReadImage, searched: &SearchedImage) {
+        let digest = image.reference.digest().unwrap_or_else(|| image.digest.clone());
+        let (_, known) = self.0.entry(digest).or_insert((image, SearchedImage::default()));
+        known.names.extend(searched.names.iter().cloned());
+        known.workloads.extend(searched.workloads.iter().cloned());
     }
 }
 
@@ -152,61 +195,102 @@ impl PackageReport {
         reader: &ContentsReader,
         query: &PackageQuery,
         images: SearchedImages,
+        platforms: SearchedPlatforms,
     ) {
-        let searched = stream::iter(images.0)
-            .filter_map(|(_, (reference, searched))| async move { Some((reference?, searched)) })
-            .map(|(reference, searched)| async move {
-                let packages = async {
-                    let image = reader.image(&reference).await?;
-                    let packages = reader.packages(&image).await?;
-                    anyhow::Ok((image.reference.to_string(), packages))
-                };
-                (packages.await, searched)
-            })
+        let found = self.find(reader, images, platforms).await;
+        let searched = stream::iter(found.0.into_values())
+            .map(
+                |(image, searched)| async move { (reader.packages(&image).await, image, searched) },
+            )
             .buffer_unordered(MAX_CONCURRENT_IMAGES);
         let mut searched = std::pin::pin!(searched);
-        while let Some((read, searched)) = searched.next().await {
-            let (reference, packages) = match read {
-                Ok(read) => read,
+        let mut of_source = BTreeSet::new();
+        while let Some((read, image, searched)) = searched.next().await {
+            let packages = match read {
+                Ok(packages) => packages,
                 Err(error) => {
-                    self.problems.push(format!("{error:#}"));
+                    self.problems.push(error.to_string());
                     continue;
                 }
             };
             self.read += 1;
+            let reference = &image.reference;
             let of_image = packages.problems.iter();
             self.problems.extend(of_image.map(|problem| format!("{reference}: {problem}")));
             if packages.databases.is_empty() && packages.problems.is_empty() {
                 self.problems.push(format!("{reference}: it has no database of packages"));
             }
-            self.add(query, reference, packages.packages, searched);
+            let built = packages.packages.iter().filter(|package| query.is_source_of(package));
+            of_source.extend(built.map(|package| package.name.clone()));
+            self.add(query, &image, packages.packages, searched);
         }
-        self.images.sort_by(|a, b| (&a.names, &a.reference).cmp(&(&b.names, &b.reference)));
+        if self.images.is_empty() && !of_source.is_empty() {
+            self.problems.push(source_problem(query.name(), &of_source));
+        }
+        self.images.sort_by(|a, b| {
+            (&a.names, &a.platform, &a.reference).cmp(&(&b.names, &b.platform, &b.reference))
+        });
         self.problems.sort();
+    }
+
+    /// Finds the images that references stand for.
+    async fn find(
+        &mut self,
+        reader: &ContentsReader,
+        images: SearchedImages,
+        platforms: SearchedPlatforms,
+    ) -> FoundImages {
+        let read = stream::iter(images.0.into_values())
+            .filter_map(|(reference, searched)| async move { Some((reference?, searched)) })
+            .map(|(reference, searched)| async move {
+                let read = match platforms {
+                    SearchedPlatforms::All => reader.images(&reference).await,
+                    SearchedPlatforms::Chosen => Ok(vec![reader.image(&reference).await]),
+                };
+                (read, searched)
+            })
+            .buffer_unordered(MAX_CONCURRENT_IMAGES);
+        let mut read = std::pin::pin!(read);
+        let mut found = FoundImages::default();
+        while let Some((read, searched)) = read.next().await {
+            for image in read.unwrap_or_else(|error| vec![Err(error)]) {
+                match image {
+                    Ok(image) => found.add(image, &searched),
+                    Err(error) => self.problems.push(error.to_string()),
+                }
+            }
+        }
+        found
     }
 
     fn add(
         &mut self,
         query: &PackageQuery,
-        reference: String,
+        image: &ReadImage,
         packages: BTreeSet<Package>,
         searched: SearchedImage,
     ) {
-        let mut found = Vec::new();
+        let (mut found, reference) = (Vec::new(), image.reference.to_string());
         for package in packages {
+            let Package { name, version, .. } = &package;
             match query.matches(&package) {
                 PackageMatch::Yes => found.push(package),
                 PackageMatch::No => {}
-                PackageMatch::Unknown => {
-                    let Package { name, version, .. } = package;
-                    let problem = "does not compare with the version of the question";
-                    self.problems.push(format!("{reference}: {name} {version} {problem}"));
-                }
+                PackageMatch::Unknown => self.problems.push(format!(
+                    "{reference}: {name} {version} does not compare with the version of the \
+                     question"
+                )),
+                PackageMatch::NeedsEpoch => self.problems.push(format!(
+                    "{reference}: {name} {version} has an epoch, and the version of the question \
+                     has none; write it with the part before the colon"
+                )),
             }
         }
         if !found.is_empty() {
             let SearchedImage { names, workloads } = searched;
-            self.images.push(ContainingImage { reference, names, workloads, packages: found });
+            let platform = image.config.platform.to_string();
+            let packages = found;
+            self.images.push(ContainingImage { reference, platform, names, workloads, packages });
         }
     }
 
@@ -238,16 +322,33 @@ impl PackageReport {
                     name.clone().into(),
                     package.name.clone().into(),
                     package.version.clone().into(),
+                    image.platform.clone().into(),
                     workloads.clone().into(),
                 ]
             })
         });
         let rows: Vec<_> = rows.collect();
         let (found, read) = (self.images.len(), self.read);
-        let summary = format!("{found} of {read} image{} contain it\n", plural(read));
+        let verb = if found == 1 { "contains" } else { "contain" };
+        let summary = format!("{found} of {read} image{} {verb} it\n", plural(read));
         if rows.is_empty() {
             return summary;
         }
-        table::render(&["IMAGE", "PACKAGE", "VERSION", "WORKLOADS"], rows, width) + "\n" + &summary
+        let header = ["IMAGE", "PACKAGE", "VERSION", "PLATFORM", "WORKLOADS"];
+        table::render(&header, rows, width) + "\n" + &summary
     }
+}
+
+/// Returns which packages are meant by the name of their source.
+fn source_problem(source: &str, packages: &BTreeSet<String>) -> String {
+    const MAX_LISTED: usize = 10;
+    let listed: Vec<&str> = packages.iter().take(MAX_LISTED).map(String::as_str).collect();
+    let more = packages.len().saturating_sub(MAX_LISTED);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!(
+        "no package is called {source}, but {}{more} {} built from a source of that name; ask for \
+         packages",
+        listed.join(", "),
+        if packages.len() == 1 { "is" } else { "are" }
+    )
 }

@@ -24,7 +24,8 @@ async fn search(query: &str) -> PackageReport {
         entry.workloads.insert(format!("shop/Deployment/{name}"));
     }
     let mut report = PackageReport::default();
-    report.search(&registry.reader(), &query.parse().expect("a question"), images).await;
+    let query = query.parse().expect("a question");
+    report.search(&registry.reader(), &query, images, SearchedPlatforms::All).await;
     report
 }
 
@@ -68,11 +69,85 @@ async fn versions_that_do_not_compare_are_named() {
 async fn the_table_names_workloads() {
     let report = search("libssl3=3.0.14-1~deb12u1").await;
     let text = report.rendered(ListFormat::Wide).expect("a text");
-    assert!(text.contains("shop/Deployment/old") && text.contains("1 of 4 images"), "{text}");
+    assert!(text.contains("shop/Deployment/old"), "{text}");
+    assert!(text.contains("linux/amd64") && text.contains("1 of 4 images contains it"), "{text}");
     let names = report.rendered(ListFormat::Name).expect("names");
     assert!(names.contains("team/old@sha256:"), "{names}");
     let text = search("none").await.rendered(ListFormat::Table).expect("a text");
     assert_eq!(text, "0 of 4 images contain it\n");
+}
+
+async fn search_in(
+    registry: &TestRegistry,
+    query: &str,
+    names: &[String],
+    platforms: SearchedPlatforms,
+) -> PackageReport {
+    let mut images = SearchedImages::default();
+    for name in names {
+        let entry = images.entry(registry.reference(name));
+        entry.workloads.insert(format!("shop/Pod/{name}"));
+    }
+    let mut report = PackageReport::default();
+    let query = query.parse().expect("a question");
+    report.search(&registry.reader(), &query, images, platforms).await;
+    report
+}
+
+/// A node of another architecture than this machine runs another image of the index.
+#[tokio::test]
+async fn all_platforms_of_an_index_are_searched() {
+    let mut images = TestImages::default();
+    let of = |version: &str| deb_layer(&[("libssl3", version)]);
+    let digests = images.index("team/app:1", &[("amd64", of("2")), ("arm64", of("1"))]);
+    let registry = images.start().await;
+    let names = ["team/app:1".to_owned()];
+    let all = search_in(&registry, "libssl3<2", &names, SearchedPlatforms::All).await;
+    assert_eq!((all.read, all.images.len()), (2, 1), "{all:?}");
+    assert_eq!(all.images[0].platform, "linux/arm64");
+    assert!(all.images[0].reference.ends_with(digests[1].as_str()), "{all:?}");
+    let chosen = search_in(&registry, "libssl3<2", &names, SearchedPlatforms::Chosen).await;
+    assert_eq!((chosen.read, chosen.images.len()), (1, 0), "the reader is for amd64");
+}
+
+/// A family names a tag, and a pod the digest.
+#[tokio::test]
+async fn an_image_is_listed_once() {
+    let mut images = TestImages::default();
+    let digest = images.add("team/app:1", &[deb_layer(&[("libssl3", "1")])], json!({}));
+    let registry = images.start().await;
+    let names = ["team/app:1".to_owned(), format!("team/app@{digest}")];
+    let report = search_in(&registry, "libssl3", &names, SearchedPlatforms::All).await;
+    assert_eq!((report.read, report.images.len()), (1, 1), "{report:?}");
+    assert_eq!(report.images[0].workloads.len(), 2, "{report:?}");
+}
+
+/// The name of a source is no answer of "no".
+#[tokio::test]
+async fn packages_of_a_source_are_named() {
+    let mut images = TestImages::default();
+    let status = "Package: libssl3\nVersion: 1\nSource: openssl (3)\n\n\
+                  Package: openssl-provider\nVersion: 1\nSource: openssl\n";
+    images.add("team/app:1", &[layer(&[("var/lib/dpkg/status", status)])], json!({}));
+    let registry = images.start().await;
+    let names = ["team/app:1".to_owned()];
+    let report = search_in(&registry, "openssl", &names, SearchedPlatforms::All).await;
+    let problems = report.problems.join("\n");
+    assert!(problems.contains("but libssl3, openssl-provider are built"), "{problems}");
+    let report = search_in(&registry, "libssl3", &names, SearchedPlatforms::All).await;
+    assert_eq!((report.problems, report.images.len()), (vec![], 1));
+}
+
+/// What the image has is older, but its epoch makes it newer.
+#[tokio::test]
+async fn a_question_without_the_epoch_has_no_answer() {
+    let mut images = TestImages::default();
+    images.add("team/app:1", &[deb_layer(&[("openssl", "1:3.0.7-1")])], json!({}));
+    let registry = images.start().await;
+    let names = ["team/app:1".to_owned()];
+    let report = search_in(&registry, "openssl<3.0.15", &names, SearchedPlatforms::All).await;
+    assert_eq!(report.images.len(), 0);
+    assert!(report.problems[0].contains("1:3.0.7-1 has an epoch"), "{:?}", report.problems);
 }
 
 /// An image with the packages of this machine contains every version that dpkg lists, and none that

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use groundswell::registry::Reference;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::{Api, ResourceExt as _, api::ListParams};
 
 use crate::{cluster::ClusterConnection, input::InputArguments};
@@ -21,36 +21,66 @@ pub struct RunningImage {
     pub workload: String,
 }
 
+/// The images of pods.
+#[derive(Debug, Default)]
+pub struct RunningImages {
+    pub images: Vec<RunningImage>,
+    /// What runs and cannot be searched, each as a sentence.
+    pub problems: Vec<String>,
+}
+
 /// Reads the images that the pods run which the flags select.
-pub async fn running_images(input: &InputArguments) -> anyhow::Result<Vec<RunningImage>> {
+pub async fn running_images(input: &InputArguments) -> anyhow::Result<RunningImages> {
     let cluster = ClusterConnection::connect(&input.kubectl_flags).await?;
     let api =
         if input.all_namespaces { Api::all(cluster.client.clone()) } else { cluster.api::<Pod>() };
     let pods = cluster.list(api, ListParams::default()).await?;
-    Ok(pods.iter().flat_map(of_pod).collect())
+    let mut running = RunningImages::default();
+    for pod in &pods {
+        running.add(pod);
+    }
+    Ok(running)
 }
 
-fn of_pod(pod: &Pod) -> Vec<RunningImage> {
-    let status = pod.status.iter();
-    let containers = status.flat_map(|status| {
-        let containers = status.container_statuses.iter().flatten();
-        containers.chain(status.init_container_statuses.iter().flatten())
-    });
-    let references: BTreeSet<String> = containers
-        .filter(|container| container.state.as_ref().is_some_and(|state| state.running.is_some()))
-        .filter_map(|container| {
+impl RunningImages {
+    /// Adds the containers of a pod that run, or that start again: also those that crash.
+    fn add(&mut self, pod: &Pod) {
+        let workload = workload(pod);
+        let containers = pod.status.iter().flat_map(|status| {
+            let containers = status.container_statuses.iter().flatten();
+            let begin = status.init_container_statuses.iter().flatten();
+            containers.chain(begin).chain(status.ephemeral_container_statuses.iter().flatten())
+        });
+        let mut named = BTreeSet::new();
+        for container in containers.filter(|container| has_image(container)) {
             let id = container.image_id.as_str();
             let mut prefixes = ID_PREFIXES.iter();
             let id = prefixes.find_map(|prefix| id.strip_prefix(prefix)).unwrap_or(id);
+            if !named.insert(id.to_owned()) {
+                continue;
+            }
             // Without a repository, it is the id of an image that no registry knows.
-            id.contains('@').then(|| id.to_owned())
-        })
-        .collect();
-    let workload = workload(pod);
-    let running = |reference: String| {
-        Some(RunningImage { reference: reference.parse().ok()?, workload: workload.clone() })
-    };
-    references.into_iter().filter_map(running).collect()
+            let reference = Some(id).filter(|id| id.contains('@')).and_then(|id| id.parse().ok());
+            match reference {
+                Some(reference) => {
+                    self.images.push(RunningImage { reference, workload: workload.clone() });
+                }
+                None => self.problems.push(format!(
+                    "{workload} runs {}, of which its node records no repository with a digest",
+                    container.image
+                )),
+            }
+        }
+    }
+}
+
+/// Whether a node has the image of a container, and runs it or is about to: a container that waits
+/// for its first image has none.
+fn has_image(container: &ContainerStatus) -> bool {
+    let state = container.state.as_ref();
+    let runs = state.is_some_and(|state| state.running.is_some());
+    let ended = state.is_some_and(|state| state.terminated.is_some());
+    runs || !ended && !container.image_id.is_empty()
 }
 
 /// Returns what a user knows as the owner of a pod: the `Deployment` and not its `ReplicaSet`.
@@ -72,39 +102,74 @@ mod tests {
 
     use super::*;
 
-    fn running(pod: serde_json::Value) -> Vec<String> {
+    /// Returns `workload reference` of what can be searched, and the problems.
+    fn running(pod: serde_json::Value) -> (Vec<String>, Vec<String>) {
         let pod: Pod = serde_json::from_value(pod).expect("a pod");
-        let of_pod = of_pod(&pod).into_iter();
-        of_pod.map(|running| format!("{} {}", running.workload, running.reference)).collect()
+        let mut running = RunningImages::default();
+        running.add(&pod);
+        let shown = |image: &RunningImage| format!("{} {}", image.workload, image.reference);
+        (running.images.iter().map(shown).collect(), running.problems)
+    }
+
+    fn container(id: &str, state: &str) -> serde_json::Value {
+        json!({"name": "c", "image": "r.example/a:1", "imageID": id, "ready": true,
+               "restartCount": 0, "state": {state: {"startedAt": null, "exitCode": 0}}})
+    }
+
+    fn id(name: &str) -> String {
+        format!("r.example/{name}@sha256:{}", "a".repeat(64))
     }
 
     #[test]
     fn running_containers_are_found_with_their_workload() {
-        let digest = format!("sha256:{}", "a".repeat(64));
-        let id = format!("r.example/a@{digest}");
-        let container = |id: &str, state: &str| {
-            json!({"name": "c", "image": "a", "imageID": id, "ready": true, "restartCount": 0,
-                   "state": {state: {"startedAt": null, "exitCode": 0}}})
-        };
         let pod = json!({
             "metadata": {"name": "web-5d8-x", "namespace": "shop",
                 "labels": {"pod-template-hash": "5d8"},
                 "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet",
                     "name": "web-5d8", "uid": "1", "controller": true}]},
             "status": {"containerStatuses": [
-                container(&format!("docker-pullable://{id}"), "running"),
-                container(&format!("r.example/old@{digest}"), "terminated"),
-                container("sha256:abc", "running"),
-                container("", "running"),
+                container(&format!("docker-pullable://{}", id("a")), "running"),
+                container(&id("old"), "terminated"),
             ]},
         });
-        assert_eq!(running(pod), [format!("shop/Deployment/web {id}")]);
-        let pod = json!({
-            "metadata": {"name": "alone", "namespace": "shop"},
-            "status": {"initContainerStatuses": [container(&id, "running")]},
-        });
-        assert_eq!(running(pod), [format!("shop/Pod/alone {id}")]);
+        let expected = vec![format!("shop/Deployment/web {}", id("a"))];
+        assert_eq!(running(pod), (expected, vec![]));
         let pod = json!({"metadata": {"name": "pending"}});
-        assert!(running(pod).is_empty());
+        assert_eq!(running(pod), (vec![], vec![]));
+    }
+
+    #[test]
+    fn containers_of_every_kind_that_crash_or_wait_are_found() {
+        for (list, state) in [
+            ("initContainerStatuses", "running"),
+            ("ephemeralContainerStatuses", "running"),
+            ("containerStatuses", "waiting"),
+        ] {
+            let pod = json!({
+                "metadata": {"name": "alone", "namespace": "shop"},
+                "status": {list: [container(&id("a"), state)]},
+            });
+            let expected = vec![format!("shop/Pod/alone {}", id("a"))];
+            assert_eq!(running(pod), (expected, vec![]), "{list} {state}");
+        }
+        let pod = json!({
+            "metadata": {"name": "new", "namespace": "shop"},
+            "status": {"containerStatuses": [container("", "waiting")]},
+        });
+        assert_eq!(running(pod), (vec![], vec![]), "its image is not pulled yet");
+    }
+
+    #[test]
+    fn images_that_no_registry_knows_are_named() {
+        for id in [&format!("sha256:{}", "c".repeat(64)), "", "docker://sha256:abc", "a@b@c"] {
+            let pod = json!({
+                "metadata": {"name": "imported", "namespace": "shop"},
+                "status": {"containerStatuses": [container(id, "running")]},
+            });
+            let (images, problems) = running(pod);
+            assert!(images.is_empty(), "{id}: {images:?}");
+            assert_eq!(problems.len(), 1, "{id}");
+            assert!(problems[0].contains("shop/Pod/imported runs r.example/a:1"), "{problems:?}");
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::{
     fs::{self, File, ReadDir},
     io::{self, Read},
     path::{Path, PathBuf},
-    rc::Rc,
+    sync::Arc,
 };
 
 use anyhow::bail;
@@ -41,9 +41,9 @@ pub enum Depth {
 #[derive(Clone, Debug)]
 pub struct InputFile {
     /// Its path as the user knows it; `stdin` for the standard input.
-    pub name: Rc<str>,
+    pub name: Arc<str>,
     /// Its text.
-    pub text: Rc<str>,
+    pub text: Arc<str>,
     /// Whether the user has named it. Otherwise a folder contains it, and it may be something else.
     pub named: bool,
 }

@@ -4,7 +4,7 @@
 use std::{
     cell::OnceCell,
     fmt::{self, Write as _},
-    rc::Rc,
+    sync::Arc,
 };
 
 use serde::de::DeserializeOwned;
@@ -45,8 +45,8 @@ pub struct ParsedFile {
 /// The place of an object in a file.
 #[derive(Clone)]
 pub struct DocumentPlace {
-    file: Rc<str>,
-    positions: Rc<Positions>,
+    file: Arc<str>,
+    positions: Arc<Positions>,
     /// Which document of the file it is, counted from 0.
     document: usize,
     /// JSON pointer of the object in the document; empty if it is the document.
@@ -70,6 +70,13 @@ impl DocumentPlace {
             _ = write!(place, ":{}:{}", position.line, position.column);
         }
         place
+    }
+
+    /// Returns the file, and the line of a field that is given by its JSON pointer in the object.
+    pub fn line(&self, pointer: &str) -> (String, u64) {
+        let pointer = format!("{}{pointer}", self.root);
+        let position = self.positions.find(self.document, &pointer).unwrap_or_default();
+        (self.file.to_string(), position.line.max(1))
     }
 
     fn problem(&self, pointer: &str, message: String) -> InputProblem {
@@ -105,7 +112,7 @@ impl ParsedFile {
             }
             Err(_) => return manifest,
         };
-        let positions = Rc::new(Positions::of(file.text.clone()));
+        let positions = Arc::new(Positions::of(file.text.clone()));
         for (document, object) in documents.into_iter().enumerate() {
             let (file, positions) = (file.name.clone(), positions.clone());
             let place = DocumentPlace { file, positions, document, root: String::new() };

@@ -3,14 +3,18 @@
 //!
 //! - `files`: which files are read, and how much of them
 //! - `manifests`: the objects in a text, with a place for every problem
+//! - `family_lines`: the line that declares an image or an upstream
 //! - `positions`: line and column of a field
 //! - `recorded_edges`: edges that only the cluster knows
+//! - `dockerfile_edges`: edges that Dockerfiles name
 //! - `schema`: what the API server would reject
 //! - `cluster_objects`: the objects of a cluster
 //! - [`live`]: the objects of a cluster as they change
 //! - [`target`]: the image or upstream that a user names
 
 mod cluster_objects;
+mod dockerfile_edges;
+mod family_lines;
 mod files;
 #[cfg(test)]
 pub mod fixtures;
@@ -24,7 +28,7 @@ pub mod target;
 mod tests;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
     path::PathBuf,
 };
@@ -34,12 +38,19 @@ use clap::Args;
 use kube::ResourceExt as _;
 
 use groundswell::{
-    api::{Cascade, FamilyRequest, ImageFamily, ManagedImage, ManagedImageStatus},
+    api::{Cascade, FamilyRequest, Image, ImageFamily, ManagedImage, ManagedImageStatus},
     engine::{Blueprint, expansion::expand, validate::validate},
     lineage::{ImageIndex, families::FamilyName},
 };
 
-use crate::{command_line::KubectlFlags, input::manifests::ParsedFile, output::note};
+use crate::{
+    command_line::KubectlFlags,
+    input::{
+        dockerfile_edges::{add_dockerfile_edges, inline_dockerfile},
+        manifests::ParsedFile,
+    },
+    output::note,
+};
 
 /// Maximum number of problems that are listed. The rest is counted.
 const MAX_LISTED: usize = 50;
@@ -74,8 +85,6 @@ pub struct Estate {
     /// What could not be used, and why. In a file it is an error; in a cluster, a family may be
     /// invalid while the others are not.
     pub problems: Vec<InputProblem>,
-    /// What the estate does not have although it is valid, a sentence each.
-    pub notes: Vec<String>,
     /// Where the families come from.
     pub origin: EstateOrigin,
 }
@@ -106,6 +115,11 @@ pub struct EstateFamily {
     pub cascades: Vec<Cascade>,
     /// The requests, the oldest first.
     pub requests: Vec<FamilyRequest>,
+    /// The names of the images whose edges follow from Dockerfiles that are not here.
+    pub unknown_edges: BTreeSet<String>,
+    place: Place,
+    /// The names of the images as the manifest has them, before a matrix multiplies them.
+    written: Vec<String>,
 }
 
 /// Something that a user has to correct before the input can be used.
@@ -134,6 +148,35 @@ impl Estate {
     /// Returns an error if a file is invalid, if the cluster does not answer, or if there is no
     /// family.
     pub async fn read(arguments: &InputArguments) -> anyhow::Result<Self> {
+        let estate = Box::pin(Self::read_if_any(arguments)).await?.with_families(arguments)?;
+        estate.note_unknown_edges();
+        Ok(estate)
+    }
+
+    /// Reads the families that the flags select as [`read`](Self::read) does, and the edges that
+    /// Dockerfiles name of which `text_of` returns the text.
+    ///
+    /// # Errors
+    ///
+    /// Returns the errors of [`read`](Self::read).
+    pub async fn read_with_dockerfiles(
+        arguments: &InputArguments,
+        text_of: &dyn Fn(&Image) -> Option<String>,
+    ) -> anyhow::Result<Self> {
+        let mut estate = Box::pin(Self::read_if_any(arguments)).await?.with_families(arguments)?;
+        for family in &mut estate.families {
+            family.add_dockerfile_edges(text_of);
+        }
+        estate.note_unknown_edges();
+        Ok(estate)
+    }
+
+    /// Reads the families that the flags select as [`read`](Self::read) does. There may be none.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if a file is invalid, or if the cluster does not answer.
+    pub async fn read_if_any(arguments: &InputArguments) -> anyhow::Result<Self> {
         let estate = if arguments.filenames.is_empty() {
             if arguments.recursive {
                 bail!("--recursive reads folders; name one with --filename");
@@ -142,7 +185,7 @@ impl Estate {
         } else {
             Self::read_files(arguments)?
         };
-        estate.checked(arguments)
+        estate.without_problems()
     }
 
     /// Reads the families that the flags select, for their names: without what the cluster has
@@ -182,7 +225,9 @@ impl Estate {
         if let Some(namespace) = &arguments.kubectl_flags.namespace {
             edited.families.retain(|family| family.name.namespace == *namespace);
         }
-        edited.checked(arguments)
+        let edited = edited.without_problems()?.with_families(arguments)?;
+        edited.note_unknown_edges();
+        Ok(edited)
     }
 
     /// Returns the families of files, with what this estate has recorded of them. `namespace` is
@@ -199,8 +244,15 @@ impl Estate {
         objects.estate(problems, EstateOrigin::Files)
     }
 
-    fn checked(self, arguments: &InputArguments) -> anyhow::Result<Self> {
-        self.notes.iter().for_each(|text| note(text));
+    fn with_families(self, arguments: &InputArguments) -> anyhow::Result<Self> {
+        if self.families.is_empty() {
+            bail!("{}", arguments.no_family());
+        }
+        Ok(self)
+    }
+
+    /// Lists the problems. Those of files are an error.
+    fn without_problems(self) -> anyhow::Result<Self> {
         for problem in self.problems.iter().take(MAX_LISTED) {
             note(&problem.to_string());
         }
@@ -211,15 +263,23 @@ impl Estate {
             let count = self.problems.len();
             bail!("{count} problem{} in the files; correct them first", plural(count));
         }
-        if self.families.is_empty() {
-            bail!("{}", arguments.no_family());
-        }
         Ok(self)
     }
 
     /// Returns the family of this name.
     pub fn family(&self, name: &FamilyName) -> Option<&EstateFamily> {
         self.families.iter().find(|family| family.name == *name)
+    }
+}
+
+impl EstateFamily {
+    /// Adds the edges that Dockerfiles name, if the family is valid with them.
+    fn add_dockerfile_edges(&mut self, text_of: &dyn Fn(&Image) -> Option<String>) {
+        let (mut family, mut unknown) = (self.family.clone(), self.unknown_edges.clone());
+        add_dockerfile_edges(&mut family, &mut unknown, text_of);
+        if let Ok(blueprint) = validate(&family.spec) {
+            (self.family, self.blueprint, self.unknown_edges) = (family, blueprint, unknown);
+        }
     }
 }
 
@@ -346,7 +406,6 @@ impl InputObjects {
         }
         let mut families: BTreeMap<FamilyName, EstateFamily> = BTreeMap::new();
         let mut places: HashMap<FamilyName, String> = HashMap::new();
-        let mut notes = Vec::new();
         for PlacedFamily { family, place } in self.families {
             let name = FamilyName {
                 namespace: family.namespace().unwrap_or_default(),
@@ -359,10 +418,7 @@ impl InputObjects {
             }
             let images = records.remove(&name).unwrap_or_default();
             match valid_family(name.clone(), family, images, &place) {
-                Ok(ValidFamily { family, note }) => {
-                    notes.extend(note);
-                    families.insert(name, family);
-                }
+                Ok(valid) => _ = families.insert(name, valid),
                 Err(found) => problems.extend(found),
             }
         }
@@ -384,7 +440,7 @@ impl InputObjects {
                 .requests
                 .sort_by_key(|request| (request.creation_timestamp(), request.name_any()));
         }
-        Estate { families: families.into_values().collect(), problems, notes, origin }
+        Estate { families: families.into_values().collect(), problems, origin }
     }
 }
 
@@ -401,14 +457,8 @@ impl EstateFamily {
         let namespace = family.namespace().unwrap_or_default();
         let name = FamilyName { namespace, name: family.name_any() };
         let place = Place::Cluster(name.to_string());
-        valid_family(name, family, images, &place).ok().map(|valid| valid.family)
+        valid_family(name, family, images, &place).ok()
     }
-}
-
-/// A valid family, and what is not known of it.
-struct ValidFamily {
-    family: EstateFamily,
-    note: Option<String>,
 }
 
 /// Expands and validates a family.
@@ -417,7 +467,7 @@ fn valid_family(
     mut family: ImageFamily,
     images: HashMap<String, ManagedImage>,
     place: &Place,
-) -> Result<ValidFamily, Vec<InputProblem>> {
+) -> Result<EstateFamily, Vec<InputProblem>> {
     let written: Vec<String> = family.spec.images.iter().map(|image| image.name.clone()).collect();
     let position = |image: &str| {
         let index = written.iter().position(|written| written == image);
@@ -429,17 +479,8 @@ fn valid_family(
         message: left_out.problem.message.clone(),
     });
     let mut problems: Vec<InputProblem> = left_out.collect();
-    let unknown = recorded_edges::add_recorded_edges(&mut family, &images);
-    let note = unknown.first().map(|first| {
-        let others = match unknown.len() {
-            1 => String::new(),
-            count => format!(" and {} more", count - 1),
-        };
-        format!(
-            "{name}: what {first}{others} is built on follows from Dockerfiles, and no cluster has \
-             recorded it; only edges of the manifest are shown"
-        )
-    });
+    let mut unknown_edges = recorded_edges::add_recorded_edges(&mut family, &images);
+    add_dockerfile_edges(&mut family, &mut unknown_edges, &inline_dockerfile);
     match validate(&family.spec) {
         Ok(blueprint) => {
             let of_images = family.spec.images.iter().zip(&blueprint.images);
@@ -448,9 +489,17 @@ fn valid_family(
                 Some(InputProblem { place: position(&image.name), message })
             }));
             if problems.is_empty() {
-                let (cascades, requests) = (Vec::new(), Vec::new());
-                let family = EstateFamily { name, family, blueprint, images, cascades, requests };
-                return Ok(ValidFamily { family, note });
+                return Ok(EstateFamily {
+                    name,
+                    family,
+                    blueprint,
+                    images,
+                    cascades: Vec::new(),
+                    requests: Vec::new(),
+                    unknown_edges,
+                    place: place.clone(),
+                    written,
+                });
             }
         }
         Err(problem) => {

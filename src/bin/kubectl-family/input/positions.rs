@@ -1,7 +1,10 @@
 //! Line and column of each field of a YAML text. They are computed only when a problem needs them:
 //! reading with positions takes several times as long as without.
 
-use std::{fmt, rc::Rc, sync::OnceLock};
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+};
 
 use serde::{
     Deserialize, Deserializer,
@@ -21,13 +24,13 @@ pub struct Position {
 /// The positions of a text, read on demand.
 #[derive(Debug)]
 pub struct Positions {
-    text: Rc<str>,
+    text: Arc<str>,
     documents: OnceLock<Vec<YamlNode>>,
 }
 
 impl Positions {
     /// Creates the positions of a text.
-    pub fn of(text: Rc<str>) -> Self {
+    pub fn of(text: Arc<str>) -> Self {
         Self { text, documents: OnceLock::new() }
     }
 

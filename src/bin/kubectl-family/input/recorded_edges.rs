@@ -1,7 +1,7 @@
 //! The edges of images with `edges: Dockerfile`, as the controller has recorded them. They are part
 //! of no manifest.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use groundswell::api::{
     Edge, EdgeSource, FoundEdge, ImageFamily, ImageFamilySpec, ManagedImage, Upstream,
@@ -12,16 +12,16 @@ use groundswell::api::{
 pub fn add_recorded_edges(
     family: &mut ImageFamily,
     records: &HashMap<String, ManagedImage>,
-) -> Vec<String> {
+) -> BTreeSet<String> {
     let spec = &mut family.spec;
-    let (mut unknown, mut found) = (Vec::new(), Vec::new());
+    let (mut unknown, mut found) = (BTreeSet::new(), Vec::new());
     for image in &mut spec.images {
         if image.edges != EdgeSource::Dockerfile {
             continue;
         }
         let status = records.get(&image.name).and_then(|record| record.status.as_ref());
         let Some(edges) = status.and_then(|status| status.edges.as_ref()) else {
-            unknown.push(image.name.clone());
+            unknown.insert(image.name.clone());
             continue;
         };
         for edge in edges {

@@ -198,5 +198,15 @@ status:
     assert_eq!(parents, ["alpine", "go"]);
 
     let estate = read(&[("a.yaml", &family)]);
+    let family_read = &estate.families[0];
+    let parents: Vec<&str> =
+        family_read.family.spec.images[0].from.iter().map(Edge::parent).collect();
+    assert_eq!(parents, ["alpine"], "an inline Dockerfile");
+    assert!(family_read.unknown_edges.is_empty());
+
+    let git = "{git: {url: 'https://r.example/a', revision: main}}";
+    let estate =
+        read(&[("a.yaml", &family.replace("{inline: FROM docker.io/library/alpine}", git))]);
     assert_eq!(estate.families[0].family.spec.images[0].from, []);
+    assert_eq!(estate.families[0].unknown_edges, BTreeSet::from(["base".to_owned()]));
 }

@@ -23,8 +23,8 @@ use crate::{
     input::{Estate, EstateFamily, InputArguments, plural},
     output::{self, Document, ListFormat, Outcome, Terminal, note, table},
     registry_images::{
-        ImageArgument, MAX_CONCURRENT_IMAGES, RegistryArguments, base_chain, current_reference,
-        human_size,
+        Ancestor, ImageArgument, MAX_CONCURRENT_IMAGES, RegistryArguments, base_chain,
+        current_reference, human_size,
     },
 };
 
@@ -107,7 +107,7 @@ pub async fn run(arguments: LayersArguments) -> anyhow::Result<Outcome> {
         ImageArgument::Name(name) => {
             let estate = Box::pin(Estate::read(&arguments.input)).await?;
             let (family, image) = name.find_image(&estate)?;
-            layers_in_family(&reader, family, image).await?
+            layers_in_family(&reader, &estate, family, image).await?
         }
     };
     output::write(&layers.rendered(arguments.output)?)?;
@@ -121,21 +121,23 @@ pub async fn run(arguments: LayersArguments) -> anyhow::Result<Outcome> {
 /// Returns an error if the image itself cannot be read. What is missing of the others is noted.
 pub async fn layers_in_family(
     reader: &ContentsReader,
+    estate: &Estate,
     family: &EstateFamily,
     image: ImageIndex,
 ) -> anyhow::Result<ImageLayers> {
     let spec = &family.family.spec;
     let read = reader.image(&current_reference(family, image)?).await?;
     let mut ancestors = Vec::new();
-    for ancestor in base_chain(family, image) {
-        let found = match &ancestor.reference {
-            Some(reference) => reader.image(reference).await.map_err(anyhow::Error::from),
-            None => Err(anyhow::anyhow!("{} belongs to another family", ancestor.name)),
+    for Ancestor { name, reference } in base_chain(estate, family, image) {
+        let found = match &reference {
+            Some(reference) => reader.image(reference).await.map(Some),
+            None => Ok(None),
         };
-        match found {
-            Ok(found) => ancestors.push((ancestor.name, found)),
-            Err(error) => note(&format!("the layers of {} are unknown: {error:#}", ancestor.name)),
-        }
+        let found = found.unwrap_or_else(|error| {
+            note(&format!("the layers of {name} are unknown: {error:#}"));
+            None
+        });
+        ancestors.push((name, found));
     }
     let references: Vec<Option<Reference>> = ImageIndex::range(spec.images.len())
         .map(|image| current_reference(family, image).ok())
@@ -191,11 +193,12 @@ impl FamilyLayers {
 }
 
 impl ImageLayers {
-    /// Compares the layers of an image with those of its ancestors, the lowest first.
+    /// Compares the layers of an image with those of its ancestors, the lowest first. An ancestor
+    /// that is not known is `None`.
     fn new(
         name: &str,
         image: &ReadImage,
-        ancestors: &[(String, ReadImage)],
+        ancestors: &[(String, Option<ReadImage>)],
         family: Option<FamilyLayers>,
     ) -> Self {
         let owner = owners(name, image, ancestors);
@@ -279,17 +282,28 @@ enum Columns {
     All,
 }
 
-/// Returns the name of the image that brings each layer: the lowest of those that begin with it.
-fn owners(name: &str, image: &ReadImage, ancestors: &[(String, ReadImage)]) -> Vec<String> {
+/// Returns the name of the image that brings each layer: the lowest of those that begin with it. It
+/// is empty if an ancestor below that one is not known, which may bring the layer, too.
+fn owners(name: &str, image: &ReadImage, ancestors: &[(String, Option<ReadImage>)]) -> Vec<String> {
     let digests: Vec<&Digest> = image.manifest.layers.iter().map(|layer| &layer.digest).collect();
     let shared = |ancestor: &ReadImage| {
         let layers = ancestor.manifest.layers.iter().map(|layer| &layer.digest);
         digests.iter().zip(layers).take_while(|(own, other)| **own == *other).count()
     };
-    let begins: Vec<(&str, usize)> =
-        ancestors.iter().map(|(name, ancestor)| (name.as_str(), shared(ancestor))).collect();
-    let owner = |index: usize| begins.iter().find(|(_, layers)| index < *layers);
-    (0..digests.len()).map(|index| owner(index).map_or(name, |(name, _)| name).to_owned()).collect()
+    let ancestors =
+        ancestors.iter().map(|(name, ancestor)| (name.as_str(), ancestor.as_ref().map(shared)));
+    let (mut owners, mut is_gap) = (Vec::new(), false);
+    for (name, layers) in ancestors.chain([(name, Some(digests.len()))]) {
+        match layers {
+            Some(layers) if layers > owners.len() => {
+                owners.resize(layers, if is_gap { "" } else { name }.to_owned());
+                is_gap = false;
+            }
+            Some(_) => {}
+            None => is_gap = true,
+        }
+    }
+    owners
 }
 
 /// Returns what is pulled if each of the images below is rebuilt: its layers, and all above them.

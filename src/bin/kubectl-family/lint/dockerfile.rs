@@ -1,59 +1,24 @@
-//! The Dockerfile of an image: where it is read, and what its final stage does.
+//! What the final stage of a Dockerfile does.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fs::File,
-    io::Read as _,
-    path::{Path, PathBuf},
-};
+use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Context as _, bail};
-use groundswell::{
-    api::{Image, SourceKind},
-    builds::dockerfile::{Instruction, parse_instructions, quoted_words},
-};
+use groundswell::builds::dockerfile::{Instruction, parse_instructions, quoted_words};
 
 use crate::lint::commands::{InstalledPackage, installed_packages};
 
-/// Maximum size of a Dockerfile in bytes, the same as that of the reader.
-const MAX_DOCKERFILE_BYTES: u64 = 1 << 20;
-
-/// The text of a Dockerfile.
-pub struct DockerfileText {
-    /// Its path in the checkout; `None` if it is inline.
-    pub file: Option<String>,
-    pub text: String,
-}
-
-/// Reads the Dockerfile of an image. Returns `None` if it is not here: it is in a `ConfigMap`, or
-/// in Git and no checkout is given.
-pub fn read(image: &Image, checkout: Option<&Path>) -> anyhow::Result<Option<DockerfileText>> {
-    let git = match (image.source.kind(), checkout) {
-        (Some(SourceKind::Inline(text)), _) => {
-            return Ok(Some(DockerfileText { file: None, text: text.to_owned() }));
-        }
-        (Some(SourceKind::Git(git)), Some(_)) => git,
-        _ => return Ok(None),
-    };
-    let Some(checkout) = checkout else { return Ok(None) };
-    let file = PathBuf::from(git.path.as_deref().unwrap_or(".")).join(&git.dockerfile);
-    let file: PathBuf = file.components().filter(|part| part.as_os_str() != ".").collect();
-    let shown = file.display().to_string();
-    let inside = || -> anyhow::Result<String> {
-        let root = checkout.canonicalize()?;
-        let path = root.join(&file).canonicalize()?;
-        if !path.starts_with(&root) {
-            bail!("it leads out of the checkout");
-        }
-        let mut text = String::new();
-        let read = File::open(&path)?.take(MAX_DOCKERFILE_BYTES + 1).read_to_string(&mut text)?;
-        if read as u64 > MAX_DOCKERFILE_BYTES {
-            bail!("it has more than 1 MiB");
-        }
-        Ok(text)
-    };
-    let text = inside().with_context(|| format!("read {shown}"))?;
-    Ok(Some(DockerfileText { file: Some(shown), text }))
+/// Returns the names and values of an `ENV`, a `LABEL` or an `ARG`, without their quotes. `ENV name
+/// value`, the old form, sets one; `ARG name` sets nothing.
+pub fn assignments(instruction: &Instruction, escape: char) -> Vec<(String, String)> {
+    let unquoted = |text: &str| text.trim_matches(['"', '\'']).to_owned();
+    let words = quoted_words(&instruction.rest, escape);
+    let is_old = words.first().is_some_and(|first| !first.contains('='));
+    if is_old && instruction.keyword != "ARG" {
+        let value = words.get(1..).unwrap_or_default().join(" ");
+        let name = words.first().map(|name| unquoted(name)).unwrap_or_default();
+        return vec![(name, unquoted(&value))];
+    }
+    let pairs = words.iter().filter_map(|word| word.split_once('='));
+    pairs.map(|(name, value)| (unquoted(name), unquoted(value))).collect()
 }
 
 /// What the final stage of a Dockerfile does, with the stages of the file that it is built on.
@@ -111,11 +76,8 @@ impl FinalStage {
                 "USER" => self.user = Some((instruction.rest.trim().to_owned(), line)),
                 "RUN" => self.packages.extend(installed_packages(instruction)),
                 "LABEL" => {
-                    for word in quoted_words(&instruction.rest, self.escape) {
-                        if let Some((name, value)) = word.split_once('=') {
-                            let unquoted = |text: &str| text.trim_matches(['"', '\'']).to_owned();
-                            self.labels.insert(unquoted(name), (unquoted(value), line));
-                        }
+                    for (name, value) in assignments(instruction, self.escape) {
+                        self.labels.insert(name, (value, line));
                     }
                 }
                 _ => {}

@@ -1,11 +1,15 @@
 //! `kubectl family lint`: what a linter of single Dockerfiles cannot see.
 
+mod checkout;
 mod checks;
 mod commands;
+#[cfg(test)]
+mod commands_tests;
 mod dockerfile;
 mod finding;
 mod rules;
 mod sarif;
+mod shell;
 mod subject;
 #[cfg(test)]
 mod tests;
@@ -14,15 +18,17 @@ use std::{collections::BTreeSet, fmt::Write as _, path::PathBuf};
 
 use clap::{Args, ValueEnum, builder::PossibleValuesParser};
 use comfy_table::Color;
+use groundswell::api::Image;
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::{
     input::{Estate, InputArguments, plural},
     lint::{
+        checkout::Checkout,
         finding::{Level, LintFinding},
         rules::{RULES, RuleReports},
-        subject::LintedEstate,
+        subject::{LintedEstate, checked_out_text},
     },
     output::{
         self, Document, Outcome, Terminal,
@@ -81,12 +87,14 @@ pub struct LintReport {
 
 /// Runs the command.
 pub async fn run(arguments: LintArguments) -> anyhow::Result<Outcome> {
-    let estate = Box::pin(Estate::read(&arguments.input)).await?;
+    let checkout = arguments.checkout.as_deref().map(Checkout::open).transpose()?;
+    let text_of = |image: &Image| checked_out_text(image, checkout.as_ref());
+    let estate = Box::pin(Estate::read_with_dockerfiles(&arguments.input, &text_of)).await?;
     let now = jiff::Timestamp::now();
-    let linted = LintedEstate::read(&estate, arguments.checkout.as_deref(), now);
+    let linted = LintedEstate::read(&estate, checkout.as_ref(), now);
     let disabled: BTreeSet<&str> = arguments.disable.iter().map(String::as_str).collect();
     let report = LintReport::new(&linted, &disabled);
-    output::write(&report.rendered(arguments.output)?)?;
+    output::write(&report.rendered(arguments.output, &linted)?)?;
     Ok(if report.findings.is_empty() { Outcome::Fine } else { Outcome::Findings })
 }
 
@@ -111,12 +119,12 @@ impl LintReport {
         Self { findings, read, unread }
     }
 
-    fn rendered(&self, format: LintFormat) -> anyhow::Result<String> {
+    fn rendered(&self, format: LintFormat, estate: &LintedEstate<'_>) -> anyhow::Result<String> {
         let document = Document::new("LintReport", self);
         Ok(match format {
             LintFormat::Json => document.json()?,
             LintFormat::Yaml => document.yaml()?,
-            LintFormat::Sarif => sarif::document(&self.findings)?,
+            LintFormat::Sarif => sarif::document(&self.findings, estate)?,
             LintFormat::Table => self.table(Terminal::of_stdout().width),
         })
     }

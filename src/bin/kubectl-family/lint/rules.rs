@@ -1,7 +1,7 @@
 //! The rules: what each looks for, why, and an example.
 
 use crate::lint::{
-    checks::{dockerfile, edges, estate, lineage},
+    checks::{dockerfile, edges, estate, lineage, secrets},
     finding::Level,
     subject::LintedEstate,
 };
@@ -146,7 +146,7 @@ pub const RULES: [Rule; 18] = [
         why: "Arguments are in the history of the image, and variables in its configuration: \
               whoever can pull it can read them. Use a secret mount.",
         example: "ARG NPM_TOKEN=npm_...",
-        check: dockerfile::secret_in_args,
+        check: secrets::secret_in_args,
     },
     Rule {
         id: "shadowed-reference",

@@ -1,16 +1,15 @@
 //! What the rules check: families, and what the Dockerfiles of their images say.
 
-use std::path::Path;
-
 use groundswell::{
-    api::{EdgeUse, Image},
+    api::{EdgeUse, Image, SourceKind},
     lineage::{ImageIndex, Parent},
 };
 
 use crate::{
     input::{Estate, EstateFamily},
     lint::{
-        dockerfile::{self, DockerfileText, FinalStage},
+        checkout::Checkout,
+        dockerfile::FinalStage,
         rules::{RuleReport, RuleReports},
     },
 };
@@ -32,8 +31,10 @@ pub struct LintedFamily<'e> {
 /// The Dockerfile of an image.
 #[derive(Default)]
 pub struct LintedDockerfile {
-    /// Its text; `None` if it is not here.
-    pub text: Option<DockerfileText>,
+    /// Its path in the checkout; `None` if it is inline.
+    pub file: Option<String>,
+    /// Its text; `None` if it is not here, or cannot be read.
+    pub text: Option<String>,
     /// What its final stage does; `None` if it cannot be interpreted, too.
     pub stage: Option<FinalStage>,
     /// Why it cannot be read or interpreted.
@@ -51,7 +52,7 @@ pub struct LintedImage<'f> {
 
 impl<'e> LintedEstate<'e> {
     /// Reads the Dockerfiles of all images that are here.
-    pub fn read(estate: &'e Estate, checkout: Option<&Path>, now: jiff::Timestamp) -> Self {
+    pub fn read(estate: &'e Estate, checkout: Option<&Checkout>, now: jiff::Timestamp) -> Self {
         let families = estate.families.iter().map(|family| LintedFamily {
             family,
             dockerfiles: family
@@ -65,25 +66,55 @@ impl<'e> LintedEstate<'e> {
         Self { families: families.collect(), now }
     }
 
+    /// Returns the file and the line that declare what a finding names; `None` in a cluster.
+    pub fn manifest_line(&self, subject: &str) -> Option<(String, u64)> {
+        let (family, name) = subject.rsplit_once('/')?;
+        let mut families = self.families.iter().map(|linted| linted.family);
+        families.find(|known| known.name.to_string() == family)?.manifest_line(name)
+    }
+
     /// Returns all images.
     pub fn images(&self) -> impl Iterator<Item = LintedImage<'_>> {
         self.families.iter().flat_map(LintedFamily::images)
     }
 }
 
+/// Returns the Dockerfile of an image that is in a checkout, if it can be read.
+pub fn checked_out_text(image: &Image, checkout: Option<&Checkout>) -> Option<String> {
+    let (Some(SourceKind::Git(git)), Some(checkout)) = (image.source.kind(), checkout) else {
+        return None;
+    };
+    checkout.read(&Checkout::path(git)).ok().filter(|_| checkout.is_of(git))
+}
+
 impl LintedDockerfile {
-    fn read(image: &Image, checkout: Option<&Path>) -> Self {
-        let text = match dockerfile::read(image, checkout) {
-            Ok(Some(text)) => text,
-            Ok(None) => return Self::default(),
-            Err(error) => return Self { problem: Some(format!("{error:#}")), ..Self::default() },
-        };
-        match FinalStage::parse(&text.text, image.target.as_deref()) {
-            Ok(stage) => Self { text: Some(text), stage: Some(stage), problem: None },
-            Err(error) => {
-                Self { text: Some(text), stage: None, problem: Some(format!("{error:#}")) }
+    /// Reads the Dockerfile of an image, if it is here: not in a `ConfigMap`, and not in Git
+    /// without a checkout of its repository.
+    fn read(image: &Image, checkout: Option<&Checkout>) -> Self {
+        let mut read = Self::default();
+        let text = match image.source.kind() {
+            Some(SourceKind::Inline(text)) => Ok(text.to_owned()),
+            Some(SourceKind::Git(git)) => {
+                let Some(checkout) = checkout.filter(|checkout| checkout.is_of(git)) else {
+                    return read;
+                };
+                let file = Checkout::path(git);
+                let text = checkout.read(&file);
+                read.file = Some(file);
+                text
             }
+            _ => return read,
+        };
+        let stage = text.and_then(|text| {
+            let stage = FinalStage::parse(&text, image.target.as_deref());
+            read.text = Some(text);
+            stage
+        });
+        match stage {
+            Ok(stage) => read.stage = Some(stage),
+            Err(error) => read.problem = Some(format!("{error:#}")),
         }
+        read
     }
 }
 
@@ -132,7 +163,7 @@ impl<'f> LintedImage<'f> {
 
     /// Adds a report about this image.
     pub fn report(&self, reports: &mut RuleReports, line: Option<usize>, message: String) {
-        let file = self.dockerfile.text.as_ref().and_then(|text| text.file.clone());
+        let file = self.dockerfile.file.clone();
         let subject = self.family.subject(&self.spec.name);
         reports.0.push(RuleReport { subject, file, line, message });
     }

@@ -42,9 +42,9 @@ async fn read(files: &[String]) -> (Estate, tempfile::TempDir) {
 
 /// Returns the findings as `rule subject:line`, and all messages.
 async fn lint_files(files: &[String], disabled: &[&'static str]) -> (Vec<String>, String) {
-    let (estate, folder) = read(files).await;
+    let (estate, _folder) = read(files).await;
     let now = "2026-11-30T00:00:00Z".parse().expect("a time");
-    let linted = LintedEstate::read(&estate, Some(folder.path()), now);
+    let linted = LintedEstate::read(&estate, None, now);
     let report = LintReport::new(&linted, &disabled.iter().copied().collect::<BTreeSet<_>>());
     let place = |finding: &LintFinding| {
         let name = finding.subject.rsplit('/').next().unwrap_or_default();
@@ -83,6 +83,7 @@ async fn a_family_without_faults_has_no_findings() {
 async fn an_image_that_is_back_at_root_is_found() {
     assert_eq!(lint_child("USER app", "USER root").await, ["root-again app:3"]);
     assert_eq!(lint_child("USER app:app", "USER 0:0").await, ["root-again app:3"]);
+    assert_eq!(lint_child("USER app", "USER 00").await, ["root-again app:3"]);
     for (base, child) in [
         ("", "USER root"),
         ("USER root", "USER root"),
@@ -145,7 +146,13 @@ async fn caches_are_found() {
 #[tokio::test]
 async fn a_copy_of_everything_before_dependencies_is_found() {
     assert_eq!(lint_child("", "COPY . .\nRUN npm   ci").await, ["cache-order app:4"]);
-    for child in ["COPY package.json .\nRUN npm ci\nCOPY . .", "COPY --from=x . .\nRUN npm ci"] {
+    assert_eq!(lint_child("", "COPY [\".\", \"/app\"]\nRUN npm ci").await, ["cache-order app:4"]);
+    for child in [
+        "COPY package.json .\nRUN npm ci\nCOPY . .",
+        "COPY --from=x . .\nRUN npm ci",
+        "COPY . .\nRUN npm install -g npm@11",
+        "COPY . .\nRUN echo \"run npm install\"",
+    ] {
         let found = lint_child("", child).await;
         assert!(!found.iter().any(|one| one.starts_with("cache-order")), "{child}: {found:?}");
     }
@@ -246,14 +253,16 @@ async fn dockerfiles_of_a_checkout_are_read() {
     std::fs::create_dir_all(&images).expect("a folder");
     std::fs::write(images.join("Dockerfile"), "FROM alpine:3.24\nRUN apk add x\n").expect("a file");
     let now = jiff::Timestamp::UNIX_EPOCH;
-    let report = |checkout: Option<&std::path::Path>| {
+    let checkout = Checkout::open(folder.path()).expect("a checkout");
+    let report = |checkout: Option<&Checkout>| {
         LintReport::new(&LintedEstate::read(&estate, checkout, now), &BTreeSet::new())
     };
-    let found = report(Some(folder.path())).findings;
+    let found = report(Some(&checkout)).findings;
     assert_eq!(found.len(), 1, "{found:?}");
     assert_eq!((found[0].file.as_deref(), found[0].line), (Some("images/app/Dockerfile"), Some(2)));
+    let linted = LintedEstate::read(&estate, Some(&checkout), now);
     let sarif: serde_json::Value =
-        serde_json::from_str(&sarif::document(&found).expect("SARIF")).expect("JSON");
+        serde_json::from_str(&sarif::document(&found, &linted).expect("SARIF")).expect("JSON");
     let location = &sarif["runs"][0]["results"][0]["locations"][0]["physicalLocation"];
     assert_eq!(location["artifactLocation"]["uri"], "images/app/Dockerfile");
     assert_eq!(location["region"]["startLine"], 2);
@@ -266,11 +275,12 @@ async fn dockerfiles_of_a_checkout_are_read() {
 
     std::fs::remove_file(images.join("Dockerfile")).expect("removed");
     std::os::unix::fs::symlink("/etc/passwd", images.join("Dockerfile")).expect("a link");
-    let found = report(Some(folder.path())).findings;
+    let found = report(Some(&checkout)).findings;
     assert!(found[0].message.contains("leads out of the checkout"), "{found:?}");
+    assert_eq!(found[0].file.as_deref(), Some("images/app/Dockerfile"));
     std::fs::remove_file(images.join("Dockerfile")).expect("removed");
     std::os::unix::fs::symlink("Dockerfile", images.join("Dockerfile")).expect("a link");
-    assert_eq!(report(Some(folder.path())).findings[0].rule, "unreadable-dockerfile");
+    assert_eq!(report(Some(&checkout)).findings[0].rule, "unreadable-dockerfile");
 }
 
 #[test]
@@ -323,4 +333,152 @@ async fn tags_of_a_matrix_do_not_collide() {
     let settings = "matrix: {v: [a, b]}\nfrom: [{upstream: alpine, as: \"alpine:3.24\"}]\n\
                     path: app\ntags: [\"{{ matrix.v }}\"]";
     assert_eq!(lint(&[["app", settings, "FROM alpine:3.24"]]).await, Vec::<String>::new());
+}
+
+/// What `import` writes: the edges follow from the Dockerfiles.
+#[tokio::test]
+async fn edges_of_dockerfiles_are_resolved() {
+    let edges = "edges: Dockerfile\ntags: [latest]";
+    let base = "FROM docker.io/library/alpine:3.24\nRUN apk add --no-cache curl\n\
+                LABEL org.opencontainers.image.title=base\nUSER 1000\n";
+    let child = "FROM registry.example.com/team/base:latest\nUSER root\n\
+                 RUN apk add --no-cache curl\n";
+    let expected = ["label-inherited app", "repeated-package app:3", "root-again app:2"];
+    let images = [["base", edges, base], ["app", edges, child]];
+    assert_eq!(lint(&images).await, expected);
+
+    // The same in a checkout.
+    let settings = format!(
+        "{edges}\nsource:\n  git: {{url: \"https://r.example/a\", revision: main, path: PATH}}"
+    );
+    let (folder, mut text) = (tempfile::tempdir().expect("a folder"), String::new());
+    for [name, _, dockerfile] in images {
+        let path = folder.path().join(name);
+        std::fs::create_dir(&path).expect("a folder");
+        std::fs::write(path.join("Dockerfile"), dockerfile).expect("a file");
+        let image = family("f", ALPINE, &[[name, &settings.replace("PATH", name), ""]]);
+        let image = image.split("    source:\n      inline").next().expect("a family").to_owned();
+        let own = image.split_once("images:\n").expect("images").1.to_owned();
+        text = if text.is_empty() { image } else { text + &own };
+    }
+    let manifest = tempfile::tempdir().expect("a folder");
+    std::fs::write(manifest.path().join("family.yaml"), text).expect("a file");
+    let filenames = vec![manifest.path().to_owned()];
+    let input = InputArguments { filenames, ..InputArguments::default() };
+    let checkout = Checkout::open(folder.path()).expect("a checkout");
+    let text_of = |image: &Image| checked_out_text(image, Some(&checkout));
+    let estate =
+        Box::pin(Estate::read_with_dockerfiles(&input, &text_of)).await.expect("an estate");
+    let linted = LintedEstate::read(&estate, Some(&checkout), jiff::Timestamp::UNIX_EPOCH);
+    let report = LintReport::new(&linted, &BTreeSet::new());
+    let mut rules: Vec<_> = report.findings.iter().map(|finding| finding.rule).collect();
+    rules.sort_unstable();
+    assert_eq!(rules, ["label-inherited", "repeated-package", "root-again"]);
+}
+
+/// A scanner rejects a document in which one finding has no file.
+#[tokio::test]
+async fn every_finding_has_a_place_in_sarif() {
+    let upstreams = ALPINE.replace("3.24", "3.15");
+    let edges = "from: [{upstream: alpine, as: \"alpine:3.15\"}]\ntags: [latest]";
+    let images = [["app", edges, "FROM alpine:3.15\nRUN apk add x"], ["bad", edges, "FROM"]];
+    let text = family("f", &upstreams, &images);
+    let line_of = |part: &str| 1 + text.lines().position(|line| line.contains(part)).expect(part);
+    let expected = [
+        ("end-of-life", line_of("name: alpine")),
+        ("package-cache", line_of("name: app")),
+        ("unreadable-dockerfile", line_of("name: bad")),
+    ];
+    let (estate, _folder) = read(&[text.clone()]).await;
+    let now = "2026-11-30T00:00:00Z".parse().expect("a time");
+    let linted = LintedEstate::read(&estate, None, now);
+    let report = LintReport::new(&linted, &BTreeSet::new());
+    let sarif = report.rendered(LintFormat::Sarif, &linted).expect("SARIF");
+    let sarif: serde_json::Value = serde_json::from_str(&sarif).expect("JSON");
+    let results = sarif["runs"][0]["results"].as_array().expect("results");
+    let mut found: Vec<_> = results
+        .iter()
+        .map(|result| {
+            let place = &result["locations"][0]["physicalLocation"];
+            let uri = place["artifactLocation"]["uri"].as_str().expect("a URI");
+            assert!(uri.ends_with("0.yaml"), "{uri}");
+            let fingerprints = result["partialFingerprints"].as_object().expect("fingerprints");
+            assert_eq!(fingerprints.len(), 1);
+            let line = place["region"]["startLine"].as_u64().expect("a line");
+            (result["ruleId"].as_str().expect("a rule"), usize::try_from(line).expect("a line"))
+        })
+        .collect();
+    found.sort_unstable();
+    assert_eq!(found, expected);
+}
+
+#[tokio::test]
+async fn build_stages_of_other_families_are_not_reported() {
+    let tool = "FROM alpine:3.24\nRUN apk add --no-cache gcc\n";
+    let exports = "  exports: [{image: tool}]\n  images:\n";
+    let first = family("f", ALPINE, &[["tool", ON_ALPINE, tool]]).replace("  images:\n", exports);
+    let user = "FROM registry.example.com/team/tool:latest AS b\nFROM alpine:3.24\n\
+                COPY --from=b /a /a";
+    let edges = "from: [{family: {name: f}, image: tool, use: BuildStage, \
+                 as: \"registry.example.com/team/tool:latest\"}, \
+                 {upstream: alpine, as: \"alpine:3.24\"}]\ntags: [latest]";
+    let second = family("g", ALPINE, &[["app", edges, user]]);
+    assert_eq!(lint_files(&[first.clone()], &[]).await.0, ["build-tools tool:2"]);
+    assert_eq!(lint_files(&[first, second], &[]).await.0, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn packages_that_are_removed_again_do_not_count() {
+    let added = "RUN apk add --no-cache -t .b gcc make curl && make && apk del .b";
+    assert_eq!(lint_child(added, added).await, Vec::<String>::new(), "for the image below");
+    let with = format!("FROM alpine:3.24\n{added}\n");
+    let images = [["a", ON_ALPINE, with.as_str()], ["b", ON_ALPINE, with.as_str()]];
+    assert_eq!(lint(&images).await, Vec::<String>::new(), "for siblings");
+}
+
+#[tokio::test]
+async fn settings_of_images_below_are_inherited() {
+    assert_eq!(lint_child("ENV PIP_NO_CACHE_DIR=1", "RUN pip install x").await, [""; 0]);
+    assert_eq!(lint_child("", "RUN pip install x").await, ["package-cache app:3"]);
+}
+
+/// An empty value is how an image does without the label of its parent.
+#[tokio::test]
+async fn empty_labels_are_no_lost_ones() {
+    let with = "FROM alpine:3.24\nLABEL team web\n";
+    let mut images: Vec<_> = ["a", "b", "c", "x"].map(|name| [name, ON_ALPINE, with]).into();
+    images.push(["d", ON_ALPINE, "FROM alpine:3.24\nLABEL team="]);
+    assert_eq!(lint(&images).await, Vec::<String>::new());
+    images[4][2] = "FROM alpine:3.24";
+    assert_eq!(lint(&images).await, ["label-lost d"], "the old form of LABEL counts");
+}
+
+#[tokio::test]
+async fn a_digest_next_to_the_tag_is_not_shadowed() {
+    let digest = format!("alpine:3.24@sha256:{}", "a".repeat(64));
+    let edges = format!("from: [{{upstream: alpine, as: \"{digest}\"}}]\ntags: [latest]");
+    let found = lint(&[["app", &edges, &format!("FROM {digest}")]]).await;
+    assert_eq!(found, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn tags_that_name_no_version_are_found() {
+    for (tag, is_found) in [
+        ("stable-slim", true),
+        ("lts-alpine", true),
+        ("alpine", true),
+        ("slim", true),
+        ("sid", true),
+        ("mainline", true),
+        ("22-alpine", false),
+        ("bookworm-slim", false),
+        ("stable-20261101", false),
+    ] {
+        let upstreams =
+            format!("  - {{name: a, image: r.example/a, follow: {{tag: \"{tag}\"}}}}\n");
+        let edges = format!("from: [{{upstream: a, as: \"r.example/a:{tag}\"}}]\ntags: [latest]");
+        let from = format!("FROM r.example/a:{tag}");
+        let found = lint_files(&[family("f", &upstreams, &[["app", &edges, &from]])], &[]).await.0;
+        assert_eq!(!found.is_empty(), is_found, "{tag}: {found:?}");
+    }
 }

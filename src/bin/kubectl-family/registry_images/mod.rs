@@ -1,26 +1,33 @@
 //! The images that a user names, how their registries are reached, and how sizes are written.
 
+mod docker_config;
 mod names;
 mod size;
 #[cfg(test)]
 pub mod test_registry;
 
-use std::{fs::File, io::Read as _, path::PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context as _, anyhow};
 use clap::Args;
 use groundswell::{
+    api::Duration,
     contents::ContentsReader,
     registry::{CaBundle, Client, Config, Keychain, Platform},
 };
 
+use crate::registry_images::docker_config::keychain;
+
 pub use crate::registry_images::{
-    names::{ImageArgument, base_chain, build_reference, current_reference},
+    names::{Ancestor, ImageArgument, base_chain, build_reference, current_reference},
     size::human_size,
 };
 
-/// Maximum size of a Docker configuration in bytes.
-const MAX_DOCKER_CONFIG_BYTES: u64 = 1 << 20;
+/// Timeout of one request. A registry that sends nothing is given up earlier; one that is slow is
+/// not, since a part of a layer has 16 MiB.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+/// The addresses of this machine. The user names registries, so that one here is meant.
+const LOOPBACK: [&str; 2] = ["127.0.0.0/8", "::1/128"];
 /// Number of images that are read at the same time.
 pub const MAX_CONCURRENT_IMAGES: usize = 4;
 
@@ -66,7 +73,12 @@ impl RegistryArguments {
     ///
     /// Returns an error if a flag or the Docker configuration cannot be used.
     pub fn access(&self) -> anyhow::Result<RegistryAccess> {
-        let mut config = Config { plain_http: self.plain_http.clone(), ..Config::default() };
+        let mut config = Config {
+            plain_http: self.plain_http.clone(),
+            timeout: REQUEST_TIMEOUT,
+            allowed_addresses: LOOPBACK.map(str::to_owned).into(),
+            ..Config::default()
+        };
         if let Some(path) = &self.ca_bundle {
             config.ca_bundle = CaBundle::read(path).with_context(|| path.display().to_string())?;
         }
@@ -80,47 +92,9 @@ impl RegistryArguments {
     }
 }
 
-/// Reads the credentials of the user's Docker configuration. Without one, there are none.
-fn keychain(variable: impl Fn(&str) -> Option<String>) -> anyhow::Result<Keychain> {
-    let below = |variable: Option<String>, rest: &str| Some(PathBuf::from(variable?).join(rest));
-    let places = [
-        variable("REGISTRY_AUTH_FILE").map(PathBuf::from),
-        below(variable("DOCKER_CONFIG"), "config.json"),
-        below(variable("HOME"), ".docker/config.json"),
-        below(variable("XDG_RUNTIME_DIR"), "containers/auth.json"),
-    ];
-    let Some(path) = places.into_iter().flatten().find(|path| path.is_file()) else {
-        return Ok(Keychain::default());
-    };
-    let shown = path.display().to_string();
-    let mut bytes = Vec::new();
-    let file = File::open(&path).with_context(|| format!("read {shown}"))?;
-    file.take(MAX_DOCKER_CONFIG_BYTES + 1)
-        .read_to_end(&mut bytes)
-        .with_context(|| format!("read {shown}"))?;
-    Ok(Keychain::from_secrets([(shown.as_str(), bytes.as_slice())])?)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_first_configuration_that_exists_is_used() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let home = folder.path().to_str().expect("a path").to_owned();
-        let of = |name: &str| (name == "HOME").then(|| home.clone());
-        assert!(keychain(of).is_ok(), "without a file");
-        std::fs::create_dir(folder.path().join(".docker")).expect("a folder");
-        let file = folder.path().join(".docker/config.json");
-        std::fs::write(&file, r#"{"auths": {"r.example": {"auth": "YTpi"}}}"#).expect("a file");
-        assert!(keychain(of).is_ok());
-        std::fs::write(&file, "no JSON").expect("a file");
-        let error = keychain(of).expect_err("malformed").to_string();
-        assert!(error.contains(".docker/config.json"), "{error}");
-        std::fs::write(&file, vec![b' '; 2 << 20]).expect("a file");
-        assert!(keychain(of).is_err(), "a large file");
-    }
 
     #[test]
     fn flags_that_cannot_be_used_are_named() {

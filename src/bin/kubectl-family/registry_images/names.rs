@@ -4,13 +4,13 @@ use std::{collections::BTreeSet, str::FromStr};
 
 use anyhow::{Context as _, anyhow};
 use groundswell::{
-    api::{EdgeUse, ManagedImageStatus},
+    api::{Edge, EdgeUse, ManagedImageStatus},
     engine::tags::claimed,
-    lineage::{ImageIndex, Parent},
+    lineage::{ImageIndex, Parent, families::FamilyName},
     registry::{Digest, Reference},
 };
 
-use crate::input::{EstateFamily, target::TargetName};
+use crate::input::{Estate, EstateFamily, target::TargetName};
 
 /// An image on the command line.
 #[derive(Clone, Debug)]
@@ -78,48 +78,78 @@ fn repository(family: &EstateFamily, image: ImageIndex) -> anyhow::Result<&str> 
 
 /// One of the images whose layers an image begins with.
 pub struct Ancestor {
-    /// Its name in the family.
+    /// Its name in the family. Empty if it is not known which image it is.
     pub name: String,
     /// What it is, if that is known.
     pub reference: Option<Reference>,
 }
 
-/// Returns the images that an image is built on by `use: Base`, the lowest first.
-pub fn base_chain(family: &EstateFamily, image: ImageIndex) -> Vec<Ancestor> {
-    let (mut chain, mut next, mut passed) = (Vec::new(), Some(image), BTreeSet::new());
-    while let Some(current) = next.take().filter(|current| passed.insert(current.position())) {
+/// Returns the images that an image is built on by `use: Base`, the lowest first, through all
+/// families of the estate. If it is not known what the lowest one is built on, that is an ancestor
+/// without a name.
+pub fn base_chain(estate: &Estate, family: &EstateFamily, image: ImageIndex) -> Vec<Ancestor> {
+    let (mut chain, mut passed) = (Vec::new(), BTreeSet::new());
+    let mut next = Some((family, image));
+    while let Some((family, current)) = next.take() {
+        if !passed.insert((&family.name, current.position())) {
+            break;
+        }
         let Some(spec) = family.family.spec.images.get(current.position()) else { break };
+        let unknown = || Ancestor { name: String::new(), reference: None };
+        if family.unknown_edges.contains(&spec.name) {
+            chain.push(unknown());
+            break;
+        }
         let parents = family.blueprint.lineage.parents(current);
         let base = spec.from.iter().zip(parents).find(|(edge, _)| edge.usage == EdgeUse::Base);
-        let Some((_, parent)) = base else { break };
-        chain.push(match parent {
+        let Some((edge, parent)) = base else { break };
+        match parent {
             Parent::Image(parent) => {
-                next = Some(*parent);
-                let name = family.family.spec.images.get(parent.position());
-                Ancestor {
-                    name: name.map(|image| image.name.clone()).unwrap_or_default(),
-                    reference: current_reference(family, *parent).ok(),
-                }
+                next = Some((family, *parent));
+                chain.push(ancestor(family, *parent, edge.parent()));
             }
             Parent::Upstream(upstream) => {
                 let upstream = family.family.spec.upstreams.get(upstream.position());
-                Ancestor {
-                    name: upstream.map(|upstream| upstream.name.clone()).unwrap_or_default(),
-                    reference: upstream.and_then(|upstream| {
-                        let reference: Reference = upstream.reference().parse().ok()?;
-                        let used = used_digest(family, &spec.name, &upstream.name);
-                        Some(used.map_or(reference.clone(), |used| reference.with_digest(&used)))
-                    }),
-                }
+                let reference = upstream.and_then(|upstream| {
+                    let reference: Reference = upstream.reference().parse().ok()?;
+                    let used = used_digest(family, &spec.name, &upstream.name);
+                    Some(used.map_or(reference.clone(), |used| reference.with_digest(&used)))
+                });
+                chain.push(Ancestor { name: edge.parent().to_owned(), reference });
             }
             Parent::Import(import) => {
+                next = imported(estate, family, edge);
                 let name = family.blueprint.import_names.get(import.position());
-                Ancestor { name: name.cloned().unwrap_or_default(), reference: None }
+                let name = name.cloned().unwrap_or_default();
+                if let Some((other, image)) = next {
+                    chain.push(ancestor(other, image, &name));
+                } else {
+                    chain.push(Ancestor { name, reference: None });
+                    chain.push(unknown());
+                }
             }
-        });
+        }
     }
     chain.reverse();
     chain
+}
+
+fn ancestor(family: &EstateFamily, image: ImageIndex, name: &str) -> Ancestor {
+    Ancestor { name: name.to_owned(), reference: current_reference(family, image).ok() }
+}
+
+/// Returns the image of another family that an edge names, if the estate has it.
+fn imported<'e>(
+    estate: &'e Estate,
+    family: &EstateFamily,
+    edge: &Edge,
+) -> Option<(&'e EstateFamily, ImageIndex)> {
+    let other = edge.family.as_ref()?;
+    let namespace = other.namespace.as_ref().unwrap_or(&family.name.namespace).clone();
+    let other = estate.family(&FamilyName { namespace, name: other.name.clone() })?;
+    let mut images = ImageIndex::enumerate(&other.family.spec.images);
+    let (index, _) = images.find(|(_, image)| edge.image.as_ref() == Some(&image.name))?;
+    Some((other, index))
 }
 
 /// Returns the digest of a parent that the last build of an image has used.

@@ -13,7 +13,7 @@ use axum::{
 };
 use groundswell::{
     contents::ContentsReader,
-    registry::{Client, Config, Digest, Keychain, OCI_MANIFEST, Platform, Reference},
+    registry::{Client, Config, Digest, Keychain, OCI_INDEX, OCI_MANIFEST, Platform, Reference},
 };
 use serde_json::{Value, json};
 
@@ -69,11 +69,41 @@ impl TestImages {
         annotations: Value,
     ) -> Digest {
         let (path, tag) = name.split_once(':').expect("path:tag");
+        let bytes = self.manifest(path, layers, "amd64", [settings, annotations]);
+        self.publish(path, tag, OCI_MANIFEST, bytes)
+    }
+
+    /// Adds an index of images, each for an architecture. Returns the digests of the images.
+    pub fn index(&mut self, name: &str, images: &[(&str, Vec<u8>)]) -> Vec<Digest> {
+        let (path, tag) = name.split_once(':').expect("path:tag");
+        let (mut entries, mut digests) = (Vec::new(), Vec::new());
+        for (architecture, layer) in images {
+            let layers = [layer.clone()];
+            let bytes = self.manifest(path, &layers, architecture, [json!({}), json!({})]);
+            let size = bytes.len();
+            let digest = self.publish(path, architecture, OCI_MANIFEST, bytes);
+            entries.push(json!({"mediaType": OCI_MANIFEST, "digest": digest, "size": size,
+                "platform": {"os": "linux", "architecture": architecture}}));
+            digests.push(digest);
+        }
+        let index = json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries});
+        self.publish(path, tag, OCI_INDEX, index.to_string().into_bytes());
+        digests
+    }
+
+    /// Adds the blobs of an image. Returns its manifest.
+    fn manifest(
+        &mut self,
+        path: &str,
+        layers: &[Vec<u8>],
+        architecture: &str,
+        [settings, annotations]: [Value; 2],
+    ) -> Vec<u8> {
         let diff_ids: Vec<Digest> = layers.iter().map(|layer| Digest::of(layer)).collect();
         let history: Vec<Value> = (1..=layers.len())
             .map(|number| json!({"created_by": format!("RUN step {number}")}))
             .collect();
-        let config = json!({"os": "linux", "architecture": "amd64", "config": settings,
+        let config = json!({"os": "linux", "architecture": architecture, "config": settings,
             "rootfs": {"type": "layers", "diff_ids": diff_ids}, "history": history});
         let layer_type = "application/vnd.oci.image.layer.v1.tar";
         let layers: Vec<Value> =
@@ -82,11 +112,21 @@ impl TestImages {
         let config = self.blob(path, config_type, config.to_string().into_bytes());
         let manifest = json!({"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config,
             "layers": layers, "annotations": annotations});
-        let bytes = manifest.to_string().into_bytes();
+        manifest.to_string().into_bytes()
+    }
+
+    /// Puts a manifest under a tag and its digest.
+    fn publish(
+        &mut self,
+        path: &str,
+        tag: &str,
+        media_type: &'static str,
+        bytes: Vec<u8>,
+    ) -> Digest {
         let digest = Digest::of(&bytes);
         for reference in [tag, digest.as_str()] {
             let place = format!("/v2/{path}/manifests/{reference}");
-            self.0.insert(place, (OCI_MANIFEST, bytes.clone()));
+            self.0.insert(place, (media_type, bytes.clone()));
         }
         digest
     }
@@ -179,7 +219,8 @@ pub fn packages_of_this_machine() -> Option<(std::collections::BTreeSet<String>,
     let output =
         std::process::Command::new("dpkg-query").args(["-W", "-f", format]).output().ok()?;
     let output = String::from_utf8(output.stdout).expect("text");
-    let installed = output.lines().filter_map(|line| line.strip_suffix(" installed"));
+    let listed = output.lines().filter_map(|line| line.rsplit_once(' '));
+    let present = listed.filter(|(_, state)| !matches!(*state, "config-files" | "not-installed"));
     let layer = layer(&[("var/lib/dpkg/status", &status)]);
-    Some((installed.map(str::to_owned).collect(), layer))
+    Some((present.map(|(package, _)| package.to_owned()).collect(), layer))
 }

@@ -135,7 +135,7 @@ async fn layers(
     let snapshot = state.snapshot();
     let ShownImage { family, index } =
         snapshot.image(&node).ok_or_else(|| RouteError::unknown(&node))?;
-    json(&layers_in_family(&state.reader, family, index).await?)
+    json(&layers_in_family(&state.reader, snapshot.estate(), family, index).await?)
 }
 
 async fn packages(

@@ -169,7 +169,7 @@ fn json(version: u64, content: &ShownContent, problem: Option<&str>) -> Bytes {
         version,
         is_live: estate.origin == EstateOrigin::Cluster,
         problem,
-        notes: notes.chain(estate.notes.iter().cloned()).collect(),
+        notes: notes.chain(estate.notes()).collect(),
         graph: Document::new("Graph", &graph),
         scene: &content.scene,
         families: estate.families.iter().map(FamilySummary::of).collect(),

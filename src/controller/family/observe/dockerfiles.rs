@@ -9,14 +9,14 @@ use crate::{
     controller::{
         error::ReconcileError,
         family::observe::{Observer, strategies::strategy_ref},
-        found_edges::{
-            self, EdgeExpansion, KnownParents,
-            dockerfile::{self, ReadDockerfile},
-        },
         object_cache::Key,
         reconcile_cache::{CachedDockerfile, CachedEdgeExpansion},
     },
     engine::{Blueprint, Observed, Problem},
+    found_edges::{
+        self, EdgeExpansion, KnownParents,
+        dockerfile::{self, ReadDockerfile},
+    },
     registry::Platform,
 };
 

@@ -11,7 +11,6 @@ use crate::{
             Observer,
             ownership::{is_record_of, record_name},
         },
-        found_edges,
         object_cache::Key,
         reconcile_cache::CachedSurvey,
     },
@@ -20,6 +19,7 @@ use crate::{
         blueprint::repository,
         imports::{ImportStates, Records},
     },
+    found_edges,
     lineage::families::{
         FamilyLookup, FamilyName, FamilyReader, ImageName, ImportProblem, SpecVersion, Survey,
         check_imports,

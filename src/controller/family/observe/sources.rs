@@ -15,12 +15,12 @@ use crate::{
     controller::{
         error::{ReconcileError, call},
         family::observe::{Observer, dockerfiles::DockerfileReader},
-        found_edges::dockerfile,
         git_poll::GitKey,
         object_cache::Key,
         reconcile_cache::CachedRevision,
     },
     engine::{Observed, Problem},
+    found_edges::dockerfile,
     identity::FolderRevision,
 };
 

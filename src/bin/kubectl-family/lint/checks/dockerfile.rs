@@ -1,9 +1,11 @@
 //! Rules about one Dockerfile, in the light of the image's place in its family.
 
-use groundswell::{api::EdgeUse, builds::dockerfile::Instruction, lineage::Parent};
+use std::collections::BTreeSet;
+
+use groundswell::{api::EdgeUse, builds::dockerfile::Instruction};
 
 use crate::lint::{
-    commands::{PackageManager, install_commands, script},
+    commands::{PipCache, dependency_command, left_cache},
     dockerfile::FinalStage,
     rules::RuleReports,
     subject::{LintedEstate, LintedImage},
@@ -29,46 +31,16 @@ const BUILD_TOOLS: [&str; 17] = [
     "ninja-build",
     "rustc",
 ];
-/// The commands that install the dependencies of a program.
-const DEPENDENCY_COMMANDS: [&str; 13] = [
-    "bun install",
-    "bundle install",
-    "cargo fetch",
-    "composer install",
-    "go mod download",
-    "mvn dependency",
-    "npm ci",
-    "npm install",
-    "pip install -r",
-    "pip3 install -r",
-    "pnpm install",
-    "poetry install",
-    "yarn install",
-];
-/// Parts of the names of secrets, in capital letters.
-const SECRET_NAMES: [&str; 9] = [
-    "ACCESS_KEY",
-    "API_KEY",
-    "APIKEY",
-    "CREDENTIAL",
-    "PASSPHRASE",
-    "PASSWD",
-    "PASSWORD",
-    "PRIVATE_KEY",
-    "SECRET",
-];
-/// Endings of the names of secrets.
-const SECRET_ENDINGS: [&str; 2] = ["TOKEN", "_PAT"];
-/// How secrets of well-known services begin.
-const SECRET_FORMS: [&str; 8] =
-    ["AKIA", "ghp_", "github_pat_", "glpat-", "npm_", "xoxb-", "sk_live_", "-----BEGIN"];
-
 /// Reports compilers in final stages.
 pub fn build_tools(estate: &LintedEstate<'_>, reports: &mut RuleReports) {
-    for (image, stage) in with_stages(estate).filter(|(image, _)| !is_build_stage(image)) {
+    let build_stages = build_stages(estate);
+    for (image, stage) in with_stages(estate) {
+        if build_stages.contains(&image.family.subject(&image.spec.name)) {
+            continue;
+        }
         for package in &stage.packages {
             let name = package.name.as_str();
-            if BUILD_TOOLS.contains(&name) && !is_removed(stage, package.line, name) {
+            if BUILD_TOOLS.contains(&name) {
                 let message =
                     format!("{name} stays in the final stage; build in a stage of its own");
                 image.report(reports, Some(package.line), message);
@@ -77,26 +49,20 @@ pub fn build_tools(estate: &LintedEstate<'_>, reports: &mut RuleReports) {
     }
 }
 
-/// Whether another image uses this one only to build.
-fn is_build_stage(image: &LintedImage<'_>) -> bool {
-    let lineage = &image.family.family.blueprint.lineage;
-    image.family.images().any(|other| {
-        let edges = other.spec.from.iter().zip(lineage.parents(other.index));
-        edges.into_iter().any(|(edge, parent)| {
-            edge.usage == EdgeUse::BuildStage && *parent == Parent::Image(image.index)
-        })
-    })
-}
-
-/// Whether the `RUN` that installs a package removes it, or a virtual package, too.
-fn is_removed(stage: &FinalStage, line: usize, name: &str) -> bool {
-    let run = stage.instructions.iter().find(|instruction| instruction.line == line);
-    let text = run.map(script).unwrap_or_default();
-    let mut removals =
-        ["apt-get purge", "apt-get remove", "apt-get autoremove", "apk del", "dnf remove"]
-            .into_iter()
-            .filter_map(|command| text.split_once(command));
-    removals.any(|(before, after)| after.contains(name) || before.contains("--virtual"))
+/// Returns the images that others, also those of other families, use to build.
+fn build_stages(estate: &LintedEstate<'_>) -> BTreeSet<String> {
+    let mut used = BTreeSet::new();
+    for image in estate.images() {
+        let own = &image.family.family.name;
+        for edge in image.spec.from.iter().filter(|edge| edge.usage == EdgeUse::BuildStage) {
+            let (namespace, family) = match &edge.family {
+                Some(other) => (other.namespace.as_ref().unwrap_or(&own.namespace), &other.name),
+                None => (&own.namespace, &own.name),
+            };
+            used.extend(edge.image.iter().map(|image| format!("{namespace}/{family}/{image}")));
+        }
+    }
+    used
 }
 
 /// Reports copies of the whole context before the installation of dependencies.
@@ -107,9 +73,7 @@ pub fn cache_order(estate: &LintedEstate<'_>, reports: &mut RuleReports) {
             match instruction.keyword.as_str() {
                 "COPY" | "ADD" if copies_context(instruction) => copied = Some(instruction.line),
                 "RUN" => {
-                    let text = script(instruction);
-                    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
-                    let command = DEPENDENCY_COMMANDS.iter().find(|one| text.contains(**one));
+                    let command = dependency_command(instruction);
                     if let (Some(line), Some(command)) = (copied, command) {
                         let message = format!(
                             "`{command}` runs after line {line} has copied the whole context; copy \
@@ -126,76 +90,32 @@ pub fn cache_order(estate: &LintedEstate<'_>, reports: &mut RuleReports) {
 }
 
 fn copies_context(copy: &Instruction) -> bool {
-    let source = copy.rest.split_whitespace().next();
+    let words: Vec<String> = serde_json::from_str(&copy.rest)
+        .unwrap_or_else(|_| copy.rest.split_whitespace().map(str::to_owned).collect());
+    let source = words.first().map(String::as_str);
     copy.values("from").next().is_none() && matches!(source, Some("." | "./" | "/" | "*"))
 }
 
 /// Reports caches of package managers in layers.
 pub fn package_cache(estate: &LintedEstate<'_>, reports: &mut RuleReports) {
     for (image, stage) in with_stages(estate) {
-        let sets_no_cache = stage.instructions.iter().any(|instruction| {
-            instruction.keyword == "ENV" && instruction.rest.contains("PIP_NO_CACHE_DIR")
+        // Variables are inherited.
+        let below = image.bases().filter_map(|base| base.stage());
+        let is_pip_off = below.chain([stage]).any(|stage| {
+            stage.instructions.iter().any(|instruction| {
+                matches!(instruction.keyword.as_str(), "ENV" | "ARG")
+                    && instruction.rest.contains("PIP_NO_CACHE_DIR")
+            })
         });
+        let pip = if is_pip_off { PipCache::Off } else { PipCache::Kept };
         for run in stage.instructions.iter().filter(|one| one.keyword == "RUN") {
-            let text = script(run);
-            let mounts: Vec<&str> = run.values("mount").collect();
-            let left = install_commands(&text).into_iter().find(|command| {
-                let cache = command.manager.cache();
-                let mounted = mounts.iter().any(|mount| mount.contains("type=cache"));
-                let cleaned = match command.manager {
-                    PackageManager::Apt => text.contains("rm") && text.contains(cache),
-                    PackageManager::Apk => command.has("--no-cache") || text.contains(cache),
-                    PackageManager::Dnf => {
-                        text.contains("clean all") || text.contains("rm") && text.contains(cache)
-                    }
-                    PackageManager::Pip => command.has("--no-cache-dir") || sets_no_cache,
-                };
-                !mounted && !cleaned
-            });
-            if let Some(command) = left {
-                let (cache, remedy) = (command.manager.cache(), command.manager.remedy());
+            if let Some(manager) = left_cache(run, pip) {
+                let (cache, remedy) = (manager.cache(), manager.remedy());
                 let message = format!("{cache} stays in the layer; {remedy}, or use a cache mount");
                 image.report(reports, Some(run.line), message);
             }
         }
     }
-}
-
-/// Reports what looks like a secret. The value is never part of the message.
-pub fn secret_in_args(estate: &LintedEstate<'_>, reports: &mut RuleReports) {
-    for image in estate.images() {
-        for (kind, values) in [("args", &image.spec.args), ("labels", &image.spec.labels)] {
-            for (name, value) in values.iter().filter(|(name, value)| is_secret(name, value)) {
-                let message = format!("`{kind}` has the secret `{name}` (its value is not shown)");
-                _ = value;
-                image.report(reports, None, message);
-            }
-        }
-        for instruction in image.stage().iter().flat_map(|stage| &stage.instructions) {
-            let keyword = instruction.keyword.as_str();
-            if !matches!(keyword, "ARG" | "ENV") {
-                continue;
-            }
-            for word in instruction.rest.split_whitespace() {
-                let Some((name, value)) = word.split_once('=') else { continue };
-                if is_secret(name, value.trim_matches(['"', '\''])) {
-                    let message = format!("{keyword} sets the secret `{name}`; use a secret mount");
-                    image.report(reports, Some(instruction.line), message);
-                }
-            }
-        }
-    }
-}
-
-fn is_secret(name: &str, value: &str) -> bool {
-    let name = name.to_uppercase();
-    let named = SECRET_NAMES.iter().any(|part| name.contains(part))
-        || SECRET_ENDINGS.iter().any(|ending| name.ends_with(ending));
-    // A file or another variable is where the secret is, not the secret.
-    let is_place = value.starts_with(['/', '$']) || name.ends_with("_FILE");
-    let formed =
-        SECRET_FORMS.iter().any(|form| value.starts_with(form) && value.len() > form.len());
-    formed || named && !is_place && !value.is_empty()
 }
 
 /// Returns the images whose final stage is known.

@@ -59,7 +59,8 @@ pub fn shadowed_reference(estate: &LintedEstate<'_>, reports: &mut RuleReports) 
             let Some(written) = edge.reference.as_deref() else { continue };
             let Ok(reference) = written.parse::<Reference>() else { continue };
             let tag = upstream.follow.tag.as_str();
-            if reference.tag() != Some(tag) || reference.digest().is_some() {
+            // A digest next to the tag is replaced by that of the tag.
+            if reference.tag() != Some(tag) {
                 let message = format!(
                     "the Dockerfile names `{written}`, and the build uses `{}`; write that",
                     upstream.reference()
@@ -101,7 +102,7 @@ fn with_edges<'a>(
 /// Parses the Dockerfile of an image as its build does. Returns `None` if it is not here, or if the
 /// reference of a parent is in another family.
 fn parse(image: &LintedImage<'_>) -> Option<Result<ParsedDockerfile, SyntaxError>> {
-    let text = &image.dockerfile.text.as_ref()?.text;
+    let text = image.dockerfile.text.as_ref()?;
     let edges = declared_edges(image)?;
     let by_arg = edges.iter().filter_map(|edge| Some((edge.arg.clone()?, edge.pinned.clone())));
     let args: BTreeMap<String, String> =

@@ -13,9 +13,25 @@ use crate::lint::{
     subject::{LintedEstate, LintedFamily, LintedImage},
 };
 
-/// Tags that name no version.
-const MOVING_TAGS: [&str; 8] =
-    ["current", "edge", "latest", "lts", "nightly", "rolling", "stable", "testing"];
+/// First words of tags that name no version: of a release that moves, or of a variant.
+const MOVING_TAGS: [&str; 16] = [
+    "alpine",
+    "current",
+    "devel",
+    "edge",
+    "experimental",
+    "latest",
+    "lts",
+    "mainline",
+    "nightly",
+    "rawhide",
+    "rolling",
+    "sid",
+    "slim",
+    "stable",
+    "testing",
+    "unstable",
+];
 /// Number of images with a label from which its lack is reported.
 const MIN_LABELLED: usize = 3;
 
@@ -38,7 +54,7 @@ pub fn unpinned_reference(estate: &LintedEstate<'_>, reports: &mut RuleReports) 
     for family in &estate.families {
         for upstream in &family.family.family.spec.upstreams {
             let tag = upstream.follow.tag.as_str();
-            if MOVING_TAGS.contains(&tag) {
+            if names_no_version(tag) {
                 let message = format!(
                     "{} moves to the next major version without notice; follow a version",
                     upstream.reference()
@@ -47,6 +63,12 @@ pub fn unpinned_reference(estate: &LintedEstate<'_>, reports: &mut RuleReports) 
             }
         }
     }
+}
+
+/// Whether a tag moves to other major versions. One with a number does not.
+fn names_no_version(tag: &str) -> bool {
+    let first = tag.split('-').next().unwrap_or_default();
+    MOVING_TAGS.contains(&first) && !tag.bytes().any(|byte| byte.is_ascii_digit())
 }
 
 /// Reports images that nothing uses.
@@ -115,8 +137,11 @@ pub fn label_lost(estate: &LintedEstate<'_>, reports: &mut RuleReports) {
             family.images().filter(|image| image.stage().is_some()).collect();
         let labels: BTreeSet<&str> = known.iter().flat_map(labels_of).collect();
         for label in labels {
-            let (with, without): (Vec<&LintedImage<'_>>, Vec<_>) =
-                known.iter().partition(|image| has_label(image, label));
+            // Who sets it to an empty value does without the one of the parent.
+            let (with, without): (Vec<&LintedImage<'_>>, Vec<_>) = known
+                .iter()
+                .filter(|image| label_value(image, label) != Some(""))
+                .partition(|image| label_value(image, label).is_some());
             if with.len() >= MIN_LABELLED && with.len() >= 4 * without.len() {
                 for image in without {
                     let count = with.len();
@@ -133,12 +158,10 @@ fn labels_of<'f>(image: &LintedImage<'f>) -> BTreeSet<&'f str> {
     image.spec.labels.keys().chain(of_stage).map(String::as_str).collect()
 }
 
-/// Whether an image has a label with a value, its own or an inherited one.
-fn has_label(image: &LintedImage<'_>, label: &str) -> bool {
+/// Returns the value of a label of an image, its own or an inherited one.
+fn label_value<'f>(image: &LintedImage<'f>, label: &str) -> Option<&'f str> {
     let own = std::iter::once(*image).chain(image.bases());
-    own.into_iter()
-        .find_map(|image| sets_label(&image, label))
-        .is_some_and(|value| !value.is_empty())
+    own.into_iter().find_map(|image| sets_label(&image, label))
 }
 
 fn report(family: &LintedFamily<'_>, reports: &mut RuleReports, name: &str, message: String) {

@@ -46,7 +46,7 @@ pub fn root_again(estate: &LintedEstate<'_>, reports: &mut RuleReports) {
 
 fn is_root(user: &str) -> bool {
     let name = user.split(':').next().unwrap_or_default();
-    matches!(name, "root" | "0" | "")
+    matches!(name, "root" | "") || name.bytes().all(|byte| byte == b'0')
 }
 
 /// Reports packages that an image below installs already.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use sha2::{Digest, Sha256};
 
-use crate::{api::dns_label::to_label, controller::found_edges::parents::FollowedTag};
+use crate::{api::dns_label::to_label, found_edges::parents::FollowedTag};
 
 /// Maximum length of a name.
 const MAX_NAME: usize = 63;

@@ -8,8 +8,8 @@ use crate::{
     builds::dockerfile::{
         BuildOptions, DeclaredEdge, Dockerfile, undeclared_args, undeclared_images, verify_edges,
     },
-    controller::found_edges::mismatch,
     engine::{Problem, blueprint::repository},
+    found_edges::mismatch,
     registry::{Platform, Reference},
 };
 

@@ -22,11 +22,11 @@ use crate::{
         Edge, EdgeSource, FoundEdge, ImageFamily, ImageFamilySpec, ManagedImage, UpstreamDefaults,
         condition::Reason,
     },
-    controller::found_edges::{
+    engine::Problem,
+    found_edges::{
         dockerfile::NamedParent,
         parents::{FamilyParents, FollowedTag, FoundParent, ParentOf},
     },
-    engine::Problem,
     lineage::{Lineage, LineageError},
 };
 

@@ -8,8 +8,8 @@ use std::{
 
 use crate::{
     api::{ImageFamilySpec, condition::Reason},
-    controller::found_edges::{dockerfile::NamedParent, mismatch},
     engine::{Problem, blueprint::repository, validate::claims},
+    found_edges::{dockerfile::NamedParent, mismatch},
     registry::Reference,
 };
 
