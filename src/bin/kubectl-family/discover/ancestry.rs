@@ -38,6 +38,8 @@ pub struct DiscoveredImage {
     pub digest: Digest,
     /// The digest of the image for the platform; the same if the tags point to no index.
     pub image_digest: Digest,
+    /// The digests of the images for all platforms; empty if the tags point to no index.
+    pub platform_digests: Vec<Digest>,
     pub created: Option<Timestamp>,
     pub base: AnnotatedBase,
     pub layers: Vec<StoredLayer>,
@@ -111,6 +113,7 @@ impl<'a> ChainIndex<'a> {
             histories: HashMap::new(),
         };
         for (at, image) in images.iter().enumerate() {
+            index.digests.extend(image.platform_digests.iter().map(|digest| (digest, at)));
             index.digests.insert(&image.digest, at);
             index.digests.insert(&image.image_digest, at);
             index.names.extend(image.names.iter().map(|name| (name.to_string(), at)));
@@ -139,6 +142,9 @@ impl<'a> ChainIndex<'a> {
             return Some(FoundBase::Image { index, evidence, is_outdated: false });
         }
         let name = name.as_ref()?;
+        if name.tag().is_none() && name.digest().is_some() {
+            return Some(FoundBase::Elsewhere(name.clone()));
+        }
         match self.names.get(&without_digest(name)).copied() {
             Some(index) if index != at => {
                 // The tag has moved on since, if the digest is another one.
@@ -174,6 +180,14 @@ impl<'a> ChainIndex<'a> {
     /// history they explain.
     fn longest_chain(&self, at: usize, image: &DiscoveredImage) -> (Vec<usize>, usize) {
         let steps = history_hashes(image);
+        // A history that is whole begins with that of the base. Two images on one base that was not
+        // read may have its layers in common, and each its own commands.
+        let is_disproved = |other: usize| {
+            let own = self.images.get(other).map(history_hashes).unwrap_or_default();
+            let last = own.len().checked_sub(1);
+            let is_prefix = last.and_then(|last| steps.get(last)) == own.last();
+            !own.is_empty() && !steps.is_empty() && !is_prefix
+        };
         let known = |other: usize| {
             let history = self.images.get(other).map_or(0, |other| other.history.len());
             let is_prefix = history > 0
@@ -187,7 +201,7 @@ impl<'a> ChainIndex<'a> {
             let is_whole = position + 1 == image.diff_ids.len();
             let others = self.chains.get(hash).into_iter().flatten().copied();
             let explained: Vec<(usize, usize)> = others
-                .filter(|other| *other != at)
+                .filter(|other| *other != at && !is_disproved(*other))
                 .map(|other| (known(other), other))
                 // All layers in common: what has the longer history is built on the other.
                 .filter(|(history, _)| !is_whole || *history > 0)

@@ -19,6 +19,7 @@ fn image(name: &str, layers: &[&str]) -> DiscoveredImage {
         names: vec![format!("r.example/{name}").parse().expect("a reference")],
         digest: digest(name),
         image_digest: digest(name),
+        platform_digests: Vec::new(),
         created: None,
         base: AnnotatedBase::default(),
         layers: Vec::new(),
@@ -61,6 +62,40 @@ fn steps_without_a_layer_show_which_image_is_the_base() {
         image("plain:1", &["os", "ca", "app2"]),
     ];
     assert_eq!(bases(&images), [NO_SUCH_LAYERS, on(0), on(1), on(0)]);
+}
+
+#[test]
+fn a_sibling_on_a_base_that_was_not_read_is_no_base() {
+    let images = [
+        image("a:1", &["os", "!ENV X", "!CMD a"]),
+        image("b:1", &["os", "b"]),
+        image("c:1", &["os", "!ENV X", "!CMD a", "c"]),
+    ];
+    assert_eq!(bases(&images), [SINGLE_LAYER, NO_SUCH_LAYERS, on(0)]);
+}
+
+#[test]
+fn a_digest_in_the_name_of_an_annotation_is_no_tag() {
+    let images = [
+        image("base:latest", &["os", "ca"]),
+        annotated(image("app:1", &["x", "y"]), "r.example/base", None),
+    ];
+    let earlier: Reference =
+        format!("r.example/base@{}", digest("earlier")).parse().expect("a reference");
+    let mut app = images[1].clone();
+    app.base = AnnotatedBase { digest: earlier.digest(), name: Some(earlier.clone()) };
+    assert_eq!(bases(&[images[0].clone(), app])[1], FoundBase::Elsewhere(earlier));
+    let evidence = BaseEvidence::Annotation;
+    assert_eq!(bases(&images)[1], FoundBase::Image { index: 0, evidence, is_outdated: false });
+}
+
+#[test]
+fn the_digest_of_another_platform_belongs_to_the_same_build() {
+    let mut base = image("base:1", &["os", "ca"]);
+    base.platform_digests = vec![digest("amd64"), digest("arm64")];
+    let app = annotated(image("app:1", &["x"]), "r.example/base:1", Some(digest("arm64")));
+    let evidence = BaseEvidence::Annotation;
+    assert_eq!(bases(&[base, app])[1], FoundBase::Image { index: 0, evidence, is_outdated: false });
 }
 
 #[test]

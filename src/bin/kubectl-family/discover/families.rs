@@ -106,6 +106,7 @@ fn imported(
         .filter_map(|(at, name, path)| {
             let mut definition = definitions.get(at)?.clone();
             let edge = edge(images, bases.get(at)?, &positions);
+            problems.extend(lost(images.get(at)?, bases.get(at)?, repository, &path));
             definition.dockerfile = DockerfileOrigin::Inline(dockerfile(edge.as_ref()));
             let tags = tags(images.get(at)?, repository, &path);
             Some(ImportedImage {
@@ -150,6 +151,38 @@ fn tags(image: &DiscoveredImage, repository: &str, path: &str) -> Vec<String> {
     names.filter_map(Reference::tag).take(MAX_TAGS).map(str::to_owned).collect()
 }
 
+/// Returns what a family cannot say of an image.
+fn lost(image: &DiscoveredImage, base: &FoundBase, repository: &str, path: &str) -> Vec<String> {
+    let own = format!("{repository}/{path}");
+    let (tags, others): (Vec<&Reference>, Vec<&Reference>) =
+        image.names.iter().partition(|name| name.repository() == own);
+    let mut lost = Vec::new();
+    if tags.len() > MAX_TAGS {
+        let left: Vec<&str> = tags.iter().skip(MAX_TAGS).filter_map(|name| name.tag()).collect();
+        lost.push(format!(
+            "{own}: an image has at most {MAX_TAGS} tags, so that these are left out: {}",
+            left.join(", ")
+        ));
+    }
+    if !others.is_empty() {
+        let others: Vec<String> = others.iter().map(ToString::to_string).collect();
+        lost.push(format!(
+            "{own}: it is also pushed as {}, and an image has one repository",
+            others.join(", ")
+        ));
+    }
+    if let FoundBase::Elsewhere(reference) = base
+        && reference.tag().is_none()
+        && reference.digest().is_some()
+    {
+        lost.push(format!(
+            "{own}: its base {reference} is named by a digest alone, and an upstream follows a \
+             tag; write the edge"
+        ));
+    }
+    lost
+}
+
 fn edge(
     images: &[DiscoveredImage],
     base: &FoundBase,
@@ -162,6 +195,9 @@ fn edge(
             (parent.unwrap_or_else(|| EdgeParent::Upstream(written.clone())), written)
         }
         FoundBase::Elsewhere(reference) => {
+            if reference.tag().is_none() && reference.digest().is_some() {
+                return None;
+            }
             let tag = reference.tag().unwrap_or("latest");
             let written = format!("{}:{tag}", reference.repository());
             (EdgeParent::Upstream(written.clone()), written)

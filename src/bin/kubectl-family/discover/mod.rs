@@ -141,7 +141,8 @@ fn read_list(file: &std::path::Path, limit: usize) -> anyhow::Result<Vec<Referen
     let text =
         crate::import::read_text_of(file, MAX_LIST_BYTES).with_context(|| shown.to_string())?;
     let mut references = Vec::new();
-    for (number, line) in (1..).zip(text.lines().map(str::trim)) {
+    let lines = text.trim_start_matches('\u{feff}').lines();
+    for (number, line) in (1..).zip(lines.map(str::trim)) {
         if line.is_empty() || line.starts_with('#') {
             continue;
         }

@@ -141,8 +141,25 @@ impl DiscoveryReport {
     /// Returns the report as a table that fits into `width`.
     pub fn table(&self, width: Option<u16>) -> String {
         let header = ["IMAGE", "BASE", "SHOWN BY", "AGE", "BEHIND", "SIZE", "SHARED", "SUPPORT"];
-        let rows = self.images.iter().map(DiscoveredRow::cells).collect();
-        table::render(&header, rows, width)
+        let prefix = self.common_prefix();
+        let rows = self.images.iter().map(|row| row.cells(prefix)).collect();
+        let table = table::render(&header, rows, width);
+        if prefix.is_empty() { table } else { format!("Names below {prefix}\n\n{table}") }
+    }
+
+    /// Returns the registry and the folders that all images have in common, with the last slash. In
+    /// a narrow table, the ends of names are what distinguishes them.
+    fn common_prefix(&self) -> &str {
+        let mut names = self.images.iter().flat_map(|row| &row.names);
+        let Some(first) = names.next() else { return "" };
+        let mut end = first.rfind('/').map_or(0, |slash| slash + 1);
+        for name in names {
+            while !first.get(..end).is_some_and(|prefix| name.starts_with(prefix)) {
+                let shorter = first.get(..end.saturating_sub(1)).unwrap_or_default();
+                end = shorter.rfind('/').map_or(0, |slash| slash + 1);
+            }
+        }
+        first.get(..end).unwrap_or_default()
     }
 
     /// Returns the totals as sentences.
@@ -172,13 +189,16 @@ impl DiscoveryReport {
 }
 
 impl DiscoveredRow {
-    fn cells(&self) -> Vec<StyledText> {
-        let first = self.names.first().map_or("", String::as_str);
+    /// Returns the cells of the row. Names are without the prefix that all have in common.
+    fn cells(&self, prefix: &str) -> Vec<StyledText> {
+        let short = |name: &String| name.strip_prefix(prefix).unwrap_or(name).to_owned();
+        let first = self.names.first().map(short).unwrap_or_default();
+        let bases = self.base.images.iter().map(short).collect::<Vec<_>>().join(", ");
         let more = self.names.len().saturating_sub(1);
-        let name = if more > 0 { format!("{first} +{more}") } else { first.to_owned() };
+        let name = if more > 0 { format!("{first} +{more}") } else { first };
         let base = match self.base.state {
-            BaseState::Known | BaseState::Elsewhere => self.base.images.join(", "),
-            BaseState::Ambiguous => format!("one of: {}", self.base.images.join(", ")),
+            BaseState::Known | BaseState::Elsewhere => bases,
+            BaseState::Ambiguous => format!("one of: {bases}"),
             BaseState::Unknown => format!("unknown: {}", self.base.reason.unwrap_or_default()),
         };
         let duration = |seconds: Option<i64>| seconds.map_or("-".to_owned(), age);

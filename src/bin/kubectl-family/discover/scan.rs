@@ -18,6 +18,9 @@ use crate::{
 const MAX_REPOSITORIES: usize = 20_000;
 /// Number of calls that wait for the registry at the same time. The client limits the requests.
 const MAX_CONCURRENT_CALLS: usize = 16;
+/// How many tags of a repository are listed for each that is read at most: those of tools do not
+/// count.
+const LISTED_PER_TAG: usize = 4;
 /// Name of a repository that stands for the registry as a whole in a call.
 const ANY_REPOSITORY: &str = "catalog";
 /// How the tags begin that tools set in addition to those of users: signatures and the builds of a
@@ -93,10 +96,24 @@ pub async fn list_tags(
                     prefix.registry
                 ));
             }
-            list.names.into_iter().filter(|name| prefix.contains(name)).collect()
+            let names = list.names.into_iter().filter(|name| prefix.contains(name));
+            let found: Vec<String> = names.collect();
+            // A registry lists only what a user may see, or nothing, and may still have the one.
+            if found.is_empty() && !prefix.path.is_empty() {
+                vec![prefix.path.clone()]
+            } else {
+                found
+            }
         }
         // A registry that lists no repositories may still list the tags of one.
-        Err(_) if !prefix.path.is_empty() => vec![prefix.path.clone()],
+        Err(error) if !prefix.path.is_empty() => {
+            problems.push(format!(
+                "{} does not list its repositories, so that only {} itself is read, and none below \
+                 it: {error}",
+                prefix.registry, prefix.path
+            ));
+            vec![prefix.path.clone()]
+        }
         Err(error) => {
             return Err(error).with_context(|| {
                 format!(
@@ -106,7 +123,7 @@ pub async fn list_tags(
             });
         }
     };
-    let mut lists: BTreeMap<String, Result<Vec<Reference>, String>> = BTreeMap::new();
+    let mut lists: BTreeMap<String, Result<TagList, String>> = BTreeMap::new();
     let calls = repositories.iter().map(|repository| async move {
         let name = format!("{}/{repository}", prefix.registry);
         (name.clone(), tags_of(access, &name, limit).await)
@@ -118,7 +135,10 @@ pub async fn list_tags(
     let mut references = Vec::new();
     for list in lists.into_values() {
         match list {
-            Ok(list) => references.extend(list),
+            Ok(list) => {
+                references.extend(list.tags);
+                problems.extend(list.problem);
+            }
             Err(problem) => problems.push(problem),
         }
     }
@@ -132,18 +152,37 @@ pub async fn list_tags(
     Ok(references)
 }
 
+/// The tags of a repository.
+struct TagList {
+    tags: Vec<Reference>,
+    /// Why these are not all.
+    problem: Option<String>,
+}
+
 async fn tags_of(
     access: &RegistryAccess,
     repository: &str,
     limit: usize,
-) -> Result<Vec<Reference>, String> {
+) -> Result<TagList, String> {
     let reference: Reference =
         repository.parse().map_err(|_| format!("`{repository}` is no name of a repository"))?;
-    let list = access.client.tags(&reference, &access.keychain, limit).await;
-    let list = list.map_err(|error| error.to_string())?;
+    let most = limit.saturating_mul(LISTED_PER_TAG);
+    let list = access.client.tags(&reference, &access.keychain, most).await;
+    let mut list = list.map_err(|error| error.to_string())?;
+    let problem = list.is_cut.then(|| {
+        format!(
+            "{repository} has more tags than the {} that were listed; raise --limit, or name the \
+             images with --images",
+            list.names.len()
+        )
+    });
+    // A registry may list a tag on several pages.
+    list.names.sort();
+    list.names.dedup();
     let is_of_user = |tag: &&String| !TAGS_OF_TOOLS.iter().any(|known| tag.starts_with(known));
     let tags = list.names.iter().filter(is_of_user);
-    Ok(tags.filter_map(|tag| reference.with_tag(tag).ok()).collect())
+    let tags = tags.filter_map(|tag| reference.with_tag(tag).ok()).collect();
+    Ok(TagList { tags, problem })
 }
 
 /// Reads these images. What cannot be read is added to the problems, and what is no image, such as
@@ -167,7 +206,7 @@ pub async fn read_images(
                 known.names.push(reference);
             }
             Ok(None) => {}
-            Err(error) => scan.problems.push(error.to_string()),
+            Err(problem) => scan.problems.push(problem),
         }
     }
     scan.images = by_digest.into_values().collect();
@@ -184,19 +223,31 @@ async fn read_image(
     access: &RegistryAccess,
     reference: &Reference,
     kept: &[&str],
-) -> Result<Option<DiscoveredImage>, RegistryError> {
+) -> Result<Option<DiscoveredImage>, String> {
     let RegistryAccess { client, keychain, platform } = access;
-    let top = client.manifest(reference, keychain).await?;
+    let text = |error: RegistryError| error.to_string();
+    let top = client.manifest(reference, keychain).await.map_err(text)?;
+    let mut platform_digests = Vec::new();
     let mut base = annotated_base(&top);
     let (digest, manifest) = match &top.kind {
         ManifestKind::Image(_) => (top.digest.clone(), top.clone()),
         ManifestKind::Index(index) => {
             let entry = index
                 .image_for(platform)
-                .or_else(|| index.images().find(|entry| entry.platform.is_some()));
-            let Some(entry) = entry else { return Ok(None) };
+                .or_else(|| index.images().find(|entry| entry.platform.is_some()))
+                .or_else(|| index.images().next());
+            let Some(entry) = entry else {
+                let is_artifact = top.artifact_type().is_some();
+                let problem = format!("{reference}: its index has no image");
+                return if is_artifact { Ok(None) } else { Err(problem) };
+            };
+            platform_digests.extend(index.images().map(|entry| entry.descriptor.digest.clone()));
             let one = reference.with_digest(&entry.descriptor.digest);
-            (top.digest.clone(), client.known_manifest(&one, keychain).await?)
+            let manifest = client.known_manifest(&one, keychain).await.map_err(text)?;
+            if matches!(manifest.kind, ManifestKind::Index(_)) {
+                return Err(format!("{reference}: its index leads to another index"));
+            }
+            (top.digest.clone(), manifest)
         }
     };
     let Some(image) = manifest.image().filter(|_| manifest.artifact_type().is_none()) else {
@@ -205,14 +256,15 @@ async fn read_image(
     if base == AnnotatedBase::default() {
         base = annotated_base(&manifest);
     }
-    let mut image = discovered(reference, image, keychain, access).await?;
+    let mut image = discovered(reference, image, keychain, access).await.map_err(text)?;
     // An image has the labels of its base, too. What they say there is not said of it.
     image.labels.retain(|name, _| !OWN_ANNOTATIONS.iter().any(|own| name.starts_with(own)));
     for annotations in [manifest.annotations(), top.annotations()] {
         image.labels.extend(annotations.clone());
     }
     image.labels.retain(|name, _| kept.contains(&name.as_str()));
-    Ok(Some(DiscoveredImage { digest, image_digest: manifest.digest.clone(), base, ..image }))
+    let image_digest = manifest.digest.clone();
+    Ok(Some(DiscoveredImage { digest, image_digest, platform_digests, base, ..image }))
 }
 
 async fn discovered(
@@ -227,6 +279,7 @@ async fn discovered(
         names: Vec::new(),
         digest: image.config.digest.clone(),
         image_digest: image.config.digest.clone(),
+        platform_digests: Vec::new(),
         created: config.created,
         base: AnnotatedBase::default(),
         layers: layers
@@ -241,8 +294,8 @@ async fn discovered(
 /// Returns what the annotations say. Labels do not count: an image inherits those of its base.
 fn annotated_base(manifest: &Manifest) -> AnnotatedBase {
     let annotations = manifest.annotations();
-    AnnotatedBase {
-        name: annotations.get(BASE_NAME).and_then(|name| name.parse().ok()),
-        digest: annotations.get(BASE_DIGEST).and_then(|digest| digest.parse().ok()),
-    }
+    let name: Option<Reference> = annotations.get(BASE_NAME).and_then(|name| name.parse().ok());
+    let digest = annotations.get(BASE_DIGEST).and_then(|digest| digest.parse().ok());
+    let of_name = name.as_ref().and_then(Reference::digest);
+    AnnotatedBase { digest: digest.or(of_name), name }
 }

@@ -14,7 +14,7 @@ use clap::Parser;
 use groundswell::{
     api::{ImageFamily, ImageFamilySpec},
     engine::{expansion::expand, validate::validate},
-    registry::{Digest, OCI_MANIFEST},
+    registry::{Digest, OCI_INDEX, OCI_MANIFEST},
 };
 use http::{StatusCode, header};
 use serde_json::json;
@@ -25,6 +25,9 @@ use super::{
     *,
 };
 use crate::registry_images::RegistryAccess;
+
+#[path = "reading_tests.rs"]
+mod reading;
 
 /// An image of a generated registry.
 #[derive(Clone, Debug)]
@@ -189,11 +192,21 @@ struct ShapeRegistry {
 
 impl ShapeRegistry {
     async fn start(shape: &RegistryShape) -> Self {
+        Self::start_with(shape, |_| {}).await
+    }
+
+    /// Starts a registry whose answers are changed before.
+    async fn start_with(
+        shape: &RegistryShape,
+        change: impl FnOnce(&mut BTreeMap<String, Vec<u8>>),
+    ) -> Self {
         // Only the first call of a process can succeed.
         _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let host = listener.local_addr().expect("an address").to_string();
-        let contents = Arc::new(contents(shape, &host));
+        let mut contents = contents(shape, &host);
+        change(&mut contents);
+        let contents = Arc::new(contents);
         let requests = Arc::new(AtomicUsize::default());
         let counter = Arc::clone(&requests);
         let handler = move |request: Request| {
@@ -202,7 +215,11 @@ impl ShapeRegistry {
             let found = contents.get(request.uri().path()).cloned();
             async move {
                 match found {
-                    Some(body) => ([(header::CONTENT_TYPE, OCI_MANIFEST)], body).into_response(),
+                    Some(body) => {
+                        let is_index = String::from_utf8_lossy(&body).contains("\"manifests\"");
+                        let kind = if is_index { OCI_INDEX } else { OCI_MANIFEST };
+                        ([(header::CONTENT_TYPE, kind)], body).into_response()
+                    }
                     None => StatusCode::NOT_FOUND.into_response(),
                 }
             }
@@ -436,7 +453,7 @@ async fn what_cannot_be_read_is_named() {
     };
     let host = registry.host.clone();
     let list = tempfile::NamedTempFile::new().expect("a file");
-    let text = format!("# some\n{host}/ubuntu:24.04\n\n{host}/none:1\n");
+    let text = format!("\u{feff}# some\n{host}/ubuntu:24.04\n\n{host}/none:1\n");
     std::fs::write(list.path(), text).expect("written");
     let line = format!("discover --images {} --plain-http {host} -o name", list.path().display());
     assert_eq!(run(line).await, Ok(Outcome::Findings));

@@ -11,7 +11,7 @@ use groundswell::{
 use petgraph::{algo::kosaraju_scc, graph::DiGraph};
 
 use crate::import::{
-    definition::BuildDefinition,
+    definition::{BuildDefinition, DockerfileOrigin},
     existing::ExistingManifests,
     finding::ImportFinding,
     mapping::ImportMapping,
@@ -21,6 +21,8 @@ use crate::import::{
     tree::TreeFile,
 };
 
+/// The tag of a reference without one.
+const LATEST: &str = "latest";
 /// Maximum number of edges of an image.
 const MAX_EDGES: usize = 32;
 /// Maximum number of tags of an image.
@@ -62,6 +64,13 @@ struct ReadBuild {
     path: Option<String>,
 }
 
+/// A definition, its Dockerfile, and the name that follows for its image.
+struct ParsedBuild {
+    definition: BuildDefinition,
+    dockerfile: Dockerfile,
+    name: Result<String, String>,
+}
+
 /// Returns the images in the order of their builds. Parents are indices of this list.
 pub fn analyse(
     input: &AnalysisInput<'_>,
@@ -69,17 +78,29 @@ pub fn analyse(
     findings: &mut Vec<ImportFinding>,
 ) -> Vec<ImportedImage> {
     let names = image_names(&definitions, input.root_name);
-    let mut builds = Vec::new();
+    let mut parsed = Vec::new();
     for (definition, name) in definitions.into_iter().zip(names) {
         let place = definition.place();
-        match read_build(input, definition, name) {
-            Ok(build) => builds.push(build),
+        match parse_build(input, definition) {
+            Ok((definition, dockerfile)) => {
+                parsed.push(ParsedBuild { definition, dockerfile, name })
+            }
+            Err(problem) => findings.push(ImportFinding::new(place, problem)),
+        }
+    }
+    let mut builds = Vec::new();
+    for ((definition, dockerfile), name) in with_existing(input, parsed) {
+        let place = definition.place();
+        match name.and_then(|name| identified(input, &definition, name)) {
+            Ok((identity, path)) => {
+                builds.push(ReadBuild { definition, dockerfile, identity, path });
+            }
             Err(problem) => findings.push(ImportFinding::new(place, problem)),
         }
     }
     let identities: Vec<_> = builds.iter().map(|build| build.identity.clone()).collect();
     let definitions: Vec<_> = builds.iter().map(|build| build.definition.clone()).collect();
-    let index = ReferenceIndex::new(&definitions, &identities, input.mapping);
+    let index = ReferenceIndex::new(&definitions, &identities, input.mapping, input.repository);
     let mut resolved: Vec<Result<Vec<ImportedEdge>, String>> = builds
         .iter()
         .enumerate()
@@ -92,13 +113,13 @@ pub fn analyse(
     keep_resolved(builds, resolved, tags, findings)
 }
 
-fn read_build(
+fn parse_build(
     input: &AnalysisInput<'_>,
     mut definition: BuildDefinition,
-    name: Result<String, String>,
-) -> Result<ReadBuild, String> {
+) -> Result<(BuildDefinition, Dockerfile), String> {
     check_path(&definition)?;
     let text = dockerfile_text(input.dockerfiles, &definition);
+    check_contexts(&definition, text)?;
     let options = BuildOptions {
         args: &definition.args,
         platform: input.platform,
@@ -112,14 +133,56 @@ fn read_build(
         .map(str::to_owned)
         .collect();
     definition.args.retain(|name, _| !unknown.contains(name));
-    let existing = input.existing.of_build(&definition);
-    let name = match existing.filter(|_| definition.mapped.name.is_none()) {
-        Some(existing) => existing.image.clone(),
-        None => name?,
-    };
-    if let (Some(existing), None) = (existing, &definition.mapped.family) {
-        definition.mapped.family = Some(existing.family.clone());
-    }
+    Ok((definition, dockerfile))
+}
+
+/// Returns the builds with their names: those that images have in the manifests already, or those
+/// that follow from the files.
+fn with_existing(
+    input: &AnalysisInput<'_>,
+    parsed: Vec<ParsedBuild>,
+) -> Vec<((BuildDefinition, Dockerfile), Result<String, String>)> {
+    let keys: Vec<_> =
+        parsed.iter().map(|build| (&build.definition, build.name.as_deref().ok())).collect();
+    let existing = input.existing.of_builds(&keys);
+    let is_named = |definition: &BuildDefinition| definition.mapped.name.is_none();
+    let kept: BTreeSet<String> = existing
+        .iter()
+        .zip(&parsed)
+        .filter(|(_, build)| is_named(&build.definition))
+        .filter_map(|(existing, _)| Some(existing.as_ref()?.image.clone()))
+        .collect();
+    let existing: Vec<_> = existing.into_iter().map(Option::<&_>::cloned).collect();
+    parsed
+        .into_iter()
+        .zip(existing)
+        .map(|(ParsedBuild { mut definition, dockerfile, name }, existing)| {
+            let is_known = existing.is_some();
+            let name = match existing.as_ref().filter(|_| is_named(&definition)) {
+                Some(existing) => Ok(existing.image.clone()),
+                None => name,
+            };
+            let name = match name {
+                Ok(name) if !is_known && kept.contains(&name) => Err(format!(
+                    "the image `{name}` of the manifests is another one; give it a name in the \
+                     mapping"
+                )),
+                name => name,
+            };
+            if let (Some(existing), None) = (existing, &definition.mapped.family) {
+                definition.mapped.family = Some(existing.family);
+            }
+            ((definition, dockerfile), name)
+        })
+        .collect()
+}
+
+/// Returns how references name an image, and the end of its repository, if it is not the name.
+fn identified(
+    input: &AnalysisInput<'_>,
+    definition: &BuildDefinition,
+    name: String,
+) -> Result<(ImageIdentity, Option<String>), String> {
     let path = definition.mapped.path.clone().or_else(|| {
         let below = |reference: &Reference| {
             let repository = reference.repository();
@@ -128,19 +191,63 @@ fn read_build(
         definition.references.iter().find_map(below).filter(|path| *path != name)
     });
     let repository = format!("{}/{}", input.repository, path.as_deref().unwrap_or(&name));
-    let of_files = definition.references.iter().filter_map(Reference::tag).map(str::to_owned);
     let mut tags = definition.mapped.tags.clone();
-    for tag in of_files {
-        if definition.mapped.tags.is_empty() && !tags.contains(&tag) {
-            tags.push(tag);
-        }
+    if tags.is_empty() {
+        tags = tags_of_files(&definition.references, &repository);
     }
     if tags.len() > MAX_TAGS {
         return Err(format!("it has {} tags, and an image has at most {MAX_TAGS}", tags.len()));
     }
     let aliases = definition.references.clone();
-    let identity = ImageIdentity { name, repository, tags, aliases };
-    Ok(ReadBuild { definition, dockerfile, identity, path })
+    Ok((ImageIdentity { name, repository, tags, aliases }, path))
+}
+
+/// Returns the tags under which files push an image to its repository, or else to the first other
+/// one. Those of further repositories are of other images.
+fn tags_of_files(references: &[Reference], repository: &str) -> Vec<String> {
+    let is_own = |reference: &&Reference| reference.repository() == repository;
+    let other = references.first().map(Reference::repository).unwrap_or_default();
+    let chosen = if references.iter().any(|one| is_own(&one)) { repository } else { &other };
+    let mut tags: Vec<String> = Vec::new();
+    for reference in references.iter().filter(|reference| reference.repository() == chosen) {
+        let tag = reference.tag().unwrap_or(LATEST).to_owned();
+        if !tags.contains(&tag) {
+            tags.push(tag);
+        }
+    }
+    tags
+}
+
+/// Checks that a family can have what the Dockerfile of a build uses: no files of a context if its
+/// text is in another file, and no named context in place of one of its stages.
+fn check_contexts(definition: &BuildDefinition, text: &str) -> Result<(), String> {
+    let lines = || text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let copies = |line: &Vec<&str>| {
+        let is_copy = line.first().is_some_and(|first| {
+            first.eq_ignore_ascii_case("copy") || first.eq_ignore_ascii_case("add")
+        });
+        is_copy && !line.iter().any(|word| word.starts_with("--from=") || word.contains("<<"))
+    };
+    if matches!(definition.dockerfile, DockerfileOrigin::Inline(_)) && lines().any(|l| copies(&l)) {
+        return Err(
+            "its Dockerfile is a text in this file and copies files of the context, which \
+                    an inline source does not have; write it to a file"
+                .into(),
+        );
+    }
+    let stage = |line: Vec<&str>| {
+        let [first, .., keyword, name] = line.as_slice() else { return None };
+        let is_stage = first.eq_ignore_ascii_case("from") && keyword.eq_ignore_ascii_case("as");
+        is_stage.then(|| (*name).to_owned())
+    };
+    let replaced = |name: &String| definition.contexts.keys().any(|c| c.eq_ignore_ascii_case(name));
+    match lines().filter_map(stage).find(replaced) {
+        Some(name) => Err(format!(
+            "its context `{name}` replaces a stage of the Dockerfile, which a family cannot; give \
+             the context another name"
+        )),
+        None => Ok(()),
+    }
 }
 
 /// Checks that a source can name the folder and the Dockerfile of a build.
@@ -242,7 +349,7 @@ fn known_tags(
         tags.extend(own.and_then(|reference| reference.tag().map(str::to_owned)));
     }
     let mut all = Vec::new();
-    for ((build, written), resolved) in builds.iter().zip(&written).zip(resolved) {
+    for ((build, written), resolved) in builds.iter().zip(&written).zip(&mut *resolved) {
         let mut tags = build.identity.tags.clone();
         if tags.is_empty() {
             match learned_tag(written) {
@@ -254,7 +361,32 @@ fn known_tags(
         }
         all.push(tags);
     }
+    leave_out_shared_tags(builds, &all, resolved);
     all
+}
+
+/// Leaves out the images that would push the same tag.
+fn leave_out_shared_tags(
+    builds: &[ReadBuild],
+    tags: &[Vec<String>],
+    resolved: &mut [Result<Vec<ImportedEdge>, String>],
+) {
+    let mut pushed: BTreeMap<(&str, &str), Vec<usize>> = BTreeMap::new();
+    for (position, (build, tags)) in builds.iter().zip(tags).enumerate() {
+        for tag in tags {
+            pushed.entry((&build.identity.repository, tag)).or_default().push(position);
+        }
+    }
+    for ((repository, tag), positions) in pushed.iter().filter(|(_, all)| all.len() > 1) {
+        for position in positions {
+            if let Some(place) = resolved.get_mut(*position).filter(|place| place.is_ok()) {
+                *place = Err(format!(
+                    "{} images are pushed as {repository}:{tag}; give each its own tag or path",
+                    positions.len()
+                ));
+            }
+        }
+    }
 }
 
 fn leave_out_cycles(builds: &[ReadBuild], resolved: &mut [Result<Vec<ImportedEdge>, String>]) {

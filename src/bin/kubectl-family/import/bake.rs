@@ -2,18 +2,19 @@
 //! `inherits`, `matrix` and named contexts. Functions are not evaluated, nor is the environment. A
 //! target that needs one of them is a finding.
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use groundswell::registry::Reference;
-use hcl::{
-    Block, Body, Expression, Value,
-    eval::{Context, Evaluate as _},
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
 };
 
+use groundswell::{api::GitSource, registry::Reference};
+use hcl::{Block, Body, Expression, Value};
+
 use crate::import::{
+    bake_values::{BakeVariables, size_of},
     definition::{BuildContext, BuildDefinition, DockerfileOrigin, MappedImage},
     finding::ImportFinding,
-    tree::{TreeFile, join},
+    tree::{TreeFile, join, named_from_above},
 };
 
 /// Maximum nesting of brackets, of operators without a space between them, and of conditions.
@@ -36,14 +37,26 @@ const READ: [&str; 9] = [
 ];
 
 /// A target with its attributes evaluated, without those that it inherits.
-#[derive(Clone, Default)]
+#[derive(Default)]
 struct BakeTarget {
     attributes: BTreeMap<String, Value>,
     problem: Option<String>,
 }
 
-/// Returns the images that a Bake file builds. What is not static is added to the findings.
-pub fn read_bake(file: &TreeFile, findings: &mut Vec<ImportFinding>) -> Vec<BuildDefinition> {
+/// Returns the images that a Bake file builds. What is not static is added to the findings, and the
+/// paths of its Dockerfiles to `refused`: they are not images of their own.
+pub fn read_bake(
+    file: &TreeFile,
+    findings: &mut Vec<ImportFinding>,
+    refused: &mut BTreeSet<String>,
+) -> Vec<BuildDefinition> {
+    if Path::new(&file.path).extension().is_some_and(|extension| extension == "json") {
+        let why = "Bake files in JSON are not read; write its targets as docker-bake.hcl, or list \
+                   its images in the mapping";
+        findings.push(ImportFinding::new(&file.path, why));
+        refused.extend(dockerfiles_of_json(file));
+        return Vec::new();
+    }
     if file.path.ends_with("override.hcl") {
         let why = "overrides are not merged; write their values into docker-bake.hcl";
         findings.push(ImportFinding::new(&file.path, why));
@@ -54,7 +67,7 @@ pub fn read_bake(file: &TreeFile, findings: &mut Vec<ImportFinding>) -> Vec<Buil
         findings.push(ImportFinding::new(&file.path, why));
         return Vec::new();
     }
-    let body = match hcl::parse(&file.text) {
+    let body = match hcl::parse(file.text.trim_start_matches('\u{feff}')) {
         Ok(body) => body,
         Err(error) => {
             let message = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
@@ -62,8 +75,8 @@ pub fn read_bake(file: &TreeFile, findings: &mut Vec<ImportFinding>) -> Vec<Buil
             return Vec::new();
         }
     };
-    let context = variables(&body);
-    let targets = match targets(&body, &context) {
+    let variables = variables(&body);
+    let targets = match targets(&body, &variables) {
         Ok(targets) => targets,
         Err(problem) => {
             findings.push(ImportFinding::new(&file.path, problem));
@@ -71,20 +84,45 @@ pub fn read_bake(file: &TreeFile, findings: &mut Vec<ImportFinding>) -> Vec<Buil
         }
     };
     let inherited = inherited_names(&targets);
+    let mut whole = BTreeMap::new();
     let mut definitions = Vec::new();
     for name in targets.keys().filter(|name| !name.starts_with('_')) {
-        match definition(file, name, &targets) {
+        with_inherited(name, &targets, &mut whole, 0);
+        let Some(target) = whole.get(name) else { continue };
+        let size = target.attributes.values().map(size_of).sum();
+        match variables.spend(size).and_then(|()| definition(file, name, target)) {
             Ok(mut definition) => {
                 definition.is_inherited = inherited.contains(name);
                 definitions.push(definition);
             }
             Err(problem) => {
+                let text = |key: &str| target.attributes.get(key).and_then(Value::as_str);
+                let named = dockerfiles_of(file.folder(), text("context"), text("dockerfile"));
+                refused.extend(named);
                 let place = format!("{}: {name}", file.path);
                 findings.push(ImportFinding::new(place, problem));
             }
         }
     }
     definitions
+}
+
+/// Returns the Dockerfiles that a target names as far as it is known. Bake takes paths relative to
+/// where it runs, which may be a folder above the file.
+fn dockerfiles_of(folder: &str, context: Option<&str>, dockerfile: Option<&str>) -> Vec<String> {
+    let dockerfile = dockerfile.filter(|file| !file.is_empty()).unwrap_or(GitSource::DOCKERFILE);
+    named_from_above(folder, context.unwrap_or("."), dockerfile)
+}
+
+/// Returns the Dockerfiles that the targets of a Bake file in JSON name.
+fn dockerfiles_of_json(file: &TreeFile) -> Vec<String> {
+    let json: serde_json::Value = serde_json::from_str(&file.text).unwrap_or_default();
+    let targets = json.get("target").and_then(serde_json::Value::as_object);
+    let named = |target: &serde_json::Value| {
+        let text = |key: &str| target.get(key).and_then(serde_json::Value::as_str);
+        dockerfiles_of(file.folder(), text("context"), text("dockerfile"))
+    };
+    targets.into_iter().flat_map(|targets| targets.values()).flat_map(named).collect()
 }
 
 /// Whether a text could exhaust the stack of a recursive parser.
@@ -105,8 +143,8 @@ fn is_too_nested(text: &str) -> bool {
     })
 }
 
-/// Declares the variables and the attributes of the file that can be evaluated.
-fn variables(body: &Body) -> Context<'static> {
+/// Returns the variables and the attributes of the file that can be evaluated.
+fn variables(body: &Body) -> BakeVariables {
     let mut pending: Vec<(String, Expression)> = Vec::new();
     for block in body.blocks().filter(|block| block.identifier() == "variable") {
         let default = block.body().attributes().find(|attribute| attribute.key() == "default");
@@ -117,19 +155,19 @@ fn variables(body: &Body) -> Context<'static> {
     for attribute in body.attributes() {
         pending.push((attribute.key().to_owned(), attribute.expr().clone()));
     }
-    let mut context = Context::new();
+    let mut variables = BakeVariables::new();
     // A variable may use others, in any order.
     loop {
         let before = pending.len();
-        pending.retain(|(name, expression)| match expression.evaluate(&context) {
+        pending.retain(|(name, expression)| match variables.evaluate(expression) {
             Ok(value) => {
-                context.declare_var(name.as_str(), value);
+                variables.declare(name, value);
                 false
             }
             Err(_) => true,
         });
         if pending.len() == before {
-            return context;
+            return variables;
         }
     }
 }
@@ -139,44 +177,42 @@ fn label(block: &Block) -> Option<String> {
 }
 
 /// Returns the targets by name, those of matrices expanded.
-fn targets(
-    body: &Body,
-    context: &Context<'static>,
-) -> Result<BTreeMap<String, BakeTarget>, String> {
+fn targets(body: &Body, variables: &BakeVariables) -> Result<BTreeMap<String, BakeTarget>, String> {
     let mut targets: BTreeMap<String, BakeTarget> = BTreeMap::new();
     for block in body.blocks().filter(|block| block.identifier() == "target") {
         let Some(name) = label(block) else { continue };
         let matrix = block.body().attributes().find(|attribute| attribute.key() == "matrix");
         let Some(matrix) = matrix else {
             // Blocks of one name are merged, the later wins.
-            let target = evaluated(block, context);
+            let target = evaluated(block, variables);
             let merged = targets.entry(name).or_default();
-            merged.attributes.extend(target.attributes);
+            merge(&mut merged.attributes, target.attributes);
             merged.problem = merged.problem.take().or(target.problem);
             continue;
         };
-        let combinations = matrix.expr().evaluate(context).map_err(|error| error.to_string());
+        let combinations = variables.evaluate(matrix.expr());
         let combinations = match combinations.and_then(|value| combinations_of(&value)) {
             Ok(combinations) => combinations,
             Err(problem) => {
                 let problem = Some(format!("`matrix` is not static: {problem}"));
-                targets.insert(name, BakeTarget { problem, ..BakeTarget::default() });
+                targets.insert(name, BakeTarget { problem, ..evaluated(block, variables) });
                 continue;
             }
         };
         for combination in combinations {
-            let mut context = context.clone();
+            let mut variables = variables.copied()?;
             for (key, value) in combination {
-                context.declare_var(key.as_str(), value);
+                variables.declare(&key, value);
             }
             let named = block.body().attributes().find(|attribute| attribute.key() == "name");
-            let named = named.and_then(|named| named.expr().evaluate(&context).ok());
+            let named = named.and_then(|named| variables.evaluate(named.expr()).ok());
             let Some(Value::String(expanded)) = named else {
                 let problem = Some("`name` is not static".to_owned());
-                targets.insert(name.clone(), BakeTarget { problem, ..BakeTarget::default() });
+                targets
+                    .insert(name.clone(), BakeTarget { problem, ..evaluated(block, &variables) });
                 break;
             };
-            targets.insert(expanded, evaluated(block, &context));
+            targets.insert(expanded, evaluated(block, &variables));
             if targets.len() > MAX_TARGETS {
                 return Err(format!("it has more than {MAX_TARGETS} targets"));
             }
@@ -208,15 +244,13 @@ fn combinations_of(matrix: &Value) -> Result<Vec<BTreeMap<String, Value>>, Strin
 }
 
 /// Evaluates the attributes of a target.
-fn evaluated(block: &Block, context: &Context<'_>) -> BakeTarget {
+fn evaluated(block: &Block, variables: &BakeVariables) -> BakeTarget {
     let mut target = BakeTarget::default();
     for attribute in block.body().attributes().filter(|one| READ.contains(&one.key())) {
-        match attribute.expr().evaluate(context) {
+        match variables.evaluate(attribute.expr()) {
             Ok(value) => _ = target.attributes.insert(attribute.key().to_owned(), value),
             Err(error) => {
-                let error = error.to_string();
-                let first = error.lines().next().unwrap_or_default();
-                let problem = format!("`{}` is not static: {first}", attribute.key());
+                let problem = format!("`{}` is not static: {error}", attribute.key());
                 target.problem.get_or_insert(problem);
             }
         }
@@ -229,28 +263,38 @@ fn inherited_names(targets: &BTreeMap<String, BakeTarget>) -> BTreeSet<String> {
     all.flat_map(strings).collect()
 }
 
-/// Returns the attributes of a target with those that it inherits: the later of `inherits` wins,
-/// and the target itself wins over all. Entries of `args` and `contexts` are merged.
+/// Adds a target with the attributes that it inherits to `whole`: the later of `inherits` wins, and
+/// the target itself wins over all. Entries of `args` and `contexts` are merged. Each target is
+/// resolved once, however many inherit from it.
 fn with_inherited(
     name: &str,
     targets: &BTreeMap<String, BakeTarget>,
+    whole: &mut BTreeMap<String, BakeTarget>,
     depth: usize,
-) -> Result<BTreeMap<String, Value>, String> {
-    if depth > MAX_INHERITANCE {
-        return Err("its `inherits` name each other".into());
+) {
+    if whole.contains_key(name) {
+        return;
     }
-    let target = targets.get(name).ok_or_else(|| format!("the file has no target `{name}`"))?;
-    if let Some(problem) = &target.problem {
-        return Err(problem.clone());
+    let mut merged = BakeTarget::default();
+    match targets.get(name) {
+        _ if depth > MAX_INHERITANCE => {
+            merged.problem = Some("its `inherits` name each other".into());
+        }
+        None => merged.problem = Some(format!("the file has no target `{name}`")),
+        Some(target) => {
+            let parents = target.attributes.get("inherits").map(strings).unwrap_or_default();
+            for parent in parents {
+                with_inherited(&parent, targets, whole, depth + 1);
+                if let Some(parent) = whole.get(&parent) {
+                    merge(&mut merged.attributes, parent.attributes.clone());
+                    merged.problem = merged.problem.take().or_else(|| parent.problem.clone());
+                }
+            }
+            merge(&mut merged.attributes, target.attributes.clone());
+            merged.problem = target.problem.clone().or(merged.problem);
+        }
     }
-    let mut merged = BTreeMap::new();
-    let parents = target.attributes.get("inherits").map(strings).unwrap_or_default();
-    let parents = parents.iter().map(|parent| with_inherited(parent, targets, depth + 1));
-    for attributes in parents.collect::<Result<Vec<_>, _>>()? {
-        merge(&mut merged, attributes);
-    }
-    merge(&mut merged, target.attributes.clone());
-    Ok(merged)
+    whole.insert(name.to_owned(), merged);
 }
 
 fn merge(into: &mut BTreeMap<String, Value>, attributes: BTreeMap<String, Value>) {
@@ -262,12 +306,11 @@ fn merge(into: &mut BTreeMap<String, Value>, attributes: BTreeMap<String, Value>
     }
 }
 
-fn definition(
-    file: &TreeFile,
-    name: &str,
-    targets: &BTreeMap<String, BakeTarget>,
-) -> Result<BuildDefinition, String> {
-    let attributes = with_inherited(name, targets, 0)?;
+fn definition(file: &TreeFile, name: &str, target: &BakeTarget) -> Result<BuildDefinition, String> {
+    if let Some(problem) = &target.problem {
+        return Err(problem.clone());
+    }
+    let attributes = &target.attributes;
     let text = |key: &str| match attributes.get(key) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => Ok(Some(text.clone())),
@@ -279,12 +322,16 @@ fn definition(
     }
     let context = join(file.folder(), &folder)
         .ok_or_else(|| format!("its context `{folder}` is outside of the tree"))?;
-    let dockerfile = match text("dockerfile-inline")? {
-        Some(inline) => DockerfileOrigin::Inline(inline),
-        None => DockerfileOrigin::File(text("dockerfile")?.unwrap_or_else(|| "Dockerfile".into())),
+    let dockerfile = if let Some(inline) = text("dockerfile-inline")? {
+        DockerfileOrigin::Inline(inline)
+    } else {
+        let file = text("dockerfile")?.filter(|file| !file.is_empty());
+        DockerfileOrigin::of_path(file.as_deref().unwrap_or(GitSource::DOCKERFILE))
     };
     let mut references = Vec::new();
-    for tag in attributes.get("tags").map(strings).unwrap_or_default() {
+    let tags = attributes.get("tags").map(strings).unwrap_or_default();
+    // Bake skips an empty text, as of a condition that is not met.
+    for tag in tags.into_iter().filter(|tag| !tag.is_empty()) {
         references.push(tag.parse::<Reference>().map_err(|error| error.to_string())?);
     }
     Ok(BuildDefinition {

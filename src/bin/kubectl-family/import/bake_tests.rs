@@ -1,11 +1,13 @@
 //! Tests of the reader of Bake files.
 
+use std::fmt::Write as _;
+
 use super::*;
 
 fn read(text: &str) -> (Vec<BuildDefinition>, Vec<String>) {
     let file = TreeFile { path: "images/docker-bake.hcl".into(), text: text.into() };
     let mut findings = Vec::new();
-    let definitions = read_bake(&file, &mut findings);
+    let definitions = read_bake(&file, &mut findings, &mut BTreeSet::new());
     (definitions, findings.iter().map(ToString::to_string).collect())
 }
 
@@ -94,6 +96,44 @@ fn what_is_not_static_is_a_finding_and_is_not_guessed() {
         assert_eq!(definitions, [], "{text}");
         assert!(findings.len() == 1 && findings[0].contains(problem), "{text}: {findings:?}");
     }
+}
+
+#[test]
+fn blocks_of_one_target_are_merged_entry_by_entry() {
+    let (definitions, findings) = read(
+        "\u{feff}target \"a\" {\n args = { BASE = \"b\" }\n}\n\
+         target \"a\" {\n args = { V = \"1\" }\n tags = [\"\"]\n}\n",
+    );
+    assert_eq!(findings, Vec::<String>::new());
+    assert_eq!(definitions[0].args, [("BASE", "b"), ("V", "1")].map(owned).into());
+    assert_eq!(definitions[0].references, []);
+}
+
+#[test]
+fn a_small_file_makes_no_huge_values() {
+    let mut text = String::from("variable \"a0\" { default = \"xxxxxxxxxxxxxxxx\" }\n");
+    for at in 1..40 {
+        let half = format!("${{a{}}}", at - 1);
+        _ = writeln!(text, "variable \"a{at}\" {{ default = \"{half}{half}\" }}");
+    }
+    let (definitions, findings) = read(&(text + "target \"x\" { args = { V = a39 } }"));
+    assert_eq!(definitions, []);
+    assert!(findings[0].contains("`args` is not static"), "{findings:?}");
+    let list = "1,".repeat(2000);
+    let text = format!(
+        "variable \"l\" {{ default = [{list}] }}\ntarget \"x\" {{ args = {{ V = [for a in l : [for \
+         b in l : [for c in l : c]]] }} }}"
+    );
+    let (_, findings) = read(&text);
+    assert!(findings[0].contains("it has a `for`"), "{findings:?}");
+    // Each target inherits twice from the one before.
+    let mut text = String::from("target \"t0\" { args = { V = \"1\" } }\n");
+    for at in 1..60 {
+        let parent = format!("\"t{}\"", at - 1);
+        _ = writeln!(text, "target \"t{at}\" {{ inherits = [{parent}, {parent}] }}");
+    }
+    let (definitions, findings) = read(&text);
+    assert_eq!((definitions.len(), findings.len()), (60, 0), "{findings:?}");
 }
 
 #[test]

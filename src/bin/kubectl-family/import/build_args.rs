@@ -12,6 +12,27 @@ pub fn pairs(text: &str) -> BTreeMap<String, String> {
     entries.map(|(key, value)| (key.trim().to_owned(), unquoted(value.trim()))).collect()
 }
 
+/// Returns the entries of a `.env` file: as [`pairs`], with `export` before a name and a comment
+/// after a value.
+pub fn environment(text: &str) -> BTreeMap<String, String> {
+    let mut entries = BTreeMap::new();
+    for line in text.lines().map(str::trim).filter(|line| !line.starts_with('#')) {
+        let Some((name, value)) = line.split_once('=') else { continue };
+        let name = name.trim();
+        let name = name.strip_prefix("export ").unwrap_or(name).trim();
+        let value = value.trim();
+        let quote = value.chars().next().filter(|first| ['"', '\''].contains(first));
+        let quoted = quote.and_then(|quote| value.get(1..)?.split_once(quote));
+        let value = match quoted {
+            Some((inner, _)) => inner,
+            None if value.starts_with('#') => "",
+            None => value.split_once(" #").map_or(value, |(value, _)| value.trim_end()),
+        };
+        entries.insert(name.to_owned(), value.to_owned());
+    }
+    entries
+}
+
 fn unquoted(value: &str) -> String {
     let inner =
         ['"', '\''].iter().find_map(|quote| value.strip_prefix(*quote)?.strip_suffix(*quote));
@@ -41,6 +62,13 @@ mod tests {
         let pairs = pairs("# a comment\n\nA=1\n B = \"x y\" \nFROM_ENV\nC='a=b'\n");
         let expected = [("A", "1"), ("B", "x y"), ("C", "a=b")];
         assert_eq!(pairs, expected.map(|(k, v)| (k.to_owned(), v.to_owned())).into());
+    }
+
+    #[test]
+    fn an_environment_file_has_comments_and_exports() {
+        let found = environment("A=1 # one\nexport B = x\nC='a # b' # c\nD=\nE=# none\nF=a#b\n");
+        let expected = [("A", "1"), ("B", "x"), ("C", "a # b"), ("D", ""), ("E", ""), ("F", "a#b")];
+        assert_eq!(found, expected.map(|(k, v)| (k.to_owned(), v.to_owned())).into());
     }
 
     #[test]

@@ -1,8 +1,11 @@
 //! The services of a Compose file that are built.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
-use groundswell::registry::Reference;
+use groundswell::{api::GitSource, registry::Reference};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -11,7 +14,7 @@ use crate::import::{
     build_args,
     definition::{BuildDefinition, DockerfileOrigin, MappedImage},
     finding::ImportFinding,
-    tree::{SourceTree, TreeFile, join},
+    tree::{SourceTree, TreeFile, join, read_below},
 };
 
 /// The part of a Compose file that says what is built.
@@ -19,6 +22,7 @@ use crate::import::{
 struct ComposeFile {
     #[serde(default)]
     services: BTreeMap<String, ComposeService>,
+    include: Option<Value>,
 }
 
 #[derive(Deserialize)]
@@ -28,11 +32,14 @@ struct ComposeService {
     image: Option<String>,
 }
 
-/// Returns the images that a Compose file builds. What cannot be resolved is added to the findings.
+/// Returns the images that a Compose file builds. What cannot be resolved is added to the findings,
+/// and the paths of its Dockerfiles to `refused`: they are not images of their own.
 pub fn read_compose(
+    root: &Path,
     file: &TreeFile,
     tree: &SourceTree,
     findings: &mut Vec<ImportFinding>,
+    refused: &mut BTreeSet<String>,
 ) -> Vec<BuildDefinition> {
     let compose: ComposeFile = match serde_yaml::from_str(&file.text) {
         Ok(compose) => compose,
@@ -43,24 +50,71 @@ pub fn read_compose(
             return Vec::new();
         }
     };
+    if file.path.contains(".override.") {
+        let why = "overrides are not merged; write their values into the Compose file";
+        findings.push(ImportFinding::new(&file.path, why));
+        return Vec::new();
+    }
+    if let Some(include) = &compose.include {
+        let why = "`include` is not followed; import the services of these files by the mapping";
+        findings.push(ImportFinding::new(&file.path, why));
+        for other in paths_of_include(include) {
+            refused.extend(dockerfiles_of_other(root, file.folder(), &other));
+        }
+    }
     let variables = tree.environments.get(file.folder());
-    let variables = variables.map(|file| build_args::pairs(&file.text)).unwrap_or_default();
+    let variables = variables.map(|file| build_args::environment(&file.text)).unwrap_or_default();
     let mut definitions = Vec::new();
     for (name, service) in compose.services {
-        if service.extends.is_some() {
+        let place = format!("{}: {name}", file.path);
+        if let Some(extends) = &service.extends {
             let why = "`extends` is not followed; write its `build` into the service";
-            findings.push(ImportFinding::new(format!("{}: {name}", file.path), why));
+            findings.push(ImportFinding::new(place, why));
+            refused
+                .extend(service.build.as_ref().and_then(|one| dockerfile_of(file.folder(), one)));
+            if let Some(other) = extends.get("file").and_then(Value::as_str) {
+                refused.extend(dockerfiles_of_other(root, file.folder(), other));
+            }
             continue;
         }
         let Some(build) = &service.build else { continue };
         match definition(file, &name, &service, build, &variables) {
             Ok(definition) => definitions.push(definition),
             Err(problem) => {
-                findings.push(ImportFinding::new(format!("{}: {name}", file.path), problem));
+                refused.extend(dockerfile_of(file.folder(), build));
+                findings.push(ImportFinding::new(place, problem));
             }
         }
     }
     definitions
+}
+
+/// Returns the files that `include` names: texts, or mappings with one `path` or several.
+fn paths_of_include(include: &Value) -> Vec<String> {
+    match include {
+        Value::String(path) => vec![path.clone()],
+        Value::Array(all) => all.iter().flat_map(paths_of_include).collect(),
+        Value::Object(entry) => entry.get("path").map(paths_of_include).unwrap_or_default(),
+        _ => Vec::new(),
+    }
+}
+
+/// Returns the Dockerfiles that the services of another Compose file name.
+fn dockerfiles_of_other(root: &Path, folder: &str, other: &str) -> Vec<String> {
+    let Some(path) = join(folder, other) else { return Vec::new() };
+    let text = read_below(root, &path).unwrap_or_default();
+    let Ok(compose) = serde_yaml::from_str::<ComposeFile>(&text) else { return Vec::new() };
+    let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+    let builds = compose.services.values().filter_map(|service| service.build.as_ref());
+    builds.filter_map(|build| dockerfile_of(folder, build)).collect()
+}
+
+/// Returns the Dockerfile that a `build` names as it is written.
+fn dockerfile_of(folder: &str, build: &Value) -> Option<String> {
+    let text = |key: &str| build.get(key).and_then(Value::as_str);
+    let context = build.as_str().or_else(|| text("context")).unwrap_or(".");
+    let dockerfile = text("dockerfile").unwrap_or(GitSource::DOCKERFILE);
+    join(&join(folder, context)?, dockerfile)
 }
 
 fn definition(
@@ -88,9 +142,11 @@ fn definition(
     }
     let context = join(file.folder(), &folder)
         .ok_or_else(|| format!("its context `{folder}` is outside of the tree"))?;
-    let dockerfile = match text("dockerfile_inline")? {
-        Some(inline) => DockerfileOrigin::Inline(inline),
-        None => DockerfileOrigin::File(text("dockerfile")?.unwrap_or_else(|| "Dockerfile".into())),
+    let dockerfile = if let Some(inline) = text("dockerfile_inline")? {
+        DockerfileOrigin::Inline(inline)
+    } else {
+        let file = text("dockerfile")?.filter(|file| !file.is_empty());
+        DockerfileOrigin::of_path(file.as_deref().unwrap_or(GitSource::DOCKERFILE))
     };
     let image = service.image.as_deref().map(|image| interpolate(image, variables)).transpose()?;
     let mut references = Vec::new();
@@ -104,9 +160,13 @@ fn definition(
         context,
         dockerfile,
         target: text("target")?.filter(|target| !target.is_empty()),
+        // An argument without a value has that of the environment.
         args: pairs(build.get("args"), variables)?
             .into_iter()
-            .filter_map(|(key, value)| Some((key, value?)))
+            .filter_map(|(key, value)| {
+                let value = value.or_else(|| variables.get(&key).cloned())?;
+                Some((key, value))
+            })
             .collect(),
         contexts: contexts
             .into_iter()
@@ -168,10 +228,18 @@ fn interpolate(text: &str, variables: &BTreeMap<String, String>) -> Result<Strin
                 braced.split_once('}').ok_or_else(|| format!("`{text}` has an open brace"))?;
             let end = inner.find(|c: char| !is_name(c)).unwrap_or(inner.len());
             let (name, operator) = inner.split_at(end);
-            let default = operator.strip_prefix(":-").or_else(|| operator.strip_prefix('-'));
+            let of_empty = operator.strip_prefix(":-");
+            let default = of_empty.or_else(|| operator.strip_prefix('-'));
             if default.is_none() && !operator.is_empty() || default.is_some_and(|d| d.contains('$'))
             {
                 return Err(format!("`{text}` uses `{operator}`, which is not resolved"));
+            }
+            // With a colon, an empty value is none.
+            let is_empty = variables.get(name).is_some_and(String::is_empty);
+            if let Some(default) = of_empty.filter(|_| is_empty) {
+                result.push_str(default);
+                rest = tail;
+                continue;
             }
             (name, default, tail)
         } else {
@@ -203,7 +271,9 @@ mod tests {
         let env = TreeFile { path: "deploy/.env".into(), text: env.into() };
         tree.environments.insert("deploy".into(), env);
         let mut findings = Vec::new();
-        let definitions = read_compose(&file, &tree, &mut findings);
+        let mut refused = BTreeSet::new();
+        let definitions =
+            read_compose(Path::new("/none"), &file, &tree, &mut findings, &mut refused);
         (definitions, findings.iter().map(ToString::to_string).collect())
     }
 
@@ -224,12 +294,28 @@ mod tests {
     }
 
     #[test]
+    fn variables_are_those_of_the_environment_file() {
+        let (definitions, findings) = read(
+            "services: {a: {image: 'registry.example.com/a:${TAG}', build: {context: ., target: \
+             '${EMPTY:-prod}', args: [BASE, X]}}}",
+            "TAG=1 # release\nexport BASE=debian:12\nEMPTY=\n",
+        );
+        assert_eq!(findings, Vec::<String>::new());
+        let definition = &definitions[0];
+        assert_eq!(definition.references[0].tag(), Some("1"));
+        assert_eq!(definition.target.as_deref(), Some("prod"));
+        let args: Vec<_> = definition.args.iter().map(|(k, v)| (&**k, &**v)).collect();
+        assert_eq!(args, [("BASE", "debian:12")]);
+    }
+
+    #[test]
     fn what_cannot_be_resolved_is_a_finding() {
         for (text, problem) in [
             ("services: {a: {build: ., image: '$NAME'}}", "uses the variable `NAME`"),
             ("services: {a: {build: ., image: '${NAME:?no}'}}", "uses `:?no`"),
             ("services: {a: {build: 'https://git.example.com/a.git'}}", "no folder of the tree"),
             ("services: {a: {extends: b}}", "`extends` is not followed"),
+            ("include: [b.yaml]", "`include` is not followed"),
             ("services: {a: {build: [x]}}", "neither a text nor a mapping"),
             ("services: [", "cannot be read"),
         ] {

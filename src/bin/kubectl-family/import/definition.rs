@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use groundswell::registry::Reference;
 
+use crate::import::tree::join;
+
 /// Where a Dockerfile is.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum DockerfileOrigin {
@@ -11,6 +13,15 @@ pub enum DockerfileOrigin {
     File(String),
     /// A text in a Bake or Compose file.
     Inline(String),
+}
+
+impl DockerfileOrigin {
+    /// Returns the file of this path below a context: `./a//b` is `a/b`. A path that leads out of
+    /// the context stays as it is written.
+    pub fn of_path(path: &str) -> Self {
+        let normal = join("", path).filter(|normal| !normal.is_empty());
+        Self::File(normal.unwrap_or_else(|| path.to_owned()))
+    }
 }
 
 /// What a named context of a build is.
@@ -73,11 +84,10 @@ impl BuildDefinition {
         }
     }
 
-    /// Returns the path of the Dockerfile below the root, if it is a file.
+    /// Returns the path of the Dockerfile below the root, if it is a file there.
     pub fn dockerfile_path(&self) -> Option<String> {
         match &self.dockerfile {
-            DockerfileOrigin::File(file) if self.context.is_empty() => Some(file.clone()),
-            DockerfileOrigin::File(file) => Some(format!("{}/{file}", self.context)),
+            DockerfileOrigin::File(file) => join(&self.context, file),
             DockerfileOrigin::Inline(_) => None,
         }
     }

@@ -28,6 +28,8 @@ pub struct PlainFamily {
     pub known_tags: BTreeSet<String>,
     /// The names of the images that other families are built on.
     pub exports: BTreeSet<String>,
+    /// The upstreams that the family has already: names, with the references that they follow.
+    pub known_upstreams: BTreeMap<String, String>,
 }
 
 /// Returns the families with their images and edges. The Dockerfiles say the edges wherever the
@@ -69,6 +71,7 @@ pub fn families(
             images: plain,
             known_tags,
             exports: BTreeSet::new(),
+            known_upstreams: BTreeMap::new(),
         });
     }
     for family in &mut families {
@@ -136,7 +139,10 @@ impl<'a> RepositoryNames<'a> {
 
     /// Returns the entry of an edge that the Dockerfile does not say by itself.
     fn entry(&self, child: usize, edge: &ImportedEdge) -> Option<Edge> {
-        let EdgeParent::Image(parent) = edge.parent else { return upstream_entry(edge) };
+        let EdgeParent::Image(parent) = edge.parent else {
+            let is_said = !self.is_name(child, &edge.written) && says_upstream(edge);
+            return if is_said { None } else { upstream_entry(edge) };
+        };
         let image = self.images.get(parent)?;
         let (own, other) = (self.family_of.get(&child)?, self.family_of.get(&parent)?);
         let is_own = own == other;
@@ -151,6 +157,17 @@ impl<'a> RepositoryNames<'a> {
             usage: edge.usage,
             ..Edge::default()
         })
+    }
+
+    /// Whether an image of the family of `child` has this name. The controller takes it for that
+    /// image, unless an entry says something else.
+    fn is_name(&self, child: usize, written: &str) -> bool {
+        let own = self.family_of.get(&child);
+        let is_named = |position: &usize| {
+            self.images.get(*position).is_some_and(|image| image.name == written)
+        };
+        let mut family = self.family_of.iter().filter(|(_, family)| Some(*family) == own);
+        family.any(|(position, _)| is_named(position))
     }
 
     /// Whether the controller finds the image of a family by what the Dockerfile writes.
@@ -171,12 +188,18 @@ impl<'a> RepositoryNames<'a> {
     }
 }
 
-/// Returns the entry of an upstream that only an `ONBUILD` trigger or a named context names. Its
-/// name is set with the upstreams of the family.
+/// Whether the Dockerfile itself says the reference of an upstream.
+fn says_upstream(edge: &ImportedEdge) -> bool {
+    match &edge.parent {
+        EdgeParent::Upstream(reference) => same(reference, &edge.written) && !edge.is_of_trigger,
+        EdgeParent::Image(_) => false,
+    }
+}
+
+/// Returns the entry of an upstream. Its name is set with the upstreams of the family.
 fn upstream_entry(edge: &ImportedEdge) -> Option<Edge> {
     let EdgeParent::Upstream(reference) = &edge.parent else { return None };
-    let is_written = same(reference, &edge.written);
-    (!is_written || edge.is_of_trigger).then(|| Edge {
+    Some(Edge {
         upstream: Some(reference.clone()),
         reference: Some(without_digest(&edge.written)),
         usage: edge.usage,
@@ -202,13 +225,19 @@ fn without_digest(written: &str) -> String {
 }
 
 /// Returns the name of each upstream that entries declare by its reference, and replaces the
-/// references by the names.
+/// references by the names. One that the family has already keeps its name, and the name of another
+/// is not used again.
 pub fn name_upstreams(family: &mut PlainFamily) -> BTreeMap<String, String> {
     let mut names: BTreeMap<String, String> = BTreeMap::new();
-    let mut taken: BTreeSet<String> = BTreeSet::new();
+    let known = std::mem::take(&mut family.known_upstreams);
+    let mut taken: BTreeSet<String> = known.keys().cloned().collect();
+    taken.extend(family.images.iter().map(|image| image.name.clone()));
     for edge in family.images.iter_mut().flat_map(|image| &mut image.from) {
         let Some(reference) = edge.upstream.clone() else { continue };
         let name = names.entry(reference.clone()).or_insert_with(|| {
+            if let Some((name, _)) = known.iter().find(|(_, followed)| **followed == reference) {
+                return name.clone();
+            }
             let familiar = reference.parse().map_or(reference.clone(), |r: Reference| r.familiar());
             let mut name = to_label(&familiar);
             name.truncate(MAX_UPSTREAM_NAME);

@@ -7,8 +7,9 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use groundswell::{
-    api::{GitSource, ImageFamily},
+    api::{GitSource, ImageFamily, Upstream},
     engine::expansion::expand,
+    registry::Reference,
 };
 use serde_json::Value;
 
@@ -56,13 +57,67 @@ struct BuildKey {
     args: BTreeMap<String, String>,
 }
 
+/// A context, a Dockerfile in it and a target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct BuildPlace<'a> {
+    context: &'a str,
+    dockerfile: &'a str,
+    target: Option<&'a str>,
+}
+
+impl BuildKey {
+    /// Returns what identifies a build; `None` if its Dockerfile is no file.
+    fn of(definition: &BuildDefinition) -> Option<Self> {
+        let DockerfileOrigin::File(dockerfile) = &definition.dockerfile else { return None };
+        let dockerfile =
+            if dockerfile.is_empty() { GitSource::DOCKERFILE.into() } else { dockerfile.clone() };
+        Some(Self {
+            context: definition.context.clone(),
+            dockerfile,
+            target: definition.target.clone(),
+            args: definition.args.clone(),
+        })
+    }
+
+    fn place(&self) -> BuildPlace<'_> {
+        BuildPlace {
+            context: &self.context,
+            dockerfile: &self.dockerfile,
+            target: self.target.as_deref(),
+        }
+    }
+}
+
+/// A build and an image of the manifests that it may make.
+struct BuildMatch<'a> {
+    key: &'a BuildKey,
+    /// The name that would follow for the build.
+    name: Option<&'a str>,
+    known: &'a BuildKey,
+    written: &'a WrittenImage,
+}
+
+impl BuildMatch<'_> {
+    fn is_twin(&self) -> bool {
+        self.key == self.known
+    }
+
+    fn is_named(&self) -> bool {
+        self.name == Some(&self.written.image) && self.key.place() == self.known.place()
+    }
+
+    fn is_named_twin(&self) -> bool {
+        self.is_named() && self.is_twin()
+    }
+}
+
 /// The manifests of a folder.
 #[derive(Debug, Default)]
 pub struct ExistingManifests {
     pub files: Vec<ManifestFile>,
     /// The families by name.
     pub families: BTreeMap<String, FamilyDocument>,
-    images: BTreeMap<BuildKey, WrittenImage>,
+    images: Vec<(BuildKey, WrittenImage)>,
 }
 
 impl ExistingManifests {
@@ -132,32 +187,75 @@ impl ExistingManifests {
                 args: image.args,
             };
             let found = WrittenImage { family: family.to_owned(), image: image.name };
-            self.images.insert(key, found);
+            self.images.push((key, found));
         }
     }
 
-    /// Returns the image that is built as this definition says: its name stays, even if another one
-    /// would follow from the files.
-    pub fn of_build(&self, definition: &BuildDefinition) -> Option<&WrittenImage> {
-        let DockerfileOrigin::File(dockerfile) = &definition.dockerfile else { return None };
-        let dockerfile =
-            if dockerfile.is_empty() { GitSource::DOCKERFILE.into() } else { dockerfile.clone() };
-        let key = BuildKey {
-            context: definition.context.clone(),
-            dockerfile,
-            target: definition.target.clone(),
-            args: definition.args.clone(),
+    /// Returns the image that each build makes already: its name stays, even if another one would
+    /// follow from the files. `builds` are the definitions, with the names that would follow.
+    /// Arguments change more often than names, so that a build with others is the same one, if no
+    /// other build may be meant.
+    pub fn of_builds(
+        &self,
+        builds: &[(&BuildDefinition, Option<&str>)],
+    ) -> Vec<Option<&WrittenImage>> {
+        let keys: Vec<Option<BuildKey>> =
+            builds.iter().map(|(definition, _)| BuildKey::of(definition)).collect();
+        let mut found: Vec<Option<usize>> = vec![None; builds.len()];
+        for is_close in [BuildMatch::is_named_twin, BuildMatch::is_twin, BuildMatch::is_named] {
+            for (at, (key, (_, name))) in keys.iter().zip(builds).enumerate() {
+                let Some(key) = key.as_ref().filter(|_| found.get(at) == Some(&None)) else {
+                    continue;
+                };
+                let is_free = |image: &usize| !found.contains(&Some(*image));
+                let is_meant = |image: &usize| {
+                    self.images.get(*image).is_some_and(|(known, written)| {
+                        is_close(&BuildMatch { key, name: *name, known, written })
+                    })
+                };
+                let image = (0..self.images.len()).filter(is_free).find(is_meant);
+                if let Some(place) = found.get_mut(at) {
+                    *place = image;
+                }
+            }
+        }
+        let left: Vec<usize> =
+            (0..self.images.len()).filter(|image| !found.contains(&Some(*image))).collect();
+        let mut similar: BTreeMap<BuildPlace<'_>, (Vec<usize>, Vec<usize>)> = BTreeMap::new();
+        for image in left {
+            if let Some((key, _)) = self.images.get(image) {
+                similar.entry(key.place()).or_default().0.push(image);
+            }
+        }
+        for (at, key) in keys.iter().enumerate() {
+            if let Some(key) = key.as_ref().filter(|_| found.get(at) == Some(&None))
+                && let Some((_, builds)) = similar.get_mut(&key.place())
+            {
+                builds.push(at);
+            }
+        }
+        for (images, builds) in similar.values() {
+            if let ([image], [build]) = (images.as_slice(), builds.as_slice())
+                && let Some(place) = found.get_mut(*build)
+            {
+                *place = Some(*image);
+            }
+        }
+        let written = |image: Option<usize>| Some(&self.images.get(image?)?.1);
+        found.into_iter().map(written).collect()
+    }
+
+    /// Returns the upstreams of a family by name, each with the reference that it follows.
+    pub fn upstreams(&self, family: &str) -> BTreeMap<String, String> {
+        let document = self.families.get(family);
+        let upstreams = document.and_then(|family| family.value.pointer("/spec/upstreams"));
+        let followed = |upstream: &Value| {
+            let upstream: Upstream = serde_json::from_value(upstream.clone()).ok()?;
+            let image = upstream.image.parse::<Reference>();
+            let image = image.map_or(upstream.image, |image| image.repository());
+            Some((upstream.name, format!("{image}:{}", upstream.follow.tag)))
         };
-        self.images.get(&key).or_else(|| {
-            // Arguments change more often than names.
-            let same = |other: &BuildKey| {
-                other.context == key.context
-                    && other.dockerfile == key.dockerfile
-                    && other.target == key.target
-            };
-            let mut found = self.images.iter().filter(|(other, _)| same(other));
-            found.next().filter(|_| found.next().is_none()).map(|(_, image)| image)
-        })
+        upstreams.and_then(Value::as_array).into_iter().flatten().filter_map(followed).collect()
     }
 
     /// Returns the repository of the families, if all have the same.

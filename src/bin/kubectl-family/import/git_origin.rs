@@ -12,6 +12,8 @@ pub struct TreeOrigin {
     /// The folder that the paths of sources are relative to.
     pub root: PathBuf,
     pub source: GitSource,
+    /// Whether no branch is checked out, so that the revision is not known.
+    pub is_detached: bool,
 }
 
 /// What the user says about the repository.
@@ -67,7 +69,10 @@ pub fn find(
     };
     let revision = requested.revision.map(str::to_owned).or_else(branch);
     let revision = revision.unwrap_or_else(|| "main".into());
-    Ok(TreeOrigin { root, source: GitSource { url, revision, ..GitSource::default() } })
+    let is_at_commit = || repository.as_ref().is_some_and(|one| one.head_detached() == Ok(true));
+    let is_detached = requested.revision.is_none() && is_at_commit();
+    let source = GitSource { url, revision, ..GitSource::default() };
+    Ok(TreeOrigin { root, source, is_detached })
 }
 
 fn canonical(path: &Path) -> anyhow::Result<PathBuf> {

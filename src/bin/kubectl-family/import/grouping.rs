@@ -151,17 +151,35 @@ fn chunks(
     numbered.collect()
 }
 
-/// Divides families that the mapping or earlier manifests make too large.
+/// Divides families that the mapping or earlier manifests make too large. What is in the family
+/// already stays, and the rest goes to families with a number that have room.
 fn divide_assigned(images: &[ImportedImage], groups: FamilyGroups) -> FamilyGroups {
     let mut divided = FamilyGroups::new();
-    for (name, positions) in groups {
-        if fits(images, &positions) {
-            divided.insert(name, positions);
-            continue;
+    let mut left = Vec::new();
+    for (name, mut positions) in groups {
+        if !fits(images, &positions) {
+            let is_new = |position: &usize| {
+                let family = images.get(*position).map(|one| &one.definition.mapped.family);
+                family.is_none_or(|family| family.as_ref() != Some(&name))
+            };
+            positions.sort_by_key(is_new);
+            let mut parts = chunks(images, &[], &positions).into_iter().map(|(_, part)| part);
+            positions = parts.next().unwrap_or_default();
+            positions.sort_unstable();
+            left.extend(parts.map(|part| (name.clone(), part)));
         }
-        for (number, (_, positions)) in (1..).zip(chunks(images, &[], &positions)) {
-            let name = if number == 1 { name.clone() } else { format!("{name}-{number}") };
-            divided.insert(shortened(name), positions);
+        divided.insert(name, positions);
+    }
+    for (name, part) in left {
+        for number in 2.. {
+            let name = shortened(format!("{name}-{number}"));
+            let mut all = divided.get(&name).cloned().unwrap_or_default();
+            all.extend(&part);
+            if fits(images, &all) {
+                all.sort_unstable();
+                divided.insert(name, all);
+                break;
+            }
         }
     }
     divided
@@ -196,4 +214,42 @@ fn shortened(name: String) -> String {
     hash.truncate(HASH_LENGTH);
     let start: String = name.chars().take(MAX_NAME - HASH_LENGTH - 1).collect();
     format!("{}-{hash}", start.trim_end_matches('-'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::import::definition::BuildDefinition;
+
+    fn image(name: String, family: &str) -> ImportedImage {
+        let mut definition = BuildDefinition::of_dockerfile(&format!("images/{name}/Dockerfile"));
+        definition.mapped.family = (!family.is_empty()).then(|| family.to_owned());
+        ImportedImage {
+            definition,
+            name,
+            path: None,
+            tags: Vec::new(),
+            has_known_tags: false,
+            edges: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_full_family_keeps_its_images_and_none_is_lost() {
+        let mut images = vec![image("a".into(), ""), image("b".into(), "full")];
+        images.extend((0..MAX_IMAGES).map(|number| image(format!("m{number}"), "full")));
+        images.push(image("z".into(), "full-2"));
+        // The first one has no family yet, and is built on one of it.
+        images[0].edges.push(crate::import::references::ImportedEdge {
+            parent: EdgeParent::Image(2),
+            written: "m0".into(),
+            usage: groundswell::api::EdgeUse::Base,
+            is_of_trigger: false,
+        });
+        let groups = group(&images, "root");
+        let sizes: Vec<_> = groups.iter().map(|(name, all)| (name.as_str(), all.len())).collect();
+        assert_eq!(sizes, [("full", MAX_IMAGES), ("full-2", 3)]);
+        assert!(groups["full-2"].contains(&0), "what is new goes to another family");
+        assert!(groups["full-2"].contains(&(MAX_IMAGES + 2)), "what was there stays");
+    }
 }

@@ -1,7 +1,10 @@
 //! The manifest of a family, as it is written: the fields that the import owns, in the order in
 //! which users write them.
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+};
 
 use anyhow::{Context as _, bail};
 use groundswell::{
@@ -48,8 +51,12 @@ pub struct ManifestEntry {
 
 impl ManifestEntry {
     pub fn name(&self) -> &str {
-        let name = self.fields.0.iter().find(|(key, _)| *key == "name");
-        name.and_then(|(_, value)| value.as_str()).unwrap_or_default()
+        self.value("name").and_then(Value::as_str).unwrap_or_default()
+    }
+
+    /// Returns the value of a field.
+    pub fn value(&self, key: &str) -> Option<&Value> {
+        self.fields.0.iter().find(|(name, _)| *name == key).map(|(_, value)| value)
     }
 }
 
@@ -63,6 +70,8 @@ pub struct FamilyManifest {
     pub head: OrderedFields,
     pub upstreams: Vec<OrderedFields>,
     pub entries: Vec<ManifestEntry>,
+    /// The names of the images that the entries stand for.
+    pub images: BTreeSet<String>,
     /// The names of the images that other families are built on.
     pub exports: Vec<String>,
 }
@@ -132,6 +141,7 @@ impl FamilyManifest {
                 .iter()
                 .map(|entry| ManifestEntry { fields: fields(entry), owns_tags: owns_tags(entry) })
                 .collect(),
+            images: family.images.iter().map(|image| image.name.clone()).collect(),
             exports: family.exports.into_iter().collect(),
         })
     }

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use crate::import::{
     definition::{BuildDefinition, MappedImage},
-    tree::read_text,
+    tree::{join, read_text},
 };
 
 /// The mapping file.
@@ -76,13 +76,17 @@ impl MappingEntry {
     /// Returns the build that the entry defines.
     ///
     /// # Errors
-    /// Returns an error if the Dockerfile is not below the context.
+    /// Returns an error if the Dockerfile is not below the context, or if a path leads out of the
+    /// tree.
     pub fn definition(&self) -> Result<BuildDefinition, String> {
-        let mut definition = BuildDefinition::of_dockerfile(&self.dockerfile);
+        let below = |path: &str| {
+            join("", path).ok_or_else(|| format!("`{path}` is no path below the root of the tree"))
+        };
+        let dockerfile = below(&self.dockerfile)?;
+        let mut definition = BuildDefinition::of_dockerfile(&dockerfile);
         if let Some(context) = &self.context {
-            let context = context.trim_matches('/');
-            let context = if context == "." { "" } else { context };
-            let file = self.dockerfile.strip_prefix(context).unwrap_or_default();
+            let context = &below(context)?;
+            let file = dockerfile.strip_prefix(context.as_str()).unwrap_or_default();
             let file = if context.is_empty() { Some(file) } else { file.strip_prefix('/') };
             let Some(file) = file.filter(|file| !file.is_empty()) else {
                 return Err(format!("the Dockerfile is not below the context `{context}`"));
@@ -145,9 +149,15 @@ mod tests {
             let error = format!("{:#}", read(text).expect_err(text));
             assert!(error.contains(problem), "{error}");
         }
-        let entry = "images: [{dockerfile: a/Dockerfile, context: b}]";
-        let problem = read(entry).expect("a mapping").images[0].definition();
-        assert!(problem.expect_err("outside").contains("not below the context `b`"));
+        for (entry, problem) in [
+            ("images: [{dockerfile: a/Dockerfile, context: b}]", "not below the context `b`"),
+            ("images: [{dockerfile: ../a/Dockerfile}]", "no path below the root"),
+            ("images: [{dockerfile: /etc/Dockerfile}]", "no path below the root"),
+        ] {
+            let found = read(entry).expect("a mapping").images[0].definition();
+            let error = found.expect_err("outside");
+            assert!(error.contains(problem), "{error}");
+        }
     }
 
     #[test]

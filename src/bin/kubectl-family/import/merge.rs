@@ -1,25 +1,21 @@
 //! Updates the text of a manifest: the lines of what the import owns and has changed are replaced,
 //! and every other line stays, with its comments.
 
-use std::ops::Range;
+use std::{collections::BTreeMap, ops::Range};
 
 use anyhow::{Context as _, bail};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::import::{
+    line_comments::{CommentPlace, CommentedLine, with_comments},
     manifest::{
         FamilyManifest, ManifestEntry, ManifestField, OWNED_FIELDS, OrderedFields, export_fields,
         indented, item, yaml,
     },
+    merge_check::{check, has_same_source, with_fields_of_user},
+    orphans::{EntryFiles, OrphanPolicy, ReadScope, names_of},
     yaml_lines::{self, LineEntry, LineNode},
 };
-
-/// What happens to images that no file builds any more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OrphanPolicy {
-    Keep,
-    Remove,
-}
 
 /// A manifest after the update.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,9 +23,25 @@ pub struct MergedManifest {
     pub text: String,
     /// What has changed, one line for each field.
     pub changes: Vec<String>,
-    /// The names of entries that no file builds.
-    pub orphans: Vec<String>,
+    /// What was left as it is, although the files say something else: the entry, and why.
+    pub left: Vec<LeftEntry>,
 }
+
+/// An entry, or a version of one, that is left as it is, and what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeftEntry {
+    pub name: String,
+    pub why: &'static str,
+}
+
+/// What a document says that no file builds.
+const IS_GONE: &str = "no file builds it any more; remove it, or run again with --prune";
+/// What a document says whose Dockerfile exists and builds other images, or none.
+const IS_UNUSED: &str =
+    "no file builds it any more, but its Dockerfile exists; remove it if it is not wanted";
+/// What a document says that the user builds from something else.
+const IS_OF_USER: &str = "its `source` in the manifest is of another kind than in the files; \
+                          rename the image in one of them, or write the source of the files";
 
 /// Lines to replace, and what to write there.
 struct LineEdit {
@@ -45,29 +57,46 @@ pub fn merge(
     text: &str,
     value: &Value,
     manifest: &FamilyManifest,
+    scope: &ReadScope,
     orphans: OrphanPolicy,
 ) -> anyhow::Result<MergedManifest> {
-    let root = yaml_lines::parse(text)?.context("the document is empty")?;
-    let spec = root.entry("spec").context("it has no `spec`")?;
+    let document = yaml_lines::parse(text)?.context("the document is empty")?;
+    let spec = document.root.entry("spec").context("it has no `spec`")?;
     let lines: Vec<&str> = text.split_inclusive('\n').collect();
-    let mut merge =
-        Merge { lines: &lines, edits: Vec::new(), changes: Vec::new(), orphans: Vec::new() };
+    let mut merge = Merge {
+        lines: &lines,
+        comments: &document.comments,
+        scope,
+        orphans,
+        edits: Vec::new(),
+        changes: Vec::new(),
+        left: Vec::new(),
+        removed: Vec::new(),
+        wanted: Vec::new(),
+    };
     merge.repository(&spec.value, manifest)?;
-    merge.images(&spec.value, value, manifest, orphans)?;
+    merge.images(&spec.value, value, manifest)?;
     merge.add_missing(&spec.value, "upstreams", "name", &manifest.upstreams)?;
     let exports: Vec<_> = manifest.exports.iter().map(|image| export_fields(image)).collect();
     merge.add_missing(&spec.value, "exports", "image", &exports)?;
-    let Merge { edits, changes, orphans, .. } = merge;
-    let text = apply(&lines, edits);
-    check(&text, manifest)?;
-    Ok(MergedManifest { text, changes, orphans })
+    let Merge { edits, changes, left, removed, wanted, .. } = merge;
+    let updated = apply(&lines, edits);
+    check(value, &updated, &wanted, &removed)?;
+    Ok(MergedManifest { text: updated, changes, left })
 }
 
 struct Merge<'a> {
     lines: &'a [&'a str],
+    comments: &'a BTreeMap<usize, usize>,
+    scope: &'a ReadScope,
+    orphans: OrphanPolicy,
     edits: Vec<LineEdit>,
     changes: Vec<String>,
-    orphans: Vec<String>,
+    left: Vec<LeftEntry>,
+    /// The names of the entries that are removed.
+    removed: Vec<String>,
+    /// What the entries are to say.
+    wanted: Vec<ManifestEntry>,
 }
 
 impl Merge<'_> {
@@ -85,36 +114,106 @@ impl Merge<'_> {
         spec: &LineNode,
         value: &Value,
         manifest: &FamilyManifest,
-        orphans: OrphanPolicy,
     ) -> anyhow::Result<()> {
         let images = spec.entry("images").context("`spec` has no `images`")?;
         let items = images.value.items();
         let values = value.pointer("/spec/images").and_then(Value::as_array);
         let values = values.map(Vec::as_slice).unwrap_or_default();
         let mut known = Vec::new();
-        for (node, value) in items.iter().zip(values) {
-            let name = value.get("name").and_then(Value::as_str).unwrap_or_default();
+        for (node, found) in items.iter().zip(values) {
+            let name = found.get("name").and_then(Value::as_str).unwrap_or_default();
             known.push(name);
             match manifest.entries.iter().find(|entry| entry.name() == name) {
-                Some(entry) => self.update(node, value, entry)?,
-                // What is built from anything but Git is not from an import.
-                None if value.pointer("/source/inline").is_some()
-                    || value.pointer("/source/configMap").is_some() => {}
-                None if orphans == OrphanPolicy::Remove => {
-                    self.changes.push(format!("spec.images[{name}] is removed"));
-                    let lines = node.first_line..node.last_line + 1;
-                    self.edits.push(LineEdit { lines, text: String::new() });
+                Some(entry) if !has_same_source(entry, found) => self.leave(name, IS_OF_USER),
+                Some(entry) => {
+                    let entry = self.with_versions(entry, found, value, manifest);
+                    self.update(node, found, &entry)?;
+                    self.wanted.push(entry);
                 }
-                None => self.orphans.push(name.to_owned()),
+                None => self.without_build(node, found, value)?,
             }
         }
         let new: Vec<&ManifestEntry> =
             manifest.entries.iter().filter(|entry| !known.contains(&entry.name())).collect();
         for entry in &new {
             self.changes.push(format!("spec.images[{}] is new", entry.name()));
+            self.wanted.push((*entry).clone());
         }
         let new: Vec<&OrderedFields> = new.iter().map(|entry| &entry.fields).collect();
         self.append(spec, "images", &new)
+    }
+
+    fn leave(&mut self, name: &str, why: &'static str) {
+        self.left.push(LeftEntry { name: name.to_owned(), why });
+    }
+
+    /// Leaves or removes an entry that no file builds.
+    fn without_build(
+        &mut self,
+        node: &LineNode,
+        found: &Value,
+        value: &Value,
+    ) -> anyhow::Result<()> {
+        let name = found.get("name").and_then(Value::as_str).unwrap_or_default();
+        match self.scope.of_entry(found, value.pointer("/spec/sourceDefaults")) {
+            EntryFiles::Foreign | EntryFiles::NotRead => {}
+            EntryFiles::Unused => self.leave(name, IS_UNUSED),
+            EntryFiles::Gone if self.orphans == OrphanPolicy::Keep => self.leave(name, IS_GONE),
+            EntryFiles::Gone => {
+                self.changes.push(format!("spec.images[{name}] is removed"));
+                self.removed.push(name.to_owned());
+                let lines = self.dash_line(node)?..node.last_line + 1;
+                self.edits.push(LineEdit { lines, text: String::new() });
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns an entry with the versions of its matrix that no file builds, and that stay like
+    /// entries that no file builds.
+    fn with_versions(
+        &mut self,
+        entry: &ManifestEntry,
+        found: &Value,
+        value: &Value,
+        manifest: &FamilyManifest,
+    ) -> ManifestEntry {
+        let mut entry = entry.clone();
+        let wanted = entry.fields.0.iter_mut().find(|(key, _)| *key == "matrix");
+        let wanted = wanted.and_then(|(_, matrix)| matrix.pointer_mut("/version"));
+        let known = found.pointer("/matrix/version").and_then(Value::as_array);
+        let (Some(Value::Array(wanted)), Some(known)) = (wanted, known) else { return entry };
+        let mut versions = Vec::new();
+        for version in known {
+            if wanted.contains(version) {
+                versions.push(version.clone());
+                continue;
+            }
+            let mut alone = found.clone();
+            alone["matrix"] = json!({ "version": [version] });
+            let defaults = value.pointer("/spec/sourceDefaults");
+            // A version that differs from the others by now is an entry of its own.
+            if names_of(&alone).iter().any(|name| manifest.images.contains(name)) {
+                continue;
+            }
+            let name = || {
+                let name = found.get("name").and_then(Value::as_str).unwrap_or_default();
+                format!("{name}, {}", version.as_str().unwrap_or_default())
+            };
+            match self.scope.of_entry(&alone, defaults) {
+                EntryFiles::Gone if self.orphans == OrphanPolicy::Remove => continue,
+                EntryFiles::Gone => self.left.push(LeftEntry { name: name(), why: IS_GONE }),
+                EntryFiles::Unused => self.left.push(LeftEntry { name: name(), why: IS_UNUSED }),
+                EntryFiles::Foreign | EntryFiles::NotRead => {}
+            }
+            versions.push(version.clone());
+        }
+        if versions.iter().any(|version| !wanted.contains(version)) {
+            let new: Vec<Value> =
+                wanted.iter().filter(|version| !versions.contains(version)).cloned().collect();
+            *wanted = [versions, new].concat();
+        }
+        entry
     }
 
     /// Updates the fields of an entry that the import owns.
@@ -137,6 +236,14 @@ impl Merge<'_> {
                 (None, Some(_)) => {
                     let lines = node.entry(key).filter(|entry| entry.is_block);
                     let lines = lines.context("an entry is written in braces")?;
+                    let line = self.lines.get(lines.key_line).copied().unwrap_or_default();
+                    if line.trim_start().starts_with("- ") {
+                        bail!(
+                            "line {}: `{key}` is no longer needed, and begins the entry; write \
+                             `name` first",
+                            lines.key_line + 1
+                        );
+                    }
                     self.changes.push(format!("spec.images[{}].{key} is removed", entry.name()));
                     let range = lines.key_line..lines.value.last_line + 1;
                     self.edits.push(LineEdit { lines: range, text: String::new() });
@@ -178,12 +285,14 @@ impl Merge<'_> {
         let first = self.lines.get(entry.key_line).copied().unwrap_or_default();
         let prefix: String = first.chars().take(entry.column).collect();
         let mut text = prefix + indented(&text, entry.column).trim_start_matches(' ');
-        let old = self.lines.get(range.clone()).unwrap_or_default();
-        // What begins with `#` in the text of a Dockerfile is no comment of the manifest.
+        let old: Vec<CommentedLine> = range
+            .clone()
+            .filter_map(|at| CommentedLine::new(self.lines.get(at)?, *self.comments.get(&at)?))
+            .collect();
+        // A comment at the end of a line of a Dockerfile would be a part of it.
         let is_text = field.1.get("inline").is_some();
-        if !is_text {
-            text = with_comments(&text, old, entry.column);
-        }
+        let place = if is_text { CommentPlace::After } else { CommentPlace::SameLine };
+        text = with_comments(&text, &old, entry.column, place);
         self.edits.push(LineEdit { lines: range, text });
         Ok(())
     }
@@ -230,11 +339,8 @@ impl Merge<'_> {
             let Some(last) = entry.value.items().last() else {
                 bail!("line {}: `{list}` is empty; remove it", entry.key_line + 1);
             };
-            let line = self.lines.get(last.first_line).copied().unwrap_or_default();
+            let line = self.lines.get(self.dash_line(last)?).copied().unwrap_or_default();
             let indent = line.len() - line.trim_start().len();
-            if !line.trim_start().starts_with("- ") {
-                bail!("line {}: write `{list}` in lines", last.first_line + 1);
-            }
             (last.last_line + 1, indent, String::new())
         } else {
             let head = format!("{}{list}:\n", " ".repeat(column));
@@ -248,6 +354,25 @@ impl Merge<'_> {
     }
 }
 
+impl Merge<'_> {
+    /// Returns the line of the dash before an item of a list.
+    fn dash_line(&self, item: &LineNode) -> anyhow::Result<usize> {
+        let line = |at: usize| self.lines.get(at).map_or("", |line| line.trim());
+        let start = item.entries().first().map(|entry| (entry.key_line, entry.column));
+        let (first, column) = start.unwrap_or((item.first_line, item.column));
+        let before = self.lines.get(first).copied().unwrap_or_default();
+        let before: String = before.chars().take(column).collect();
+        let is_alone = |at: &usize| line(*at) == "-" || line(*at).starts_with("- #");
+        let found = match before.trim() {
+            "-" => Some(first),
+            "" => (0..first).rev().find(|at| !line(*at).is_empty()).filter(is_alone),
+            _ => None,
+        };
+        let number = first + 1;
+        found.with_context(|| format!("line {number}: the entry is in braces; write it in lines"))
+    }
+}
+
 fn is_empty(value: &Value) -> bool {
     match value {
         Value::Array(values) => values.is_empty(),
@@ -256,76 +381,10 @@ fn is_empty(value: &Value) -> bool {
     }
 }
 
-/// Returns the value of a field with what a user has added in it: further fields of the source, and
-/// further arguments.
-fn with_fields_of_user(key: &str, wanted: &Value, found: &Value) -> Value {
-    match (key, wanted, found) {
-        ("args", Value::Object(wanted), Value::Object(found)) => {
-            let mut merged = found.clone();
-            merged.extend(wanted.clone());
-            Value::Object(merged)
-        }
-        ("source", _, _) => {
-            let (Some(Value::Object(own)), Some(Value::Object(found))) =
-                (wanted.get("git"), found.get("git"))
-            else {
-                return wanted.clone();
-            };
-            let mut merged = found.clone();
-            merged.remove("dockerfile");
-            merged.extend(own.clone());
-            serde_json::json!({ "git": merged })
-        }
-        _ => wanted.clone(),
-    }
-}
-
-/// Returns the comment of a line, with its `#`.
-fn comment(line: &str) -> Option<&str> {
-    let mut quote = None;
-    let mut before = ' ';
-    for (at, c) in line.char_indices() {
-        match quote {
-            Some(open) if c == open => quote = None,
-            None if c == '"' || c == '\'' => quote = Some(c),
-            None if c == '#' && before.is_whitespace() => {
-                return line.get(at..).map(str::trim_end);
-            }
-            _ => {}
-        }
-        before = c;
-    }
-    None
-}
-
-/// Returns the new lines of a field with the comments of its old ones: at the end of the line of
-/// the same key or item, or in a line of their own after the field.
-fn with_comments(new: &str, old: &[&str], column: usize) -> String {
-    let mut lines: Vec<String> = new.lines().map(str::to_owned).collect();
-    let mut left = Vec::new();
-    for line in old {
-        let Some(comment) = comment(line) else { continue };
-        let content = line.strip_suffix('\n').unwrap_or(line);
-        let content = content.strip_suffix(comment).unwrap_or_default();
-        let key = key_of(content);
-        let same = lines.iter_mut().find(|line| !key.is_empty() && key_of(line) == key);
-        match same {
-            Some(line) => line.extend([" ", comment]),
-            None => left.push(format!("{}{comment}", " ".repeat(column))),
-        }
-    }
-    lines.extend(left);
-    lines.join("\n") + "\n"
-}
-
-/// Returns the key or the item that a line begins with.
-fn key_of(line: &str) -> &str {
-    let line = line.trim();
-    line.split_once(": ").map_or(line, |(key, _)| key).trim_end_matches(':')
-}
-
 /// Applies edits, which do not overlap.
 fn apply(lines: &[&str], mut edits: Vec<LineEdit>) -> String {
+    let is_crlf = lines.first().is_some_and(|line| line.ends_with("\r\n"));
+    let line_break = if is_crlf { "\r\n" } else { "\n" };
     edits.sort_by_key(|edit| (edit.lines.start, edit.lines.end));
     let mut text = String::new();
     let mut next = 0;
@@ -334,37 +393,13 @@ fn apply(lines: &[&str], mut edits: Vec<LineEdit>) -> String {
             text.push_str(line);
         }
         if !text.is_empty() && !text.ends_with('\n') {
-            text.push('\n');
+            text.push_str(line_break);
         }
-        text.push_str(&edit.text);
+        text.push_str(&edit.text.replace('\n', line_break));
         next = next.max(edit.lines.end);
     }
     for line in lines.get(next..).unwrap_or_default() {
         text.push_str(line);
     }
     text
-}
-
-/// Checks that the new text says what the import wants, so that no edit at the wrong line is ever
-/// written.
-fn check(text: &str, manifest: &FamilyManifest) -> anyhow::Result<()> {
-    let value: Value = serde_yaml::from_str(text).context("the updated text is no YAML")?;
-    let found = value.pointer("/spec/images").and_then(Value::as_array);
-    let found = found.map(Vec::as_slice).unwrap_or_default();
-    for entry in &manifest.entries {
-        let Some(value) = found
-            .iter()
-            .find(|value| value.get("name").and_then(Value::as_str) == Some(entry.name()))
-        else {
-            bail!("spec.images[{}] could not be added", entry.name());
-        };
-        let differs = |(key, wanted): &&ManifestField| {
-            let found = value.get(*key).unwrap_or(&Value::Null);
-            (*key != "tags" || entry.owns_tags) && with_fields_of_user(key, wanted, found) != *found
-        };
-        if let Some((key, _)) = entry.fields.0.iter().find(differs) {
-            bail!("spec.images[{}].{key} could not be updated", entry.name());
-        }
-    }
-    Ok(())
 }

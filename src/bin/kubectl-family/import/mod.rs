@@ -1,16 +1,18 @@
 //! `kubectl family import`: families from a tree of Dockerfiles.
 //!
 //! - [`tree`]: the files
-//! - [`bake`], [`compose`], [`build_args`], [`mapping`]: what they say about builds
+//! - [`bake`], [`bake_values`], [`compose`], [`build_args`], [`mapping`]: what they say of builds
 //! - [`sources`]: all builds of the tree, and [`names`] of their images
-//! - [`references`]: what a reference in a Dockerfile means
+//! - [`references`], [`official_images`]: what a reference in a Dockerfile means
 //! - [`analysis`]: the images with their edges
 //! - [`grouping`]: which images are one family
 //! - [`entries`], [`fold`], [`manifest`]: what is written
-//! - [`existing`], [`merge`], [`yaml_lines`], [`write`]: files that exist already
+//! - [`existing`], [`orphans`]: manifests that exist already, and what no file builds any more
+//! - [`merge`], [`merge_check`], [`yaml_lines`], [`line_comments`], [`write`]: their update
 
 pub mod analysis;
 mod bake;
+mod bake_values;
 mod build_args;
 mod compose;
 pub mod definition;
@@ -20,10 +22,14 @@ pub mod finding;
 mod fold;
 mod git_origin;
 pub mod grouping;
+mod line_comments;
 pub mod manifest;
 mod mapping;
 mod merge;
+mod merge_check;
 pub mod names;
+mod official_images;
+mod orphans;
 pub mod references;
 mod sources;
 mod tree;
@@ -45,6 +51,8 @@ use groundswell::{
     registry::{Platform, Reference},
 };
 
+use serde_json::Value;
+
 use crate::{
     import::{
         analysis::{AnalysisInput, ImportedImage, analyse},
@@ -56,7 +64,7 @@ use crate::{
         grouping::group,
         manifest::{FamilyManifest, FamilyStart, ManifestSettings},
         mapping::ImportMapping,
-        merge::OrphanPolicy,
+        orphans::{OrphanPolicy, ReadScope},
         sources::builds,
         tree::read_tree,
     },
@@ -111,6 +119,7 @@ pub struct ImportedTree {
     pub images: Vec<ImportedImage>,
     pub manifests: Vec<FamilyManifest>,
     pub findings: Vec<ImportFinding>,
+    pub scope: ReadScope,
 }
 
 /// Runs the command.
@@ -191,6 +200,10 @@ pub fn import(
     let images = analyse(&input, definitions, &mut findings);
     let groups = group(&images, &root_name);
     let plain = families(&images, &groups, &repository);
+    if origin.is_detached && plain.iter().any(|one| !existing.families.contains_key(&one.name)) {
+        bail!("no branch is checked out: name the one that the controller builds with --revision");
+    }
+    list_ignored_options(arguments, existing, &plain, &mut findings);
     let settings = ManifestSettings {
         namespace: arguments.namespace.clone(),
         repository,
@@ -202,19 +215,52 @@ pub fn import(
         manifests.push(manifest(family, existing, &settings, &mut findings)?);
     }
     findings.sort();
-    Ok(ImportedTree { images, manifests, findings })
+    let built: BTreeSet<String> =
+        images.iter().filter_map(|image| image.definition.dockerfile_path()).collect();
+    let left_out = tree.dockerfiles.into_keys().filter(|path| !built.contains(path)).collect();
+    let scope = ReadScope { root: origin.root, directories, left_out };
+    Ok(ImportedTree { images, manifests, findings, scope })
 }
 
 fn manifest(
-    family: PlainFamily,
+    mut family: PlainFamily,
     existing: &ExistingManifests,
     settings: &ManifestSettings,
     findings: &mut Vec<ImportFinding>,
 ) -> anyhow::Result<FamilyManifest> {
     let names = |of| existing.entry_names(&family.name, of).into_iter().collect::<BTreeSet<_>>();
     let (plain, folded) = (names(EntryKind::Plain), names(EntryKind::WithMatrix));
+    family.known_upstreams = existing.upstreams(&family.name);
     let fold = |images: &[Image]| fold(images, &plain, &folded);
     FamilyManifest::new(family, settings, fold, findings)
+}
+
+/// Lists options that say something else than the manifests that exist: there, these fields are the
+/// user's.
+fn list_ignored_options(
+    arguments: &ImportArguments,
+    existing: &ExistingManifests,
+    families: &[PlainFamily],
+    findings: &mut Vec<ImportFinding>,
+) {
+    let options = [
+        ("--git-url", &arguments.git_url, "/spec/sourceDefaults/git/url"),
+        ("--revision", &arguments.revision, "/spec/sourceDefaults/git/revision"),
+        ("--namespace", &arguments.namespace, "/metadata/namespace"),
+    ];
+    for family in families {
+        let Some(document) = existing.families.get(&family.name) else { continue };
+        for (option, wanted, pointer) in options {
+            let found = document.value.pointer(pointer).and_then(Value::as_str);
+            if wanted.as_deref().is_some_and(|wanted| found != Some(wanted)) {
+                let field = pointer.trim_start_matches('/').replace('/', ".");
+                let shown = found.unwrap_or("not set");
+                let why =
+                    format!("{field} is {shown}, and stays; change it there, not by {option}");
+                findings.push(ImportFinding::new(format!("family {}", family.name), why));
+            }
+        }
+    }
 }
 
 fn directories(named: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
@@ -232,6 +278,8 @@ fn directories(named: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
 fn common_repository(definitions: &[definition::BuildDefinition]) -> Option<String> {
     let prefix = |reference: &Reference| {
         let repository = reference.repository();
+        // A name alone is a local one, and not an official image of Docker Hub.
+        let repository = Some(repository).filter(|one| !one.starts_with("docker.io/library/"))?;
         repository.rsplit_once('/').map(|(prefix, _)| prefix.to_owned())
     };
     let all: BTreeSet<String> =

@@ -3,11 +3,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use groundswell::{api::EdgeUse, builds::dockerfile::NeededImage, registry::Reference};
+use groundswell::{
+    api::{EdgeUse, dns_label::to_label},
+    builds::dockerfile::NeededImage,
+    registry::Reference,
+};
 
 use crate::import::{
     definition::{BuildContext, BuildDefinition},
     mapping::ImportMapping,
+    official_images::is_official,
 };
 
 /// The tag of an image without one.
@@ -65,6 +70,8 @@ pub struct ReferenceIndex<'a> {
     /// The images of each Bake or Compose file, by target or service.
     labels: BTreeMap<(&'a str, &'a str), usize>,
     identities: &'a [ImageIdentity],
+    /// The prefix of the repositories of all images.
+    prefix: &'a str,
 }
 
 impl<'a> ReferenceIndex<'a> {
@@ -72,6 +79,7 @@ impl<'a> ReferenceIndex<'a> {
         definitions: &'a [BuildDefinition],
         identities: &'a [ImageIdentity],
         mapping: &'a ImportMapping,
+        prefix: &'a str,
     ) -> Self {
         let mut index = Self {
             mapping,
@@ -82,6 +90,7 @@ impl<'a> ReferenceIndex<'a> {
             names: BTreeMap::new(),
             labels: BTreeMap::new(),
             identities,
+            prefix,
         };
         for (position, identity) in identities.iter().enumerate() {
             index.names.insert(&identity.name, position);
@@ -162,7 +171,21 @@ impl<'a> ReferenceIndex<'a> {
         if let Some(found) = self.tagged(&repository, tag)? {
             return Ok(EdgeParent::Image(found));
         }
-        if let Some(position) = self.names.get(written).filter(|position| **position != image) {
+        let is_external = self.is_external_repository(written);
+        if let Some(below) = self.below_prefix(&repository).filter(|_| !is_external) {
+            return self.versioned(below, tag).map(EdgeParent::Image).ok_or_else(|| {
+                format!(
+                    "`{written}` is below {}, and no image of this tree has this name and tag; say \
+                     what it is in the mapping, with `local` or `external`, or give the image this \
+                     tag",
+                    self.prefix
+                )
+            });
+        }
+        if let Some(position) = self.names.get(written).filter(|position| **position != image)
+            && !is_official(written)
+            && !is_external
+        {
             return Ok(EdgeParent::Image(*position));
         }
         if let Some(name) = self.maybe_meant(image, written, &reference) {
@@ -172,6 +195,18 @@ impl<'a> ReferenceIndex<'a> {
             ));
         }
         Ok(EdgeParent::Upstream(upstream))
+    }
+
+    /// Returns the end of a repository below the prefix of all images.
+    fn below_prefix<'r>(&self, repository: &'r str) -> Option<&'r str> {
+        repository.strip_prefix(self.prefix)?.strip_prefix('/')
+    }
+
+    /// Returns the image that is named by the end of its repository and its version:
+    /// `python-3-12` for `python:3.12`.
+    fn versioned(&self, repository: &str, tag: Option<&str>) -> Option<usize> {
+        let name = to_label(&format!("{repository}-{}", tag?));
+        self.names.get(name.as_str()).copied()
     }
 
     /// Returns the image of this repository and tag.
@@ -216,7 +251,9 @@ impl<'a> ReferenceIndex<'a> {
             return None;
         }
         let last = reference.path().rsplit('/').next().unwrap_or_default();
-        let (name, position) = self.names.get_key_value(last)?;
+        let version = to_label(&format!("{last}-{}", reference.tag().unwrap_or(LATEST)));
+        let found = self.names.get_key_value(last);
+        let (name, position) = found.or_else(|| self.names.get_key_value(version.as_str()))?;
         (*position != image && !self.is_external_repository(written)).then_some(name)
     }
 

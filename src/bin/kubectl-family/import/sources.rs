@@ -11,7 +11,7 @@ use crate::import::{
     definition::{BuildDefinition, DockerfileOrigin, MappedImage},
     finding::ImportFinding,
     mapping::ImportMapping,
-    tree::{SourceTree, TreeFile, read_text},
+    tree::{SourceTree, TreeFile, named_from_above, read_below},
 };
 
 /// Returns the builds of a tree, sorted by context, Dockerfile and target. What cannot be used is
@@ -23,11 +23,14 @@ pub fn builds(
     findings: &mut Vec<ImportFinding>,
 ) -> Vec<BuildDefinition> {
     let mut defined = Vec::new();
+    // What a definition names is no image of its own, even if the definition cannot be used: it
+    // would have another context, and other arguments.
+    let mut refused = BTreeSet::new();
     for file in &tree.bake {
-        defined.extend(bake::read_bake(file, findings));
+        defined.extend(bake::read_bake(file, findings, &mut refused));
     }
     for file in &tree.compose {
-        defined.extend(compose::read_compose(file, tree, findings));
+        defined.extend(compose::read_compose(root, file, tree, findings, &mut refused));
     }
     for entry in &mapping.images {
         match entry.definition() {
@@ -39,11 +42,17 @@ pub fn builds(
     for definition in defined {
         if has_dockerfile(root, tree, &definition, findings) {
             add(&mut known, definition);
+        } else if let DockerfileOrigin::File(file) = &definition.dockerfile {
+            refused.extend(definition.dockerfile_path());
+            let (folder, _) = definition.defined_in.rsplit_once('/').unwrap_or_default();
+            let context = definition.context.strip_prefix(folder).unwrap_or(&definition.context);
+            refused.extend(named_from_above(folder, context.trim_start_matches('/'), file));
         }
     }
     let used: BTreeSet<String> =
         known.iter().filter_map(BuildDefinition::dockerfile_path).collect();
-    let alone = tree.dockerfiles.keys().filter(|path| !used.contains(*path));
+    let is_alone = |path: &&String| !used.contains(*path) && !refused.contains(*path);
+    let alone = tree.dockerfiles.keys().filter(is_alone);
     known.extend(alone.map(|path| BuildDefinition::of_dockerfile(path)));
     for definition in &mut known {
         let path = definition.dockerfile_path();
@@ -102,16 +111,10 @@ fn has_dockerfile(
     if tree.dockerfiles.contains_key(&path) {
         return true;
     }
-    let is_link = |part: &Path| part.symlink_metadata().is_ok_and(|found| found.is_symlink());
-    let on_disk = root.join(&path);
-    if on_disk.ancestors().take_while(|part| *part != root).any(is_link) {
-        findings.push(ImportFinding::new(place, format!("{path} is behind a symbolic link")));
+    if definition.is_inherited && !root.join(&path).exists() {
         return false;
     }
-    if definition.is_inherited && !on_disk.exists() {
-        return false;
-    }
-    match read_text(&on_disk) {
+    match read_below(root, &path) {
         Ok(text) => {
             tree.dockerfiles.insert(path.clone(), TreeFile { path, text });
             true

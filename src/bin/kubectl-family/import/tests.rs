@@ -15,6 +15,11 @@ mod monorepo;
 
 use monorepo::{Monorepo, REPOSITORY};
 
+#[path = "resolution_tests.rs"]
+mod resolution;
+#[path = "update_tests.rs"]
+mod updates;
+
 #[derive(Parser, Debug)]
 struct ImportLine {
     #[command(flatten)]

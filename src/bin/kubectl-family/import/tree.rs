@@ -2,7 +2,7 @@
 //! files and files of build arguments. Every read is bounded, and links are not followed.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::File,
     io::Read as _,
     path::{Path, PathBuf},
@@ -24,6 +24,14 @@ const MAX_VISITED: usize = 1_000_000;
 const MAX_FILES: usize = 20_000;
 /// Maximum size of a file in bytes, as of a Dockerfile in a build.
 const MAX_BYTES: u64 = 1 << 20;
+
+/// The names of Bake files, those that are listed only among them.
+const BAKE_FILES: [&str; 4] = [
+    "docker-bake.hcl",
+    "docker-bake.override.hcl",
+    "docker-bake.json",
+    "docker-bake.override.json",
+];
 
 /// A file of the tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +62,8 @@ pub struct SourceTree {
     pub compose: Vec<TreeFile>,
     /// The files `.env`, by folder: Compose reads its variables there.
     pub environments: BTreeMap<String, TreeFile>,
+    /// The paths of all files that were found, with those that could not be read.
+    found: BTreeSet<String>,
 }
 
 /// What a file is, by its name.
@@ -78,8 +88,8 @@ pub fn read_tree(
     findings: &mut Vec<ImportFinding>,
 ) -> anyhow::Result<SourceTree> {
     let skipped = skipped(root, skip)?;
+    let is_checkout = root.join(".git").exists();
     let mut tree = SourceTree::default();
-    let mut read = 0_usize;
     let mut visited = 0_usize;
     for directory in directories {
         let walk = WalkBuilder::new(directory)
@@ -87,7 +97,12 @@ pub fn read_tree(
             .filter_entry(|entry| entry.file_name() != ".git")
             .overrides(skipped.clone())
             .follow_links(false)
-            .require_git(false)
+            // Only what is written in the repository itself says what belongs to it.
+            .ignore(false)
+            .git_global(false)
+            .git_exclude(false)
+            .require_git(is_checkout)
+            .parents(is_checkout)
             .max_depth(Some(MAX_DEPTH))
             .sort_by_file_path(Path::cmp)
             .build();
@@ -103,29 +118,25 @@ pub fn read_tree(
                     continue;
                 }
             };
-            let Some(role) = entry.file_name().to_str().and_then(role) else { continue };
-            let path = relative(root, entry.path());
-            let kind = entry.file_type();
-            if kind.is_some_and(|kind| kind.is_symlink()) {
-                // A source in Git takes no links either.
-                let why = "it is a symbolic link, which is not followed; name its target";
-                findings.push(ImportFinding::new(&path, why));
-                continue;
-            }
-            if !kind.is_some_and(|kind| kind.is_file()) || tree.contains(&path) {
-                continue;
-            }
-            read += 1;
-            if read > MAX_FILES {
-                bail!("more than {MAX_FILES} files describe builds; import parts of the tree");
-            }
-            match read_text(entry.path()) {
-                Ok(text) => tree.add(role, TreeFile { path, text }),
-                Err(error) => findings.push(ImportFinding::new(&path, format!("{error:#}"))),
-            }
+            tree.read(root, entry.path(), findings)?;
+        }
+    }
+    for path in tracked(root) {
+        let is_named = directories.iter().any(|directory| path.starts_with(directory));
+        if is_named && !skipped.matched(&path, false).is_ignore() {
+            tree.read(root, &path, findings)?;
         }
     }
     Ok(tree)
+}
+
+/// Returns the files that a checkout tracks. One that a `.gitignore` names is a part of the
+/// repository all the same.
+fn tracked(root: &Path) -> Vec<PathBuf> {
+    let index = git2::Repository::open(root).and_then(|repository| repository.index());
+    let Ok(index) = index else { return Vec::new() };
+    let path = |entry: git2::IndexEntry| String::from_utf8(entry.path).ok();
+    index.iter().take(MAX_VISITED).filter_map(path).map(|path| root.join(path)).collect()
 }
 
 /// Returns what leaves the globs out.
@@ -138,9 +149,35 @@ fn skipped(root: &Path, skip: &[String]) -> anyhow::Result<Override> {
 }
 
 impl SourceTree {
-    fn contains(&self, path: &str) -> bool {
-        let listed = |files: &[TreeFile]| files.iter().any(|file| file.path == path);
-        self.dockerfiles.contains_key(path) || listed(&self.bake) || listed(&self.compose)
+    /// Reads a file, if its name says that it is about builds and it is not read yet.
+    fn read(
+        &mut self,
+        root: &Path,
+        file: &Path,
+        findings: &mut Vec<ImportFinding>,
+    ) -> anyhow::Result<()> {
+        let Some(role) = file.file_name().and_then(|name| name.to_str()).and_then(role) else {
+            return Ok(());
+        };
+        let path = relative(root, file);
+        let Ok(kind) = file.symlink_metadata() else { return Ok(()) };
+        if (!kind.is_file() && !kind.is_symlink()) || !self.found.insert(path.clone()) {
+            return Ok(());
+        }
+        if kind.is_symlink() {
+            // A source in Git takes no links either.
+            let why = "it is a symbolic link, which is not followed; name its target";
+            findings.push(ImportFinding::new(&path, why));
+            return Ok(());
+        }
+        if self.found.len() > MAX_FILES {
+            bail!("more than {MAX_FILES} files describe builds; import parts of the tree");
+        }
+        match read_text(file) {
+            Ok(text) => self.add(role, TreeFile { path, text }),
+            Err(error) => findings.push(ImportFinding::new(&path, format!("{error:#}"))),
+        }
+        Ok(())
     }
 
     fn add(&mut self, role: FileRole, file: TreeFile) {
@@ -174,7 +211,7 @@ fn role(name: &str) -> Option<FileRole> {
     if lower == "build.args" || lower.ends_with("dockerfile.args") {
         return Some(FileRole::BuildArgs);
     }
-    if lower == "docker-bake.hcl" || lower == "docker-bake.override.hcl" {
+    if BAKE_FILES.contains(&lower.as_str()) || lower.ends_with(".docker-bake.json") {
         return Some(FileRole::Bake);
     }
     let is_dockerfile = ["dockerfile", "containerfile"].iter().any(|known| {
@@ -187,8 +224,24 @@ fn role(name: &str) -> Option<FileRole> {
 
 /// Whether `Dockerfile` and this are the name of a Dockerfile, and not that of a file next to it.
 fn is_suffix(rest: &str) -> bool {
-    const OTHERS: [&str; 10] =
-        ["dockerignore", "md", "txt", "sh", "j2", "tmpl", "template", "in", "erb", "swp"];
+    const OTHERS: [&str; 16] = [
+        "dockerignore",
+        "md",
+        "txt",
+        "sh",
+        "go",
+        "j2",
+        "tmpl",
+        "template",
+        "in",
+        "erb",
+        "swp",
+        "bak",
+        "old",
+        "orig",
+        "rej",
+        "save",
+    ];
     let Some(suffix) = rest.strip_prefix('.') else { return false };
     let last = suffix.rsplit('.').next().unwrap_or(suffix);
     !suffix.is_empty() && !OTHERS.contains(&last)
@@ -225,6 +278,19 @@ pub fn read_text_of(path: &Path, max_bytes: u64) -> anyhow::Result<String> {
     })
 }
 
+/// Reads a file of the tree, which is not behind a symbolic link.
+///
+/// # Errors
+/// Returns an error that says what the file is instead.
+pub fn read_below(root: &Path, path: &str) -> anyhow::Result<String> {
+    let is_link = |part: &Path| part.symlink_metadata().is_ok_and(|found| found.is_symlink());
+    let on_disk = root.join(path);
+    if on_disk.ancestors().take_while(|part| *part != root).any(is_link) {
+        bail!("it is behind a symbolic link");
+    }
+    read_text(&on_disk)
+}
+
 /// Returns a path below the root, with `/` between folders; empty for the root itself.
 pub fn relative(root: &Path, path: &Path) -> String {
     let below = path.strip_prefix(root).unwrap_or(path);
@@ -248,6 +314,19 @@ pub fn join(folder: &str, path: &str) -> Option<String> {
     Some(parts.join("/"))
 }
 
+/// Returns the paths that a Dockerfile of a context may mean, if a file of `folder` names them
+/// relative to its own folder or to one above it.
+pub fn named_from_above(folder: &str, context: &str, dockerfile: &str) -> Vec<String> {
+    let mut folder = Some(folder);
+    let mut paths = Vec::new();
+    while let Some(here) = folder {
+        paths.extend(join(here, context).and_then(|context| join(&context, dockerfile)));
+        let above = here.rsplit_once('/').map_or("", |(above, _)| above);
+        folder = (!here.is_empty()).then_some(above);
+    }
+    paths
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -261,11 +340,15 @@ mod tests {
             ("debug.Dockerfile", Some(FileRole::Dockerfile)),
             ("Dockerfile.dockerignore", None),
             ("Dockerfile.j2", None),
+            ("Dockerfile.bak", None),
+            ("dockerfile.go", None),
             ("Dockerfile.args", Some(FileRole::BuildArgs)),
             ("build.args", Some(FileRole::BuildArgs)),
             (".Dockerfile", None),
             ("docker-bake.hcl", Some(FileRole::Bake)),
             ("docker-bake.override.hcl", Some(FileRole::Bake)),
+            ("docker-bake.json", Some(FileRole::Bake)),
+            ("4.4.docker-bake.json", Some(FileRole::Bake)),
             ("compose.yaml", Some(FileRole::Compose)),
             ("docker-compose.prod.yml", Some(FileRole::Compose)),
             ("composer.yaml", None),
