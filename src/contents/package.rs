@@ -45,7 +45,7 @@ pub struct Package {
     pub ecosystem: Ecosystem,
     /// The source that the package is built from. Empty if the database does not name it: then it
     /// has the name of the package.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub source: String,
 }
 

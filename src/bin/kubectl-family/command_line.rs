@@ -264,7 +264,7 @@ mod tests {
         command.build();
         let mut texts = vec![command.render_long_help().to_string()];
         texts.extend(command.get_subcommands_mut().map(|one| one.render_long_help().to_string()));
-        assert_eq!(texts.len(), 29, "the command itself, its commands, and help");
+        assert_eq!(texts.len(), 30, "the command itself, its commands, and help");
         for text in texts {
             assert!(!text.contains('`'), "a back-quote in:\n{text}");
         }
