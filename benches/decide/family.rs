@@ -275,6 +275,7 @@ impl BenchFamily {
             remembered: &[],
             labels: None,
             rebuild_mark: None,
+            rollback_target: None,
             foreign_tags: Arc::default(),
         }
     }

@@ -12,14 +12,14 @@ pub(super) fn dpkg(bytes: &[u8]) -> Result<Vec<Package>, String> {
     let mut packages = Vec::new();
     for [name, version, architecture, status, source] in paragraphs(bytes, ": ", fields) {
         let state = status.split_whitespace().next_back().unwrap_or_default();
-        // dpkg knows no version of a package that it has only been told to install.
+        // dpkg knows no version of a package that it has only been asked to install.
         if name.is_empty() || ABSENT_STATES.contains(&state) {
             continue;
         }
         // The version of the source follows in parentheses if it is another one.
         let source = source.split_whitespace().next().unwrap_or_default().to_owned();
         let ecosystem = Ecosystem::Deb;
-        add(&mut packages, Package { name, version, architecture, ecosystem, source })?;
+        add(&mut packages, Package { name, architecture, version, ecosystem, source })?;
     }
     Ok(packages)
 }
@@ -32,7 +32,7 @@ pub(super) fn apk(bytes: &[u8]) -> Result<Vec<Package>, String> {
             continue;
         }
         let ecosystem = Ecosystem::Apk;
-        add(&mut packages, Package { name, version, architecture, ecosystem, source })?;
+        add(&mut packages, Package { name, architecture, version, ecosystem, source })?;
     }
     Ok(packages)
 }

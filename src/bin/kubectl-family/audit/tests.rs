@@ -173,8 +173,8 @@ async fn a_registry_alone_says_on_which_upstream_digest_images_are_built() {
     };
     let (bottom, patched) = (layer(&[("a", "old")]), layer(&[("a", "new")]));
     let mut vendor = TestImages::default();
-    let first = vendor.add("library/debian:old", &[bottom.clone()], json!({}));
-    let second = vendor.add("library/debian:trixie", &[patched.clone()], json!({}));
+    let first = vendor.add("library/debian:old", std::slice::from_ref(&bottom), json!({}));
+    let second = vendor.add("library/debian:trixie", std::slice::from_ref(&patched), json!({}));
     let vendor = vendor.start().await;
     let debian = format!("{}/library/debian:trixie", vendor.host);
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");

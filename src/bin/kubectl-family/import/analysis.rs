@@ -83,7 +83,7 @@ pub fn analyse(
         let place = definition.place();
         match parse_build(input, definition) {
             Ok((definition, dockerfile)) => {
-                parsed.push(ParsedBuild { definition, dockerfile, name })
+                parsed.push(ParsedBuild { definition, dockerfile, name });
             }
             Err(problem) => findings.push(ImportFinding::new(place, problem)),
         }

@@ -309,13 +309,14 @@ pub fn left_cache(run: &Instruction, pip: PipCache) -> Option<PackageManager> {
     let commands = run_commands(run);
     let mut is_pip_off = pip == PipCache::Off;
     for (position, command) in commands.iter().enumerate() {
-        let sets_off = command.settings.iter().any(|one| one.starts_with("PIP_NO_CACHE_DIR="));
-        is_pip_off |= sets_off && command.words.is_empty();
+        let disables_cache =
+            command.settings.iter().any(|one| one.starts_with("PIP_NO_CACHE_DIR="));
+        is_pip_off |= disables_cache && command.words.is_empty();
         let Some(install) = PackageCommand::of(command).filter(PackageCommand::installs) else {
             continue;
         };
         let manager = install.manager;
-        let is_off = manager == PackageManager::Pip && (is_pip_off || sets_off);
+        let is_off = manager == PackageManager::Pip && (is_pip_off || disables_cache);
         let later = commands.get(position + 1..).unwrap_or_default();
         let is_cleaned = later.iter().any(|command| cleans(command, manager));
         if !is_off && !install.has_no_cache() && !is_cleaned {

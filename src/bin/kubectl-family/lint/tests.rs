@@ -389,7 +389,7 @@ async fn every_finding_has_a_place_in_sarif() {
         ("package-cache", line_of("name: app")),
         ("unreadable-dockerfile", line_of("name: bad")),
     ];
-    let (estate, _folder) = read(&[text.clone()]).await;
+    let (estate, _folder) = read(std::slice::from_ref(&text)).await;
     let now = "2026-11-30T00:00:00Z".parse().expect("a time");
     let linted = LintedEstate::read(&estate, None, now);
     let report = LintReport::new(&linted, &BTreeSet::new());
@@ -423,7 +423,7 @@ async fn build_stages_of_other_families_are_not_reported() {
                  as: \"registry.example.com/team/tool:latest\"}, \
                  {upstream: alpine, as: \"alpine:3.24\"}]\ntags: [latest]";
     let second = family("g", ALPINE, &[["app", edges, user]]);
-    assert_eq!(lint_files(&[first.clone()], &[]).await.0, ["build-tools tool:2"]);
+    assert_eq!(lint_files(std::slice::from_ref(&first), &[]).await.0, ["build-tools tool:2"]);
     assert_eq!(lint_files(&[first, second], &[]).await.0, Vec::<String>::new());
 }
 
