@@ -56,7 +56,7 @@ pub const UNHOLD: &str = "Examples:
   kubectl family unhold flask --upstream debian";
 
 pub const APPROVE: &str = "Examples:
-  # Approve the candidate of an upstream, and wait until it is adopted
+  # Approve the candidate of an upstream, and wait until it is recorded
   kubectl family approve flask debian --wait";
 
 pub const ROLLBACK: &str = "Examples:
