@@ -84,7 +84,14 @@ fn dpkg(scene: &Scene, pod: &str, image: &str) -> BTreeMap<String, String> {
 /// Returns the packages of Debian in which two images differ, with the versions of one of them.
 fn difference(scene: &Scene, from: &str, to: &str, side: &str) -> BTreeMap<String, String> {
     let found = plugin(scene, &["diff", from, to]);
-    assert_eq!(found["problems"], json!([]));
+    // The stand-in for Alpine is made of busybox alone.
+    let is_expected = |problem: &Value| {
+        problem.as_str().is_some_and(|text| {
+            text.contains("/alpine@") && text.ends_with("it has no database of packages")
+        })
+    };
+    let problems = found["problems"].as_array().expect("a list");
+    assert!(problems.iter().all(is_expected), "{problems:?}");
     let packages = found["packages"].as_array().into_iter().flatten();
     let of_side = packages.filter_map(|package| {
         let version = package[side].as_str()?;
