@@ -3,9 +3,9 @@
 use jiff::SignedDuration;
 
 use crate::{
-    api::{ImageFamilyStatus, ImageHold, ImageState, Promotion, RequestState},
+    api::{ImageFamilyStatus, ImageHold, ImageState, Promotion, RequestState, condition::Reason},
     engine::{
-        BuildOutcome,
+        BuildOutcome, Problem,
         tests::{CURRENT, model::FamilyModel},
     },
 };
@@ -124,6 +124,31 @@ fn a_rollback_survives_the_loss_of_every_record() {
     assert_eq!(state(&model, "1"), Some(RequestState::Active));
     unhold(&mut model, "2", "base");
     assert_eq!((model.builds(), latest(&model, "base")), (vec![2; 4], newest));
+}
+
+/// It is found in the registry on the newest digest of its parent, and does not go back with it.
+#[test]
+fn a_child_that_loses_its_record_stays_at_its_build() {
+    let mut model = twice_built();
+    let (before, newest) = (earlier(&model, "base"), latest(&model, "app"));
+    roll_back(&mut model, "1", "base", &before, "");
+    let app = model.index("app");
+    model.records[app] = None;
+    model.settle();
+    assert_eq!(model.builds(), [2; 4]);
+    assert_eq!(latest(&model, "app"), newest);
+    assert_eq!(model.record("app").digest.as_ref(), Some(&newest));
+}
+
+#[test]
+fn an_image_that_is_rolled_back_waits_for_nothing() {
+    let mut model = twice_built();
+    let before = earlier(&model, "base");
+    let message = "the registry does not answer".into();
+    let problem = Problem { reason: Reason::RegistryUnavailable, message };
+    model.unreadable_sources.insert(0, problem);
+    roll_back(&mut model, "1", "base", &before, "");
+    assert_eq!((model.record("base").state, latest(&model, "base")), (Held, before));
 }
 
 #[test]
