@@ -11,11 +11,13 @@ use std::{
 
 use jiff::Timestamp;
 
+use kube::ResourceExt as _;
+
 use crate::{
     api::{
-        AdoptionRecord, CascadeStatus, Cause, ImageFamilySpec, ImageFamilyStatus, Inputs,
-        LabelRecord, ManagedImageStatus, PlatformDigest, RememberedUpstream, Request, RequestError,
-        RequestState, RolledBackImage, TagContent, condition::Problem,
+        AdoptionRecord, CascadeStatus, Cause, FamilyRequest, ImageFamilySpec, ImageFamilyStatus,
+        Inputs, LabelRecord, ManagedImageStatus, PlatformDigest, RememberedUpstream, Request,
+        RequestError, RequestState, RolledBackImage, TagContent, condition::Problem,
     },
     engine::blueprint::Blueprint,
     identity::{
@@ -342,4 +344,20 @@ pub struct ObservedRequest {
     pub reference: Option<String>,
     /// The recorded images that it holds at earlier builds.
     pub rollbacks: Vec<RolledBackImage>,
+}
+
+impl ObservedRequest {
+    /// Reads a request from its object.
+    #[must_use]
+    pub fn of(object: &FamilyRequest) -> Self {
+        let status = object.status.as_ref();
+        Self {
+            name: object.name_any(),
+            request: Request::of(object),
+            state: object.state(),
+            digest: status.and_then(|status| status.digest.clone()),
+            reference: status.and_then(|status| status.reference.clone()),
+            rollbacks: status.map(|status| status.rollbacks.clone()).unwrap_or_default(),
+        }
+    }
 }

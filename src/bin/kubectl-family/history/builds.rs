@@ -22,6 +22,9 @@ use crate::{
     status::age,
 };
 
+/// What stands for a history without an entry.
+const NONE: &str = "no build is recorded\n";
+
 /// The builds of an image.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -142,7 +145,7 @@ impl BuildHistory {
             row.push(build.explanation().into());
             row
         };
-        self.rendered(&header, row, width)
+        table::list(&self.builds, NONE, &header, row, width)
     }
 
     /// Returns all columns.
@@ -158,19 +161,7 @@ impl BuildHistory {
             row.extend([text(&build.cascade), text(&build.cause), (&build.message).into()]);
             row
         };
-        self.rendered(&header, row, width)
-    }
-
-    fn rendered(
-        &self,
-        header: &[&str],
-        row: impl Fn(&BuildEntry) -> Vec<StyledText>,
-        width: Option<u16>,
-    ) -> String {
-        if self.builds.is_empty() {
-            return "no build is recorded\n".into();
-        }
-        table::render(header, self.builds.iter().map(row).collect(), width)
+        table::list(&self.builds, NONE, &header, row, width)
     }
 
     /// Returns the references of the results, newest first.

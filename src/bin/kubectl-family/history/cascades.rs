@@ -23,6 +23,9 @@ use crate::{
     status::age,
 };
 
+/// What stands for a history without an entry.
+const NONE: &str = "no cascade is recorded\n";
+
 /// The cascades of families.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -92,7 +95,7 @@ impl CascadeHistory {
             row.push((&cascade.cause).into());
             row
         };
-        self.rendered(&header, row, width)
+        table::list(&self.cascades, NONE, &header, row, width)
     }
 
     /// Returns all columns.
@@ -124,19 +127,7 @@ impl CascadeHistory {
             ]);
             row
         };
-        self.rendered(&header, row, width)
-    }
-
-    fn rendered(
-        &self,
-        header: &[&str],
-        row: impl Fn(&CascadeEntry) -> Vec<StyledText>,
-        width: Option<u16>,
-    ) -> String {
-        if self.cascades.is_empty() {
-            return "no cascade is recorded\n".into();
-        }
-        table::render(header, self.cascades.iter().map(row).collect(), width)
+        table::list(&self.cascades, NONE, &header, row, width)
     }
 
     /// Returns the names of the cascades, as kubectl takes them.

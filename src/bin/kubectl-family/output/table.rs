@@ -28,6 +28,20 @@ pub fn styled(text: &str, colour: Color) -> StyledText {
     StyledText { text: text.into(), colour: Some(colour), bold: false }
 }
 
+/// Renders a table with a row for each entry, or a text if there is none.
+pub fn list<T>(
+    entries: &[T],
+    none: &str,
+    header: &[&str],
+    row: impl Fn(&T) -> Vec<StyledText>,
+    width: Option<u16>,
+) -> String {
+    if entries.is_empty() {
+        return none.into();
+    }
+    render(header, entries.iter().map(row).collect(), width)
+}
+
 /// Renders a table that fits into `width`, unless a column would get less than
 /// [`MIN_COLUMN_WIDTH`].
 pub fn render(header: &[&str], rows: Vec<Vec<StyledText>>, width: Option<u16>) -> String {

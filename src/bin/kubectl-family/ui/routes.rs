@@ -100,6 +100,15 @@ fn node_of(query: Option<&str>) -> String {
     pairs.find(|(name, _)| name == "node").map(|(_, node)| node.into_owned()).unwrap_or_default()
 }
 
+/// Returns the image that a query names.
+fn image_of<'s>(
+    snapshot: &'s PageSnapshot,
+    query: Option<&str>,
+) -> Result<ShownImage<'s>, RouteError> {
+    let node = node_of(query);
+    snapshot.image(&node).ok_or_else(|| RouteError::unknown(&node))
+}
+
 async fn snapshot(State(state): SharedState) -> Response {
     let json = state.snapshot().json();
     ([(header::CONTENT_TYPE, "application/json")], json).into_response()
@@ -131,10 +140,8 @@ async fn layers(
     State(state): SharedState,
     RawQuery(query): RawQuery,
 ) -> Result<impl IntoResponse, RouteError> {
-    let node = node_of(query.as_deref());
     let snapshot = state.snapshot();
-    let ShownImage { family, index } =
-        snapshot.image(&node).ok_or_else(|| RouteError::unknown(&node))?;
+    let ShownImage { family, index } = image_of(&snapshot, query.as_deref())?;
     json(&layers_in_family(&state.reader, snapshot.estate(), family, index).await?)
 }
 
@@ -142,10 +149,8 @@ async fn packages(
     State(state): SharedState,
     RawQuery(query): RawQuery,
 ) -> Result<impl IntoResponse, RouteError> {
-    let node = node_of(query.as_deref());
     let snapshot = state.snapshot();
-    let ShownImage { family, index } =
-        snapshot.image(&node).ok_or_else(|| RouteError::unknown(&node))?;
+    let ShownImage { family, index } = image_of(&snapshot, query.as_deref())?;
     let reference = current_reference(family, index)?;
     let image = state.reader.image(&reference).await.map_err(anyhow::Error::from)?;
     json(&state.reader.packages(&image).await.map_err(anyhow::Error::from)?)
@@ -155,9 +160,8 @@ async fn log(
     State(state): SharedState,
     RawQuery(query): RawQuery,
 ) -> Result<impl IntoResponse, RouteError> {
-    let node = node_of(query.as_deref());
     let snapshot = state.snapshot();
-    let image = snapshot.image(&node).ok_or_else(|| RouteError::unknown(&node))?;
+    let image = image_of(&snapshot, query.as_deref())?;
     let Some(cluster) = &state.cluster else {
         let message = "files have no logs; read the families from a cluster";
         return Err(RouteError(StatusCode::NOT_FOUND, message.into()));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use kube::{Api, ResourceExt};
 
 use crate::{
-    api::{FamilyRequest, Request, RequestState},
+    api::{FamilyRequest, RequestState},
     controller::{
         error::{ReconcileError, call},
         family::observe::Observer,
@@ -32,7 +32,7 @@ impl Observer<'_> {
     pub(super) async fn requests(&mut self) -> Result<OpenRequests, ReconcileError> {
         self.read_unanswered_requests().await?;
         let (evaluated, others) = split(open_requests(&self.context.stores, &self.key));
-        let evaluated = evaluated.iter().map(|request| observed(request)).collect();
+        let evaluated = evaluated.iter().map(|request| ObservedRequest::of(request)).collect();
         Ok(OpenRequests { evaluated, others })
     }
 
@@ -80,18 +80,6 @@ fn split(open: Vec<Arc<FamilyRequest>>) -> (Vec<Arc<FamilyRequest>>, Vec<Arc<Fam
         *places = places.saturating_sub(1);
         is_free
     })
-}
-
-fn observed(request: &FamilyRequest) -> ObservedRequest {
-    let status = request.status.as_ref();
-    ObservedRequest {
-        name: request.name_any(),
-        request: Request::of(request),
-        state: request.state(),
-        digest: status.and_then(|status| status.digest.clone()),
-        reference: status.and_then(|status| status.reference.clone()),
-        rollbacks: status.map(|status| status.rollbacks.clone()).unwrap_or_default(),
-    }
 }
 
 #[cfg(test)]

@@ -2,11 +2,10 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use kube::ResourceExt as _;
 use serde::Serialize;
 
 use groundswell::{
-    api::{ManagedImageStatus, Request, Upstream},
+    api::{ManagedImageStatus, Upstream},
     engine::{
         BuildAllowance, BuildOutcome, DecideInput, Observed, ObservedBuild, ObservedDigest,
         ObservedImage, ObservedImport, ObservedRequest, ObservedUpstream,
@@ -132,18 +131,7 @@ impl DryRun<'_> {
 /// Returns the requests of a family that have not ended.
 pub(super) fn open_requests(family: &EstateFamily) -> Vec<ObservedRequest> {
     let open = family.requests.iter().filter(|request| !request.has_ended());
-    let observed = open.map(|request| {
-        let status = request.status.as_ref();
-        ObservedRequest {
-            name: request.name_any(),
-            request: Request::of(request),
-            state: request.state(),
-            digest: status.and_then(|status| status.digest.clone()),
-            reference: status.and_then(|status| status.reference.clone()),
-            rollbacks: status.map(|status| status.rollbacks.clone()).unwrap_or_default(),
-        }
-    });
-    observed.collect()
+    open.map(ObservedRequest::of).collect()
 }
 
 /// Returns the Job of a running build as its record shows it.
