@@ -3,9 +3,9 @@
 use jiff::SignedDuration;
 
 use crate::{
-    api::{ImageFamilyStatus, ImageHold, ImageState, Promotion, RequestState, condition::Reason},
+    api::{Check, FailureClass, ImageFamilyStatus, ImageHold, ImageState, Promotion, RequestState},
     engine::{
-        BuildOutcome, Problem,
+        BuildOutcome,
         tests::{CURRENT, model::FamilyModel},
     },
 };
@@ -141,14 +141,31 @@ fn a_child_that_loses_its_record_stays_at_its_build() {
 }
 
 #[test]
-fn an_image_that_is_rolled_back_waits_for_nothing() {
+fn an_image_that_is_rolled_back_is_not_blocked_by_its_parent() {
+    let mut model = twice_built();
+    model.spec.policy.retries.build = 0;
+    let before = earlier(&model, "app");
+    roll_back(&mut model, "1", "app", &before, "");
+    model.failing.insert(0, FailureClass::Build);
+    model.upstream_digests[0] = "sha256:up-2".into();
+    model.settle();
+    assert_eq!(model.record("base").state, ImageState::Failed);
+    assert_eq!((model.record("app").state, latest(&model, "app")), (Held, before));
+}
+
+/// A check of the newest build would say nothing about the build that the tags point to.
+#[test]
+fn an_image_that_is_rolled_back_is_not_checked_until_a_user_ends_that() {
     let mut model = twice_built();
     let before = earlier(&model, "base");
-    let message = "the registry does not answer".into();
-    let problem = Problem { reason: Reason::RegistryUnavailable, message };
-    model.unreadable_sources.insert(0, problem);
     roll_back(&mut model, "1", "base", &before, "");
-    assert_eq!((model.record("base").state, latest(&model, "base")), (Held, before));
+    let command = vec!["true".into()];
+    model.spec.images[0].checks =
+        vec![Check { name: "smoke".into(), command, required: true, ..Check::default() }];
+    model.settle();
+    assert_eq!((model.record("base").state, model.checks.len()), (Held, 0));
+    unhold(&mut model, "2", "base");
+    assert_eq!((model.record("base").state, model.checks.len()), (CURRENT, 1));
 }
 
 #[test]

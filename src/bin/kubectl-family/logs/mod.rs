@@ -56,6 +56,17 @@ pub struct LogsArguments {
     kubectl_flags: KubectlFlags,
 }
 
+impl LogsArguments {
+    /// Returns what the log is of.
+    fn work(&self) -> LoggedWork {
+        match (&self.check, self.build) {
+            (Some(check), _) => LoggedWork::Check(check.clone()),
+            (None, Some(number)) => LoggedWork::Build(number),
+            (None, None) => LoggedWork::NewestBuild,
+        }
+    }
+}
+
 pub async fn run(arguments: LogsArguments) -> anyhow::Result<Outcome> {
     let mut kubectl_flags = arguments.kubectl_flags.clone();
     if let Some(namespace) = arguments.image.namespace() {
@@ -65,12 +76,7 @@ pub async fn run(arguments: LogsArguments) -> anyhow::Result<Outcome> {
     let input = InputArguments { kubectl_flags, ..InputArguments::default() };
     let estate = Box::pin(Estate::read(&input)).await?;
     let (family, index) = arguments.image.find_image(&estate)?;
-    let work = match (&arguments.check, arguments.build) {
-        (Some(check), _) => LoggedWork::Check(check.clone()),
-        (None, Some(number)) => LoggedWork::Build(number),
-        (None, None) => LoggedWork::NewestBuild,
-    };
-    let run = LoggedRun::of(family, index, work)?;
+    let run = LoggedRun::of(family, index, arguments.work())?;
     show(&cluster, &run, &arguments, &mut output::write).await?;
     Ok(Outcome::Fine)
 }

@@ -87,12 +87,7 @@ async fn logs(
     let arguments = arguments(&format!("shop/app {line}"));
     let estate = estate(FAMILY);
     let (family, index) = arguments.image.find_image(&estate)?;
-    let work = match (&arguments.check, arguments.build) {
-        (Some(check), _) => LoggedWork::Check(check.clone()),
-        (None, Some(number)) => LoggedWork::Build(number),
-        (None, None) => LoggedWork::NewestBuild,
-    };
-    let run = LoggedRun::of(family, index, work)?;
+    let run = LoggedRun::of(family, index, arguments.work())?;
     let mut written = String::new();
     let mut write = |text: &str| {
         written.push_str(text);
