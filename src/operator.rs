@@ -30,6 +30,7 @@ use crate::{
         backoff::ReconcileBackoff,
         context::Context,
         dependents::Dependents,
+        event_queue::EventQueue,
         installations::Installations,
         quota::{BuildLimits, BuildQuota},
         reconcile_cache::ReconcileCaches,
@@ -355,7 +356,7 @@ fn build_context(
 
     let reporter = Reporter { controller: NAME.into(), instance: Some(settings.identity.clone()) };
     let context = Context {
-        recorder: Recorder::new(client.clone(), reporter),
+        events: EventQueue::new(Recorder::new(client.clone(), reporter)),
         installations: Installations::new(&settings.lease_namespace, NAME),
         stores: Stores::default(),
         rollouts: Rollouts::default(),

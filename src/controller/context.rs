@@ -1,9 +1,6 @@
 //! What every reconcile shares: clients, caches and pollers.
 
-use kube::{
-    Client,
-    runtime::{events::Recorder, reflector::ObjectRef},
-};
+use kube::{Client, runtime::reflector::ObjectRef};
 
 use crate::{
     api::ImageFamily,
@@ -11,10 +8,10 @@ use crate::{
     builds::job::BuildEnvironment,
     clock::Clock,
     controller::{
-        backoff::ReconcileBackoff, dependents::Dependents, folder_poller::FolderPoller,
-        installations::Installations, quota::BuildQuota, reconcile_cache::ReconcileCaches,
-        resource_quotas::QuotaChanges, rollouts::Rollouts, stores::Stores, tag_owners::TagOwners,
-        watch::Scopes,
+        backoff::ReconcileBackoff, dependents::Dependents, event_queue::EventQueue,
+        folder_poller::FolderPoller, installations::Installations, quota::BuildQuota,
+        reconcile_cache::ReconcileCaches, resource_quotas::QuotaChanges, rollouts::Rollouts,
+        stores::Stores, tag_owners::TagOwners, watch::Scopes,
     },
     object_watch::DeniedWatches,
     registry, rollout,
@@ -62,8 +59,8 @@ pub struct Context {
     pub resource_quotas: QuotaChanges,
     /// Which family was the first to claim a tag.
     pub tag_owners: TagOwners,
-    /// Publishes Events.
-    pub recorder: Recorder,
+    /// The Events that wait to be published.
+    pub events: EventQueue,
     /// The metrics.
     pub metrics: Metrics,
     /// Failed reconciles in a row.

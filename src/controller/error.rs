@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use kube::core::Status;
+use kube::{core::Status, runtime::controller::Action};
+use tracing::debug;
 
 /// Upper bound on one call to the API server.
 const API_TIMEOUT: Duration = Duration::from_secs(20);
+/// The delay of a reconcile after one whose write met a changed object.
+const CONFLICT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Why the reconcile of an object failed. It is retried after a growing pause.
 #[derive(Debug, thiserror::Error)]
@@ -89,6 +92,20 @@ impl ReconcileError {
             },
             Self::Timeout { .. } | Self::Aborted { .. } | Self::Serialize { .. } => None,
         }
+    }
+}
+
+/// Returns the result of a reconcile. If an object has changed since the reconcile read it, the next
+/// one follows after a moment, and nothing has failed.
+pub fn again_after_conflict(
+    result: Result<Action, ReconcileError>,
+) -> Result<Action, ReconcileError> {
+    match result {
+        Err(error) if error.is_conflict() => {
+            debug!(%error, "an object has changed during the reconcile");
+            Ok(Action::requeue(CONFLICT_PAUSE))
+        }
+        result => result,
     }
 }
 

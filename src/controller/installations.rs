@@ -230,7 +230,7 @@ async fn report_other(context: &Context, family: &ImageFamily, other: &str) {
         action: "Claim",
         note,
     };
-    events::about_family(context, family, &notice).await;
+    events::about_family(context, family, &notice);
 }
 
 #[cfg(test)]

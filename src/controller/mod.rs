@@ -8,19 +8,23 @@
 //! - [`quota`]: the operator's limits of concurrent builds, which all families share
 //! - [`job_seals`]: which Jobs are ours
 //! - [`deferred_jobs`]: Jobs that are not admitted now, and when they are created again
+//! - [`deferred_statuses`]: statuses of images that are not written yet
 //! - [`record_schedule`]: when the records of current builds are written
 //! - [`check_images`]: the digests of the images that checks run in, as registries have answered
 //! - [`dependents`], [`rollouts`], [`tag_owners`]: indexes over families and images
 //! - [`folder_poller`], [`git_poll`]: when and how folders of Git repositories are polled
 //! - [`stray_requests`]: answers requests whose family does not exist
+//! - [`event_queue`]: Events on their way to the API server
 //! - [`backoff`], [`error`], [`writes`]: failures, calls and writes that both reconcilers share
 
 pub mod backoff;
 pub mod check_images;
 pub mod context;
 pub mod deferred_jobs;
+pub mod deferred_statuses;
 pub mod dependents;
 pub mod error;
+pub mod event_queue;
 pub mod family;
 pub mod folder_poller;
 pub mod git_poll;

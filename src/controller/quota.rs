@@ -23,7 +23,10 @@ use crate::{
     api::{ImageFamily, labels},
     builds::outcome::pod_has_ended,
     controller::{
-        family::observe::jobs::{controlling_job, job_has_ended, upstreams},
+        family::observe::{
+            job::upstreams,
+            jobs::{controlling_job, job_has_ended},
+        },
         object_cache::Key,
         stores::{Stores, family_of},
     },

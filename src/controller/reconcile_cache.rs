@@ -15,9 +15,11 @@ use crate::{
     controller::{
         check_images::CheckImages,
         deferred_jobs::DeferredJobs,
+        deferred_statuses::DeferredStatuses,
         family::observe::{
             dockerfiles::DockerfileEffects, final_pods::FinalPods, image_keys::ImageKeys,
-            platform::DefaultPlatform, pod_events::PodEventCache, strategies::RenderedStrategy,
+            job::EndedJobs, platform::DefaultPlatform, pod_events::PodEventCache,
+            strategies::RenderedStrategy,
         },
         record_schedule::RecordSchedule,
         tag_owners::ClaimProblems,
@@ -95,10 +97,14 @@ pub struct ReconcileCache {
     pub tags: HashMap<String, HashMap<String, TimedTag>>,
     /// The Events of pods that their nodes do not start, and of Jobs without a pod.
     pub pod_events: PodEventCache,
+    /// What the Jobs that have ended have come to.
+    pub ended_jobs: EndedJobs,
     /// The Jobs that have completed and whose pods were read.
     pub final_pods: FinalPods,
     /// The Jobs that are not admitted now.
     pub deferred_jobs: DeferredJobs,
+    /// The statuses of images that are not written yet.
+    pub deferred_statuses: DeferredStatuses,
     /// How many lookups in a row have failed or were rejected.
     pub failed_lookups: u32,
     /// Kinds of Jobs of which the API server is known to keep every field that they need:
@@ -297,6 +303,7 @@ impl ReconcileCache {
             self.written.clear();
             self.lookups.clear();
             self.deferred_jobs.clear();
+            self.deferred_statuses.clear();
             self.check_images.clear();
             self.labels.clear();
             self.rollback_targets.clear();
@@ -386,6 +393,7 @@ impl ReconcileCache {
         self.config_maps.retain(|image, _| wanted.contains(image.as_str()));
         self.dockerfiles.retain(|image, _| wanted.contains(image.as_str()));
         self.deferred_jobs.retain(|image| wanted.contains(image));
+        self.deferred_statuses.retain_images(wanted);
         self.lookups.0.retain(|image, _| wanted.contains(image.as_str()));
         self.tags.retain(|image, _| wanted.contains(image.as_str()));
         self.labels.retain(|image, _| wanted.contains(image.as_str()));

@@ -98,11 +98,18 @@ pub async fn run(
         Config::default().concurrency(MAX_CONCURRENT_IMAGES),
     );
     info!("the controllers have started");
-    tokio::join!(
-        of_families.for_each(|_| std::future::ready(())),
-        of_images.for_each(|_| std::future::ready(())),
-        stray_requests
-    );
+    let controllers = async {
+        tokio::join!(
+            of_families.for_each(|_| std::future::ready(())),
+            of_images.for_each(|_| std::future::ready(())),
+            stray_requests
+        );
+    };
+    tokio::select! {
+        () = controllers => {}
+        () = context.events.publish() => {}
+    }
+    context.events.publish_waiting().await;
     info!("the controllers have stopped");
 }
 

@@ -4,10 +4,9 @@ use std::borrow::Cow;
 
 use kube::{
     Api, Resource,
-    api::{DeleteParams, Patch},
+    api::{DeleteParams, ObjectMeta, Patch},
 };
 use serde::{Serialize, de::DeserializeOwned};
-use serde_json::json;
 
 use crate::controller::error::{ReconcileError, call};
 
@@ -23,38 +22,31 @@ pub struct AppliedStatus<'a, S> {
 }
 
 #[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
 struct AppliedMetadata<'a> {
     name: &'a str,
-}
-
-/// Returns the body of a server-side apply of a status.
-pub fn apply_status<'a, K: Resource<DynamicType = ()>, S: Serialize>(
-    name: &'a str,
-    status: &'a S,
-) -> Patch<AppliedStatus<'a, S>> {
-    Patch::Apply(AppliedStatus {
-        api_version: K::api_version(&()),
-        kind: K::kind(&()),
-        metadata: AppliedMetadata { name },
-        status,
-    })
+    resource_version: Option<&'a str>,
 }
 
 /// Returns the body of a server-side apply of a status that the API server refuses with a conflict
 /// if the object has changed since it was read.
-pub fn apply_status_unchanged<K: Resource<DynamicType = ()>>(
-    object: &K,
-    status: &impl Serialize,
-) -> Patch<serde_json::Value> {
-    Patch::Apply(json!({
-        "apiVersion": K::api_version(&()),
-        "kind": K::kind(&()),
-        "metadata": {
-            "name": object.meta().name,
-            "resourceVersion": object.meta().resource_version,
-        },
-        "status": status,
-    }))
+///
+/// What was decided over an older state must not replace a newer one: the write of a process that
+/// has been stopped for a while, or one that got no answer, may arrive after those of its
+/// successor.
+pub fn apply_status_unchanged<'a, K: Resource<DynamicType = ()>, S: Serialize>(
+    object: &'a K,
+    status: &'a S,
+) -> Patch<AppliedStatus<'a, S>> {
+    let ObjectMeta { name, resource_version, .. } = object.meta();
+    let name = name.as_deref().unwrap_or_default();
+    let resource_version = resource_version.as_deref();
+    Patch::Apply(AppliedStatus {
+        api_version: K::api_version(&()),
+        kind: K::kind(&()),
+        metadata: AppliedMetadata { name, resource_version },
+        status,
+    })
 }
 
 /// Deletes an object. Succeeds if it is already gone.

@@ -151,7 +151,11 @@ fn arrive(cluster: &mut Cluster, call: Call) -> Option<Result<Answer, tower::Box
                 Moment::Before => {}
                 Moment::After => drop(execute(cluster, call)),
                 Moment::Late => {
-                    let late = cluster.faults.machinery.pause(1..3000);
+                    // A status may even arrive after the next process has begun to write: no
+                    // answer is given for as long as the API server takes for a call.
+                    let down = u64::try_from(crash.down.as_millis()).unwrap_or(u64::MAX);
+                    let latest = if call.status { down + 20_000 } else { 3000 };
+                    let late = cluster.faults.machinery.pause(1..latest);
                     cluster.schedule(late, Event::Late(Box::new(call)));
                 }
             }

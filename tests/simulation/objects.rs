@@ -182,8 +182,10 @@ impl Objects {
                 }),
             };
         }
-        if self.get(kind, key).is_none() {
-            return Err(ObjectError::Missing);
+        let known = self.get(kind, key).ok_or(ObjectError::Missing)?;
+        let version = &body["metadata"]["resourceVersion"];
+        if !version.is_null() && *version != known["metadata"]["resourceVersion"] {
+            return Err(ObjectError::Conflict);
         }
         let fields = match body["status"].take() {
             Value::Object(fields) => fields,

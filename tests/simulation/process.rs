@@ -9,7 +9,7 @@ use std::{
 
 use futures::{FutureExt, Stream, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use groundswell::{
-    api::ImageFamily,
+    api::{ImageFamily, ManagedImageStatus},
     build_records::{RecordPolicy, RecordSettings, keys::RecordKeys},
     builds::job::BuildEnvironment,
     controller::{
@@ -17,6 +17,7 @@ use groundswell::{
         context::Context,
         dependents::Dependents,
         error::ReconcileError,
+        event_queue::EventQueue,
         family,
         folder_poller::FolderPoller,
         git_poll::GitKey,
@@ -37,10 +38,13 @@ use groundswell::{
     server::Metrics,
     upstream::{self, ImageKey, PollLimits, PollSettings, Poller},
 };
-use kube::runtime::{
-    controller::Action,
-    events::{Recorder, Reporter},
-    watcher::Event,
+use kube::{
+    ResourceExt,
+    runtime::{
+        controller::Action,
+        events::{Recorder, Reporter},
+        watcher::Event,
+    },
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -100,6 +104,8 @@ pub struct Process {
     running: BTreeMap<Key, Option<Duration>>,
     reconciles: FuturesUnordered<Reconcile>,
     woken: Pin<Box<dyn Stream<Item = FamilyObjectRef> + Send>>,
+    /// Publishes Events.
+    published: BoxFuture<'static, ()>,
 }
 
 impl Process {
@@ -141,7 +147,7 @@ impl Process {
         let (workloads, _) = rollout::WorkloadStore::start(&client, &BTreeSet::new(), &denied);
         let reporter = Reporter { controller: "groundswell".into(), instance: None };
         let context = Context {
-            recorder: Recorder::new(client.clone(), reporter),
+            events: EventQueue::new(Recorder::new(client.clone(), reporter)),
             client,
             clock,
             scopes: Scopes::new(Vec::new()),
@@ -174,6 +180,8 @@ impl Process {
             triggers::admitted(&context),
         ];
         let woken = futures::stream::select_all(changes).boxed();
+        let events = Arc::clone(&context);
+        let published = async move { events.events.publish().await }.boxed();
         let process = Self {
             number,
             context,
@@ -184,6 +192,7 @@ impl Process {
             running: BTreeMap::new(),
             reconciles: FuturesUnordered::new(),
             woken,
+            published,
         };
         let mut cluster = shared.lock();
         cluster.process = number;
@@ -213,6 +222,7 @@ impl Process {
                 self.ended(&key, result);
             }
             Some(family) = self.woken.next() => self.wake(&family),
+            () = &mut self.published => {}
         }
     }
 
@@ -255,8 +265,9 @@ impl Process {
             Ok(action) => {
                 self.context.failures.forget("ImageFamily", key);
                 let after = requeue_after(&action);
+                let unwritten = self.unwritten_statuses(key);
                 let mut cluster = self.shared.lock();
-                invariants::reconcile_ends(&mut cluster, key);
+                invariants::reconcile_ends(&mut cluster, key, &unwritten);
                 cluster
                     .note(format_args!("reconcile of {} ended, again after {after:?}", key.name));
                 after
@@ -271,6 +282,15 @@ impl Process {
         if let Some(at) = after.map(|after| now + after).into_iter().chain(again).min() {
             self.schedule(key.clone(), at);
         }
+    }
+
+    /// Returns the statuses that a reconcile has decided and not written yet, by image.
+    fn unwritten_statuses(&self, key: &Key) -> BTreeMap<String, ManagedImageStatus> {
+        let Some(family) = self.context.stores.families.get(key) else { return BTreeMap::new() };
+        let cache = self.context.reconcile_caches.of(&family.uid().unwrap_or_default());
+        let Ok(cache) = cache.try_lock() else { return BTreeMap::new() };
+        let unwritten = cache.deferred_statuses.statuses();
+        unwritten.map(|(image, status)| (image.to_owned(), status.clone())).collect()
     }
 
     fn schedule(&mut self, key: Key, at: Duration) {

@@ -31,7 +31,7 @@ use crate::{
     api::ImageFamily,
     controller::{
         context::Context,
-        error::ReconcileError,
+        error::{ReconcileError, again_after_conflict},
         installations::{Claim, RECHECK_INTERVAL, claim},
         object_cache::Key,
         quota,
@@ -45,13 +45,21 @@ const RESYNC: Duration = Duration::from_mins(10);
 /// The delay of a reconcile that follows immediately.
 const REQUEUE_NOW: Duration = Duration::from_millis(1);
 
-/// Reconciles a family once.
+/// Reconciles a family once. If somebody changes one of its objects meanwhile, it is reconciled
+/// again right away.
 ///
 /// # Errors
 ///
 /// Returns an error if a call to the API server fails. Failures of registries and builds are part
 /// of what is recorded.
 pub async fn reconcile(
+    family: Arc<ImageFamily>,
+    context: Arc<Context>,
+) -> Result<Action, ReconcileError> {
+    again_after_conflict(reconcile_once(family, context).await)
+}
+
+async fn reconcile_once(
     family: Arc<ImageFamily>,
     context: Arc<Context>,
 ) -> Result<Action, ReconcileError> {
@@ -116,18 +124,23 @@ pub async fn reconcile(
     let checks = reconcile.start_checks().await?;
     reservation.commit(&context.stores);
 
-    // 9. (API) Record the images whose floating tags are about to be moved.
-    let intents = reconcile.record_promotion_intent().await?;
+    // 9. (API) Record the images whose floating tags are about to be moved, of a few at a time.
+    let intents = reconcile.record_promotion_intent().await;
 
     // 10. (registry) Move tags.
     reconcile.move_tags().await;
 
-    // 11. (API) Record the images, the family, the cascade and the requests.
+    // 11. (API) Record the images, the family, the cascade and the requests. What does not get its
+    // turn now is left to the next reconcile, which follows at once: builds that are ready by then
+    // start before it.
     let deferred = reconcile.record().await?;
 
     // 12. (API) Delete Jobs that have a result or were cancelled, and still run, and those whose
     // pods were rejected.
     reconcile.delete_ended_jobs().await?;
+    if let Some(error) = reconcile.record_error.take() {
+        return Err(error);
+    }
 
     // 13. (pure) Choose the time of the next reconcile. A changed quota ends the wait for it.
     let since = reconcile.cache.deferred_jobs.wait_for_quota_since();

@@ -1,5 +1,7 @@
 //! What the steps of one reconcile of a family share.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use kube::{Api, Resource, core::NamespaceResourceScope};
 use tracing::Span;
@@ -7,7 +9,8 @@ use tracing::Span;
 use crate::{
     api::Image,
     controller::{
-        context::Context, family::observe::snapshot::Snapshot, reconcile_cache::ReconcileCache,
+        context::Context, error::ReconcileError, family::observe::snapshot::Snapshot,
+        reconcile_cache::ReconcileCache,
     },
     engine::{CascadeDecision, Decision, decide},
     identity::CascadeName,
@@ -27,6 +30,11 @@ pub struct Reconcile<'a> {
     pub cache: &'a mut ReconcileCache,
     /// The time of this reconcile, which every step uses, so that they agree.
     pub now: Timestamp,
+    /// Images about which not everything that was decided is recorded in this reconcile. Their
+    /// tags stay, and their Jobs are not deleted.
+    pub unrecorded: BTreeSet<ImageIndex>,
+    /// Why the first of them could not be recorded, unless all are only left to the next reconcile.
+    pub record_error: Option<ReconcileError>,
     /// The tracing span of this reconcile.
     span: Span,
     /// The cascades that the span names.
@@ -43,7 +51,18 @@ impl<'a> Reconcile<'a> {
     ) -> Self {
         let decision = decide(&snapshot.input(cache), now);
         let (span, traced_cascades) = (Span::current(), String::new());
-        let mut reconcile = Self { context, snapshot, decision, cache, now, span, traced_cascades };
+        let (unrecorded, record_error) = (BTreeSet::new(), None);
+        let mut reconcile = Self {
+            context,
+            snapshot,
+            decision,
+            cache,
+            now,
+            unrecorded,
+            record_error,
+            span,
+            traced_cascades,
+        };
         reconcile.trace_cascades();
         reconcile
     }

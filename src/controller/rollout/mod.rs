@@ -24,13 +24,13 @@ use crate::{
     },
     controller::{
         context::Context,
-        error::{ReconcileError, call},
+        error::{ReconcileError, again_after_conflict, call},
         family::{
             observe::ownership::is_record_of,
             record::events::{self, Notice},
         },
         object_cache::Key,
-        writes::apply_status,
+        writes::apply_status_unchanged,
     },
     engine::blueprint::repository,
     rollout::{self, DigestOrigin, RolloutFamily, RolloutStep},
@@ -50,6 +50,13 @@ const PATCH_RETRY_PAUSE: Duration = Duration::from_secs(10);
 /// Returns an error if the status cannot be written. A workload that cannot be changed is part of
 /// the status.
 pub async fn reconcile(
+    image: Arc<ManagedImage>,
+    context: Arc<Context>,
+) -> Result<Action, ReconcileError> {
+    again_after_conflict(reconcile_once(image, context).await)
+}
+
+async fn reconcile_once(
     image: Arc<ManagedImage>,
     context: Arc<Context>,
 ) -> Result<Action, ReconcileError> {
@@ -198,7 +205,7 @@ impl RolloutReconcile<'_> {
         let namespace = self.image.namespace().unwrap_or_default();
         let api: Api<ManagedImage> = Api::namespaced(self.context.client.clone(), &namespace);
         let parameters = PatchParams::apply(labels::ROLLOUT_FIELD_OWNER).force();
-        let patch = apply_status::<ManagedImage, _>(&name, &status);
+        let patch = apply_status_unchanged(self.image, &status);
         let what = || format!("write the rollouts of ManagedImage {name}");
         match call(what, api.patch_status(&name, &parameters, &patch)).await {
             Ok(written) => self.context.stores.images.record_write(written),
@@ -240,7 +247,7 @@ impl RolloutReconcile<'_> {
             };
             let note = format!("{}: {}", record.workload, record.message);
             let notice = Notice { type_, reason, action: "Rollout", note };
-            events::about_image(self.context, self.family, &self.image.spec.image, &notice).await;
+            events::about_image(self.context, self.family, &self.image.spec.image, &notice);
         }
     }
 }

@@ -177,7 +177,9 @@ fn is_known_to_have_pushed(cluster: &Cluster, work: &Work) -> bool {
     let name = format!("{}.{}", work.label(labels::FAMILY), work.label(labels::IMAGE));
     let status = cluster.objects.get(Kind::Image, &Key::new(&work.key.namespace, &name));
     let status = status.map(|image| &image["status"]);
-    cluster.objects.get(Kind::Job, &work.key).is_some()
+    let job = cluster.objects.get(Kind::Job, &work.key);
+    // A build that is started again has the name of the one that is gone.
+    job.is_some_and(|job| uid(job) == uid(&work.job))
         || repository.is_some_and(|name| cluster.registry.tag(name, &record).is_some())
         || status.is_some_and(|status| {
             status["reported"]["fingerprint"] == fingerprint || status["fingerprint"] == fingerprint

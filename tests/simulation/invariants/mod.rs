@@ -40,7 +40,7 @@ use std::{
 };
 
 use groundswell::{
-    api::{Cutoff, Edge, Image, ImageFamilySpec},
+    api::{Cutoff, Edge, Image, ImageFamilySpec, ManagedImageStatus},
     controller::{context::Context, object_cache::Key, reconcile_cache::MAX_LOOKUPS_PER_IMAGE},
     engine::fingerprint::check_revision,
 };
@@ -267,12 +267,17 @@ fn reconcile_records(cluster: &Cluster, key: &Key, generation: i64) -> order::Re
     }
 }
 
-/// Records that a reconcile of a family completes.
-pub fn reconcile_ends(cluster: &mut Cluster, key: &Key) {
+/// Records that a reconcile of a family completes, which leaves these statuses unwritten.
+pub fn reconcile_ends(
+    cluster: &mut Cluster,
+    key: &Key,
+    unwritten: &BTreeMap<String, ManagedImageStatus>,
+) {
     let Some(last) = cluster.invariants.reconciles.get_mut(key) else { return };
     last.last_completed = Some(last.started_at);
     let (started_at, records) = (last.started_at, std::mem::take(&mut last.records));
-    if let Some((invariant, message)) = order::reconcile_ended(cluster, key, started_at, &records) {
+    let found = order::reconcile_ended(cluster, key, started_at, &records, unwritten);
+    if let Some((invariant, message)) = found {
         cluster.violated(invariant, message);
     }
 }

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use groundswell::{
-    api::{Image, ImageFamilySpec, ManagedImageStatus, labels},
+    api::{Image, ImageFamilySpec, ImageState, ManagedImageStatus, labels},
     controller::object_cache::Key,
 };
 use serde::Deserialize;
@@ -79,6 +79,18 @@ fn expected_seconds(record: Option<&Arc<Value>>) -> i64 {
     if count == 0 { DEFAULT_SECONDS } else { (known.iter().sum::<i64>() / count).max(1) }
 }
 
+/// Returns the state of an image and its reason: the unwritten ones, or else those of its record.
+fn state<'a>(
+    record: Option<&'a Arc<Value>>,
+    unwritten: Option<&'a ManagedImageStatus>,
+) -> Option<(ImageState, &'a str)> {
+    if let Some(status) = unwritten {
+        return Some((status.state, &status.reason));
+    }
+    let status = &record?["status"];
+    Some((ImageState::deserialize(&status["state"]).ok()?, status["reason"].as_str()?))
+}
+
 /// Checks the builds that the reconcile has started that ends now, against those that wait because
 /// these took the last places.
 pub fn reconcile_ended(
@@ -86,6 +98,7 @@ pub fn reconcile_ended(
     family: &Key,
     started_at: Duration,
     before: &Records,
+    unwritten: &BTreeMap<String, ManagedImageStatus>,
 ) -> Option<(&'static str, String)> {
     let object = cluster.objects.get(Kind::Family, family)?;
     let of_family = uid(object).to_owned();
@@ -107,16 +120,15 @@ pub fn reconcile_ended(
     let (before, after) = (paths(before, &spec), paths(&now, &spec));
     let (mut users_first, mut longest_first) = (false, false);
     for image in &spec.images {
-        let waits = now
-            .get(&image.name)
-            .filter(|record| record["status"]["state"] == "Queued")
-            .and_then(|record| record["status"]["reason"].as_str());
-        if !matches!(waits, Some("ParallelismReached" | "RateLimited")) {
+        let Some((state, waits)) = state(now.get(&image.name), unwritten.get(&image.name)) else {
+            continue;
+        };
+        if state != ImageState::Queued || !["ParallelismReached", "RateLimited"].contains(&waits) {
             continue;
         }
         let Some(waits_for_user) = is_user_caused(cluster, &now, &spec, image) else { continue };
         for other in &started {
-            if waits == Some("RateLimited") && other.user_caused {
+            if waits == "RateLimited" && other.user_caused {
                 continue;
             }
             let shown = format!("{}/{} before {}", family.name, other.image, image.name);

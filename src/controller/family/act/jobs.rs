@@ -1,6 +1,6 @@
 //! How the Jobs of builds and checks are created, each at most once, and deleted. Needs a client.
 
-use std::borrow::Borrow;
+use std::{borrow::Borrow, collections::HashSet};
 
 use futures::future::join_all;
 use jiff::{SignedDuration, Timestamp};
@@ -132,10 +132,16 @@ impl Reconcile<'_> {
             Effect::Stop { job } => Some(job),
             _ => None,
         });
+        let unrecorded: HashSet<&str> =
+            self.unrecorded.iter().map(|image| self.image_name(*image)).collect();
         for job in decided.chain(&self.snapshot.ended_live_checks).map(JobName::as_str) {
             let key = Key::new(&self.snapshot.key.namespace, job);
             let known = self.context.stores.jobs.get(&key);
-            if known.is_some_and(|job| job.metadata.deletion_timestamp.is_none()) {
+            let ends = known.is_some_and(|job| {
+                let image = job.labels().get(labels::IMAGE).map_or("", String::as_str);
+                job.metadata.deletion_timestamp.is_none() && !unrecorded.contains(image)
+            });
+            if ends {
                 delete(&api, job, &DeleteParams::foreground()).await?;
                 info!(job, "deleted the Job");
             }

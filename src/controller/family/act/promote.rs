@@ -50,6 +50,9 @@ impl Reconcile<'_> {
         let reconcile = &*self;
         let promotions = reconcile.decision.effects.iter().filter_map(|effect| {
             let Effect::Promote { image, digest, tags } = effect else { return None };
+            if reconcile.unrecorded.contains(image) {
+                return None;
+            }
             Some(ImagePromotion {
                 image: &reconcile.image(*image)?.name,
                 repository: reconcile.snapshot.repository(*image),
@@ -87,7 +90,7 @@ impl Reconcile<'_> {
                     ObservedTag::Failed(Problem { reason, message }, retry_at)
                 }
             };
-            self.publish_tag_event(&promotion, tag, &observed).await;
+            self.publish_tag_event(&promotion, tag, &observed);
             moved.push(MovedTag {
                 image: promotion.image.to_owned(),
                 tag: tag.tag.clone(),
@@ -193,7 +196,7 @@ impl Reconcile<'_> {
     }
 
     /// Publishes an Event if somebody else moved a tag, or if an immutable tag is taken.
-    async fn publish_tag_event(
+    fn publish_tag_event(
         &self,
         promotion: &ImagePromotion<'_>,
         tag: &TagMove,
@@ -228,7 +231,7 @@ impl Reconcile<'_> {
             (ObservedTag::Failed(..), _) => return,
         };
         let notice = Notice { type_: EventType::Warning, reason, action: "Promote", note };
-        self.publish_about_image(promotion.image, &notice).await;
+        self.publish_about_image(promotion.image, &notice);
     }
 }
 

@@ -1,7 +1,6 @@
-//! A family's Jobs and their Pods, from the stores: builds and checks. A check is never taken for a
-//! build. No client is needed.
+//! A family's Jobs and their Pods, from the stores: builds and checks. No client is needed.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use jiff::Timestamp;
 use k8s_openapi::{
@@ -12,20 +11,20 @@ use k8s_openapi::{
 use kube::ResourceExt;
 
 use crate::{
-    api::{condition::Problem, labels},
+    api::labels,
     build_records::RecordPolicy,
-    builds::{
-        checks::outcome::{CheckJobOutcome, check_job_outcome},
-        outcome::{self, BuildJobOutcome, PodEvents, PushReport, build_job_outcome, pod_has_ended},
-    },
+    builds::outcome::{self, PodEvents},
     controller::{
         deferred_jobs::Rejection,
-        family::observe::pod_messages::{prints_credential, without_credentials},
+        family::observe::{
+            job::{EndedJobs, JobVersions, ObservedJob, ObservedWork},
+            pod_messages::{prints_credential, without_credentials},
+        },
         object_cache::Key,
         stores::Stores,
     },
     engine::{BuildOutcome, CheckOutcome, DeferredWork, ObservedBuild, ObservedCheck},
-    identity::{BuildIdentity, JobName},
+    identity::JobName,
     registry::Keychain,
 };
 
@@ -84,12 +83,12 @@ impl ObservedJobs {
     /// Reads all Jobs of a family from the stores. `events` are those of pods that do not start,
     /// and of Jobs without a pod. What their containers have printed must not contain a credential
     /// of the keychain: a check in another image may know one.
-    #[must_use]
     pub fn of(
         stores: &Stores,
         family: &Key,
-        keychain: &Keychain,
+        keychain: &Arc<Keychain>,
         events: &PodEvents,
+        ended: &mut EndedJobs,
         now: Timestamp,
     ) -> Self {
         let known = stores.pods.group(family);
@@ -99,67 +98,60 @@ impl ObservedJobs {
                 pods.entry(job.uid.as_str()).or_default().push(pod);
             }
         }
+        let jobs = stores.jobs.group(family);
         let mut observed = Self::default();
-        for job in stores.jobs.group(family) {
-            let uid = job.metadata.uid.as_deref();
-            let pods = uid.and_then(|uid| pods.get(uid)).map_or(&[][..], Vec::as_slice);
-            // Nearly every Job has one pod, which need not be copied.
-            let copies: Vec<Pod>;
-            let pods = match pods {
-                [] => &[][..],
-                [pod] if !prints_credential(pod, keychain) => std::slice::from_ref(*pod),
-                pods => {
-                    copies = pods.iter().map(|pod| without_credentials(pod, keychain)).collect();
-                    &copies
-                }
-            };
-            observed.add(&job, pods, events, now);
+        ended.begin(keychain);
+        for job in &jobs {
+            let uid = job.metadata.uid.as_deref().unwrap_or_default();
+            let pods = pods.get(uid).map_or(&[][..], Vec::as_slice);
+            let versions = JobVersions::of(job, pods);
+            if let Some(known) = ended.get(uid, &versions) {
+                observed.add(&job.name_any(), known.clone());
+            } else if let Some(read) = read(job, pods, keychain, events, now) {
+                ended.keep(uid, versions, &read);
+                observed.add(&job.name_any(), read);
+            }
         }
+        let uids = jobs.iter().filter_map(|job| job.metadata.uid.as_deref());
+        ended.retain(&uids.collect());
         observed
     }
 
-    fn add(&mut self, job: &Job, pods: &[Pod], events: &PodEvents, now: Timestamp) {
-        let Some(image) = job.labels().get(labels::IMAGE) else { return };
-        if !is_build(job) {
-            let outcome = check_job_outcome(job, pods, events, now);
-            if let CheckJobOutcome::Waiting(wait) = &outcome {
-                self.recheck_at(wait.recheck_at);
+    fn add(&mut self, job: &str, observed: ObservedJob) {
+        let ObservedJob { image, uid, has_pod, recheck_at, work } = observed;
+        self.recheck_pods_at = self.recheck_pods_at.into_iter().chain(recheck_at).min();
+        let (problem, work) = match work {
+            ObservedWork::Check(check) => {
+                let has_result =
+                    matches!(check.outcome, CheckOutcome::Failed(_) | CheckOutcome::Passed(_));
+                if has_result && check.live {
+                    self.ended_live_checks.push(check.job.clone());
+                }
+                let problem = match &check.outcome {
+                    CheckOutcome::NotAdmitted(problem) => Some(problem.clone()),
+                    _ => None,
+                };
+                let (digest, revision) = (check.digest.clone(), check.revision.clone());
+                self.checks.entry(image.clone()).or_default().push(*check);
+                (problem, DeferredWork::Check { digest, revision })
             }
-            let Some(observed) = observed_check(job, pods, outcome) else { return };
-            let has_result =
-                matches!(observed.outcome, CheckOutcome::Failed(_) | CheckOutcome::Passed(_));
-            if has_result && observed.live {
-                self.ended_live_checks.push(observed.job.clone());
+            ObservedWork::Build { build, seconds, unreported } => {
+                self.durations.extend(seconds.map(|seconds| (build.job.to_string(), seconds)));
+                self.unreported.extend(unreported.map(|name| (build.job.to_string(), name)));
+                let problem = match &build.outcome {
+                    BuildOutcome::NotAdmitted(problem) => Some(problem.clone()),
+                    _ => None,
+                };
+                let fingerprint = build.identity.fingerprint.clone();
+                self.builds.entry(image.clone()).or_default().push(*build);
+                (problem, DeferredWork::Build(fingerprint))
             }
-            let digest = observed.digest.clone();
-            let work = DeferredWork::Check { digest, revision: observed.revision.clone() };
-            let problem = match &observed.outcome {
-                CheckOutcome::NotAdmitted(problem) => Some(problem),
-                _ => None,
-            };
-            self.add_admission(job, pods, image, work, problem);
-            self.checks.entry(image.clone()).or_default().push(observed);
-            return;
-        }
-        let outcome = build_job_outcome(job, pods, events, now);
-        if let BuildJobOutcome::Waiting(wait) = &outcome {
-            self.recheck_at(wait.recheck_at);
-        }
-        if let Some(observed) = observed_build(job, pods, outcome) {
-            if let Some(seconds) = duration_seconds(job, pods) {
-                self.durations.insert(observed.job.to_string(), seconds);
-            }
-            if PushReport::of(job, pods) == PushReport::Nothing {
-                let strategy = job.annotations().get(labels::STRATEGY).cloned();
-                self.unreported.insert(observed.job.to_string(), strategy.unwrap_or_default());
-            }
-            let work = DeferredWork::Build(observed.identity.fingerprint.clone());
-            let problem = match &observed.outcome {
-                BuildOutcome::NotAdmitted(problem) => Some(problem),
-                _ => None,
-            };
-            self.add_admission(job, pods, image, work, problem);
-            self.builds.entry(image.clone()).or_default().push(observed);
+        };
+        if let Some(problem) = problem {
+            let rejection = Rejection { image, work, problem, job_uid: uid, retry_at: None };
+            self.rejected.push(RejectedPods { job: job.into(), rejection });
+        } else if has_pod {
+            self.admitted.push(AdmittedJob { image, work });
         }
     }
 
@@ -177,126 +169,28 @@ impl ObservedJobs {
             }
         }
     }
+}
 
-    /// Notes whether the pod of a Job was admitted or rejected, if either is known.
-    fn add_admission(
-        &mut self,
-        job: &Job,
-        pods: &[Pod],
-        image: &str,
-        work: DeferredWork,
-        problem: Option<&Problem>,
-    ) {
-        if let Some(problem) = problem {
-            let (image, problem) = (image.to_owned(), problem.clone());
-            let rejection = Rejection { image, work, problem, job_uid: job.uid(), retry_at: None };
-            self.rejected.push(RejectedPods { job: job.name_any().into(), rejection });
-        } else if !pods.is_empty() {
-            self.admitted.push(AdmittedJob { image: image.to_owned(), work });
+/// Reads a Job and its pods, without credentials in what their containers have printed.
+fn read(
+    job: &Job,
+    pods: &[&Pod],
+    keychain: &Keychain,
+    events: &PodEvents,
+    now: Timestamp,
+) -> Option<ObservedJob> {
+    // Nearly every Job has one pod, which need not be copied.
+    match pods {
+        [] => ObservedJob::of(job, &[], events, now),
+        [pod] if !prints_credential(pod, keychain) => {
+            ObservedJob::of(job, std::slice::from_ref(*pod), events, now)
+        }
+        pods => {
+            let pods: Vec<Pod> =
+                pods.iter().map(|pod| without_credentials(pod, keychain)).collect();
+            ObservedJob::of(job, &pods, events, now)
         }
     }
-
-    fn recheck_at(&mut self, time: Option<Timestamp>) {
-        self.recheck_pods_at = self.recheck_pods_at.into_iter().chain(time).min();
-    }
-}
-
-fn observed_build(job: &Job, pods: &[Pod], outcome: BuildJobOutcome) -> Option<ObservedBuild> {
-    let label = |name: &str| job.labels().get(name).cloned();
-    let annotation = |name: &str| job.annotations().get(name).cloned();
-    let is_waiting = matches!(outcome, BuildJobOutcome::Waiting(_));
-    let wait_reason = match &outcome {
-        BuildJobOutcome::Waiting(wait) => wait.reason,
-        _ => None,
-    };
-    let (outcome, waits_for) = match outcome {
-        BuildJobOutcome::Waiting(wait) => (BuildOutcome::Running, wait.message),
-        BuildJobOutcome::Running => (BuildOutcome::Running, None),
-        BuildJobOutcome::Succeeded => (BuildOutcome::Succeeded, None),
-        BuildJobOutcome::Failed(failure) => (BuildOutcome::Failed(failure), None),
-        BuildJobOutcome::NotAdmitted(problem) => (BuildOutcome::NotAdmitted(problem), None),
-        BuildJobOutcome::Stopped => (BuildOutcome::Stopped, None),
-    };
-    let has_started =
-        outcome != BuildOutcome::Running || !is_waiting || outcome::may_have_started(job, pods);
-    Some(ObservedBuild {
-        job: job.name_any().into(),
-        identity: BuildIdentity {
-            fingerprint: label(labels::FINGERPRINT)?.into(),
-            attempt: label(labels::ATTEMPT)?.parse().ok()?,
-            number: annotation(labels::BUILD)?.parse().ok()?,
-            cascade: label(labels::CASCADE).unwrap_or_default().into(),
-            own_inputs: annotation(labels::OWN_INPUTS).unwrap_or_default().into(),
-            user_caused: annotation(labels::USER_CAUSED).is_some_and(|value| value == "true"),
-            upstreams: upstreams(job),
-        },
-        started_at: job.creation_timestamp().map(|time| time.0),
-        ended_at: ended_at(job, pods),
-        outcome,
-        pushed: PushReport::of(job, pods).digest(),
-        waits_for,
-        wait_reason,
-        has_started,
-        repository: annotation(labels::REPOSITORY),
-        live: is_live(job, pods),
-    })
-}
-
-/// Returns the references of the upstreams that caused the build of a Job.
-pub(in crate::controller) fn upstreams(job: &Job) -> Vec<String> {
-    let references = job.annotations().get(labels::UPSTREAMS).map_or("", String::as_str);
-    references.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect()
-}
-
-fn observed_check(job: &Job, pods: &[Pod], outcome: CheckJobOutcome) -> Option<ObservedCheck> {
-    let label = |name: &str| job.labels().get(name).cloned();
-    let (outcome, waits_for) = match outcome {
-        CheckJobOutcome::Waiting(wait) => (CheckOutcome::Running, wait.message),
-        CheckJobOutcome::Running => (CheckOutcome::Running, None),
-        CheckJobOutcome::Passed(said) => (CheckOutcome::Passed(said), None),
-        CheckJobOutcome::Failed(failure) => (CheckOutcome::Failed(failure), None),
-        CheckJobOutcome::NotAdmitted(problem) => (CheckOutcome::NotAdmitted(problem), None),
-        CheckJobOutcome::Stopped => (CheckOutcome::Stopped, None),
-    };
-    Some(ObservedCheck {
-        job: job.name_any().into(),
-        check: label(labels::CHECK)?,
-        revision: label(labels::CHECK_REVISION)?,
-        digest: job.annotations().get(labels::CHECKED_DIGEST)?.into(),
-        image: job.annotations().get(labels::CHECK_IMAGE).cloned(),
-        attempt: label(labels::ATTEMPT)?.parse().ok()?,
-        outcome,
-        waits_for,
-        live: is_live(job, pods),
-    })
-}
-
-/// Returns how long the Job took until our own containers ended, in seconds; `None` while they run,
-/// or if neither the pod nor the Job shows an end.
-fn duration_seconds(job: &Job, pods: &[Pod]) -> Option<i64> {
-    let start = job.creation_timestamp()?.0;
-    Some(ended_at(job, pods)?.duration_since(start).as_secs().max(0))
-}
-
-/// Returns when our own containers ended; `None` while they run, or if neither the pod nor the Job
-/// shows an end.
-fn ended_at(job: &Job, pods: &[Pod]) -> Option<Timestamp> {
-    let own = pods.iter().filter_map(|pod| outcome::ended_at(job, pod)).max();
-    let statuses =
-        pods.iter().filter(|pod| pod_has_ended(pod)).filter_map(|pod| pod.status.as_ref());
-    let containers = statuses.flat_map(|status| status.container_statuses.iter().flatten());
-    let stopped = containers.filter_map(|container| {
-        Some(container.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref()?.0)
-    });
-    let complete = || Some(job.status.as_ref()?.completion_time.as_ref()?.0);
-    own.or_else(|| stopped.max()).or_else(complete)
-}
-
-/// Returns whether a Job still runs. Its pod ends a second or two before the Job does, and the Job
-/// keeps its log. A Job whose build or check has ended is live as long as a container that
-/// something else has added runs in its pod.
-fn is_live(job: &Job, pods: &[Pod]) -> bool {
-    !job_has_ended(job) && !pods.iter().any(pod_has_ended)
 }
 
 /// Returns whether a Job is a build and no check.
@@ -351,7 +245,8 @@ mod tests {
         for pod in &mut pods {
             run_template(pod, job);
         }
-        observed.add(job, &pods, &PodEvents::default(), now);
+        let read = ObservedJob::of(job, &pods, &PodEvents::default(), now).expect("a Job of ours");
+        observed.add(&job.name_any(), read);
     }
 
     /// Adds the containers of a Job's template to those of a pod.
@@ -400,6 +295,7 @@ mod tests {
     #[test]
     fn a_pod_answers_only_for_the_job_that_controls_it() {
         let (stores, family) = (Stores::default(), Key::new("team", "python"));
+        let (keychain, mut ended) = (Arc::default(), EndedJobs::default());
         let mut job = check_of_pyenv();
         let metadata = ObjectMeta {
             namespace: Some("team".into()),
@@ -434,8 +330,9 @@ mod tests {
             let observed = ObservedJobs::of(
                 &stores,
                 &family,
-                &Keychain::default(),
+                &keychain,
                 &PodEvents::default(),
+                &mut ended,
                 now,
             );
             assert_eq!(observed.checks["pyenv"][0].outcome, expected, "version {version}");
@@ -493,34 +390,6 @@ mod tests {
         add(&mut observed, &job, &[], Timestamp::UNIX_EPOCH);
         let images = observed.checks["pyenv"].iter().map(|check| check.image.as_deref());
         assert_eq!(images.collect::<Vec<_>>(), [None, Some("scanner@sha256:01")]);
-    }
-
-    #[test]
-    fn the_duration_of_a_build_is_that_of_its_pod() {
-        let job = |status: &str| -> Job {
-            let metadata = r#"{"creationTimestamp": "2026-01-01T00:00:00Z"}"#;
-            let text = format!(r#"{{"metadata": {metadata}, "status": {status}}}"#);
-            serde_json::from_str(&text).expect("a Job")
-        };
-        let pod = |phase: &str| {
-            let terminated = r#"{"exitCode": 0, "finishedAt": "2026-01-01T00:01:30Z"}"#;
-            pods(&format!(
-                r#"{{"status": {{"phase": "{phase}", "containerStatuses": [
-                    {{"name": "build", "image": "i", "imageID": "",
-                      "ready": false, "restartCount": 0,
-                      "state": {{"terminated": {terminated}}}}}]}}}}"#
-            ))
-        };
-        let complete = job(r#"{"completionTime": "2026-01-01T00:01:32Z"}"#);
-        assert_eq!(duration_seconds(&complete, &pod("Failed")), Some(90));
-        assert_eq!(duration_seconds(&complete, &[]), Some(92), "the pod is gone");
-        assert_eq!(duration_seconds(&job("{}"), &pod("Running")), None);
-        let mut own = job("{}");
-        own.spec =
-            serde_json::from_str(r#"{"template": {"spec": {"containers": [{"name": "build"}]}}}"#)
-                .expect("a spec");
-        assert_eq!(duration_seconds(&own, &pod("Running")), Some(90), "a sidecar runs on");
-        assert_eq!(duration_seconds(&job("{}"), &[]), None);
     }
 
     #[test]

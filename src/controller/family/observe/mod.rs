@@ -7,7 +7,7 @@
 //! - [`platform`]: the platform of builds whose strategies name none
 //! - [`polls`]: what the pollers are to poll
 //! - [`snapshot`]: everything that the decision needs, by subject: [`sources`], [`strategies`],
-//!   [`jobs`], [`final_pods`], [`pod_events`], [`upstreams`], [`tags`], [`imports`], [`cascades`],
+//!   [`jobs`] with [`job`], [`final_pods`], [`pod_events`], [`upstreams`], [`tags`], [`imports`], [`cascades`],
 //!   [`records`] and [`requests`]
 //! - [`ownership`]: which records belong to the family
 //! - [`image_keys`]: the keys by which pollers are asked for tags
@@ -18,6 +18,7 @@ pub mod dockerfiles;
 pub mod final_pods;
 pub mod image_keys;
 pub mod imports;
+pub mod job;
 pub mod jobs;
 pub mod ownership;
 pub mod platform;

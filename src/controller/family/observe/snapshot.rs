@@ -158,9 +158,9 @@ impl Observer<'_> {
         } = strategies;
         self.read_pod_events().await;
         self.read_final_pods().await?;
-        let events = &self.cache.pod_events.events;
-        let mut jobs =
-            ObservedJobs::of(&self.context.stores, &self.key, &keychain, events, self.now);
+        let (events, ended) = (&self.cache.pod_events.events, &mut self.cache.ended_jobs);
+        let stores = &self.context.stores;
+        let mut jobs = ObservedJobs::of(stores, &self.key, &keychain, events, ended, self.now);
         jobs.require_reports(self.context.records.policy);
         let pods = self.context.environment.pods.version();
         let job_versions = job_versions(&family, &strategies, &pods);
@@ -185,7 +185,10 @@ impl Observer<'_> {
         let records: Vec<_> = spec
             .images
             .iter()
-            .map(|image| records::current_record(spec, image, &mut records, self.cache))
+            .map(|image| {
+                let stored = records::current_record(spec, image, &mut records, self.cache)?;
+                Some(self.cache.deferred_statuses.apply_to(&image.name, stored))
+            })
             .collect();
         for ((image, record), builds) in spec.images.iter().zip(&records).zip(&builds) {
             let record = record.as_ref();

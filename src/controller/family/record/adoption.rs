@@ -83,7 +83,7 @@ impl Observer<'_> {
             stores.cascades.record_missing(&Key::of(&cascade));
         }
         info!(note = %notice.note, "adopted records");
-        events::about_family(self.context, &self.family, &notice).await;
+        events::about_family(self.context, &self.family, &notice);
         Ok(())
     }
 

@@ -19,7 +19,7 @@ use crate::{
         family::{
             observe::ownership::is_controlled_by, reconcile::Reconcile, record::events::Notice,
         },
-        writes::{apply_status, delete},
+        writes::{apply_status_unchanged, delete},
     },
     engine::{CascadeDecision, cascade::status, causes},
     lineage::ImageIndex,
@@ -59,7 +59,7 @@ impl Reconcile<'_> {
         let status = self.cascade_status(cascade);
         if status.phase != CascadePhase::Running {
             self.write_cascade_status(cascade, &status).await?;
-            self.publish_cascade_end(&status).await;
+            self.publish_cascade_end(&status);
             return Ok(None);
         }
         if cascade.status.as_ref() == Some(&status) {
@@ -134,7 +134,7 @@ impl Reconcile<'_> {
             action: "Cascade",
             note,
         };
-        self.publish_about_family(&notice).await;
+        self.publish_about_family(&notice);
         Ok(())
     }
 
@@ -145,18 +145,24 @@ impl Reconcile<'_> {
     ) -> Result<(), ReconcileError> {
         let api: Api<Cascade> = self.api();
         let name = cascade.name_any();
-        let patch = apply_status::<Cascade, _>(&name, status);
+        let patch = apply_status_unchanged(cascade, status);
         let parameters = PatchParams::apply(labels::FIELD_OWNER).force();
         let what = || format!("write the status of Cascade {name}");
         match call(what, api.patch_status(&name, &parameters, &patch)).await {
             Ok(written) => self.context.stores.cascades.record_write(written),
             Err(error) if error.is_not_found() => {}
-            Err(error) => return Err(error),
+            Err(error) => {
+                if error.is_conflict() {
+                    let read = call(|| format!("read Cascade {name}"), api.get(&name)).await?;
+                    self.context.stores.cascades.record_write(read);
+                }
+                return Err(error);
+            }
         }
         Ok(())
     }
 
-    async fn publish_cascade_end(&self, status: &CascadeStatus) {
+    fn publish_cascade_end(&self, status: &CascadeStatus) {
         let complete = status.phase == CascadePhase::Complete;
         info!(result = %status.message, complete, "the cascade has ended");
         let duration = status.duration.map_or(Duration::ZERO, Duration::from);
@@ -167,7 +173,7 @@ impl Reconcile<'_> {
             action: "Cascade",
             note: status.message.clone(),
         };
-        self.publish_about_family(&notice).await;
+        self.publish_about_family(&notice);
     }
 
     /// Deletes the records of the cascades that ended first, beyond the limit of the spec.

@@ -11,7 +11,7 @@ use crate::{
     controller::family::{
         observe::snapshot::Snapshot,
         record::{
-            image::needs_user,
+            image_status::needs_user,
             unstarted::{DecidedImage, unstarted_builds},
         },
     },

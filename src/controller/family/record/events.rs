@@ -1,20 +1,16 @@
 //! Events about families and images, for users. An Event that cannot be published never fails a
-//! reconcile. Needs a client.
+//! reconcile, and none is waited for. No client is needed.
 //!
 //! An Event about one image is published on its `ManagedImage` as well as on the family. Such
 //! Events are about changes that are rare: an image fails or needs a user, a tag was moved by
 //! somebody else, a request was handled, a rollout changes. So each costs one more write, and there
 //! are at most two writes per change.
 
-use std::time::Duration;
-
-use futures::future::join;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
     Resource,
-    runtime::events::{Event, EventType, Recorder},
+    runtime::events::{Event, EventType},
 };
-use tracing::debug;
 
 use crate::{
     api::{
@@ -22,14 +18,14 @@ use crate::{
         condition::{Reason, shorten},
     },
     build_records::UnrecordedImage,
-    controller::{context::Context, family::reconcile::Reconcile, object_cache::Key},
+    controller::{
+        context::Context, event_queue::EventQueue, family::reconcile::Reconcile, object_cache::Key,
+    },
     engine::causes::short,
 };
 
 /// The most characters of an Event's note. The API server accepts 1 KiB.
 const MAX_NOTE: usize = 250;
-/// Upper bound on the time that publishing one Event may take.
-const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What an Event says.
 #[derive(Clone, Debug)]
@@ -58,18 +54,18 @@ impl Notice {
 
 impl Reconcile<'_> {
     /// Publishes an Event about the family.
-    pub async fn publish_about_family(&self, notice: &Notice) {
-        about_family(self.context, &self.snapshot.family, notice).await;
+    pub fn publish_about_family(&self, notice: &Notice) {
+        about_family(self.context, &self.snapshot.family, notice);
     }
 
     /// Publishes an Event about one upstream, on the family.
-    pub async fn publish_about_upstream(&self, upstream: &str, notice: &Notice) {
+    pub fn publish_about_upstream(&self, upstream: &str, notice: &Notice) {
         let family = self.snapshot.family.object_ref(&());
-        publish_on_upstream(&self.context.recorder, notice, &family, upstream).await;
+        publish_on_upstream(&self.context.events, notice, &family, upstream);
     }
 
     /// Publishes an Event about each image under one of our own tags that is no build of ours.
-    pub async fn publish_unrecorded_images(&mut self) {
+    pub fn publish_unrecorded_images(&mut self) {
         for (image, UnrecordedImage { tag, digest }) in self.cache.take_unpublished() {
             let notice = Notice {
                 type_: EventType::Warning,
@@ -81,69 +77,57 @@ impl Reconcile<'_> {
                     short(&digest)
                 ),
             };
-            self.publish_about_image(&image, &notice).await;
+            self.publish_about_image(&image, &notice);
         }
     }
 
     /// Publishes an Event about one image, on the family and on the image's `ManagedImage`. The
     /// note names the image, because the family's Events are about all of its images.
-    pub async fn publish_about_image(&self, image: &str, notice: &Notice) {
-        about_image(self.context, &self.snapshot.family, image, notice).await;
+    pub fn publish_about_image(&self, image: &str, notice: &Notice) {
+        about_image(self.context, &self.snapshot.family, image, notice);
     }
 }
 
 /// Publishes an Event about a family.
-pub async fn about_family(context: &Context, family: &ImageFamily, notice: &Notice) {
-    publish(&context.recorder, &notice.event(None), &family.object_ref(&())).await;
+pub fn about_family(context: &Context, family: &ImageFamily, notice: &Notice) {
+    context.events.add(notice.event(None), family.object_ref(&()));
 }
 
 /// Publishes an Event about one image of a family, on the family and on the image's `ManagedImage`,
 /// if there is one yet.
-pub async fn about_image(context: &Context, family: &ImageFamily, image: &str, notice: &Notice) {
+pub fn about_image(context: &Context, family: &ImageFamily, image: &str, notice: &Notice) {
     let key = Key::of(family);
     let record = Key::new(&key.namespace, &format!("{}.{image}", key.name));
     let record = context.stores.images.get(&record).map(|record| record.object_ref(&()));
-    publish_on_both(&context.recorder, notice, &family.object_ref(&()), record).await;
+    publish_on_both(&context.events, notice, &family.object_ref(&()), record);
 }
 
 /// Publishes one Event on the family, and one on the image's record. Each names the other object as
 /// the related one. On the family that also keeps Events about different images apart: the recorder
 /// merges Events that differ in their note alone.
-async fn publish_on_both(
-    recorder: &Recorder,
+fn publish_on_both(
+    events: &EventQueue,
     notice: &Notice,
     family: &ObjectReference,
     record: Option<ObjectReference>,
 ) {
-    let on_family = notice.event(record.clone());
-    let on_record = async {
-        if let Some(record) = &record {
-            publish(recorder, &notice.event(Some(family.clone())), record).await;
-        }
-    };
-    join(publish(recorder, &on_family, family), on_record).await;
+    events.add(notice.event(record.clone()), family.clone());
+    if let Some(record) = record {
+        events.add(notice.event(Some(family.clone())), record);
+    }
 }
 
 /// Publishes an Event on the family. It names the upstream as the related object, so that Events
 /// about different upstreams stay apart.
-async fn publish_on_upstream(
-    recorder: &Recorder,
+fn publish_on_upstream(
+    events: &EventQueue,
     notice: &Notice,
     family: &ObjectReference,
     upstream: &str,
 ) {
     let field_path = Some(format!("spec.upstreams{{{upstream}}}"));
     let upstream = ObjectReference { field_path, ..family.clone() };
-    publish(recorder, &notice.event(Some(upstream)), family).await;
-}
-
-async fn publish(recorder: &Recorder, event: &Event, regarding: &ObjectReference) {
-    let reason = &event.reason;
-    match tokio::time::timeout(PUBLISH_TIMEOUT, recorder.publish(event, regarding)).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => debug!(%error, reason, "could not publish an Event"),
-        Err(_) => debug!(reason, "could not publish an Event in time"),
-    }
+    events.add(notice.event(Some(upstream)), family.clone());
 }
 
 #[cfg(test)]
@@ -154,7 +138,11 @@ mod tests {
     };
 
     use http::{Method, Request, Response};
-    use kube::{Client, client::Body, runtime::events::Reporter};
+    use kube::{
+        Client,
+        client::Body,
+        runtime::events::{Recorder, Reporter},
+    };
     use serde_json::Value;
 
     use super::*;
@@ -162,8 +150,8 @@ mod tests {
 
     type Writes = Arc<Mutex<Vec<(Method, Value)>>>;
 
-    /// A recorder, and what it writes.
-    fn recorder() -> (Recorder, Writes) {
+    /// A queue of Events, and what is written of them.
+    fn events() -> (EventQueue, Writes) {
         let writes = Writes::default();
         let written = Arc::clone(&writes);
         let service = tower::service_fn(move |request: Request<Body>| {
@@ -177,7 +165,7 @@ mod tests {
             }
         });
         let reporter = Reporter { controller: "groundswell".into(), instance: Some("0".into()) };
-        (Recorder::new(Client::new(service, "team"), reporter), writes)
+        (EventQueue::new(Recorder::new(Client::new(service, "team"), reporter)), writes)
     }
 
     fn reference(kind: &str, name: &str) -> ObjectReference {
@@ -200,12 +188,13 @@ mod tests {
 
     #[tokio::test]
     async fn an_event_about_an_image_is_published_on_its_record_and_on_the_family() {
-        let (recorder, writes) = recorder();
+        let (events, writes) = events();
         let family = reference("ImageFamily", "shop");
         for image in ["app", "web"] {
             let record = reference("ManagedImage", &format!("shop.{image}"));
-            publish_on_both(&recorder, &failed(image), &family, Some(record)).await;
+            publish_on_both(&events, &failed(image), &family, Some(record));
         }
+        events.publish_waiting().await;
         let mut published: Vec<String> = writes
             .lock()
             .expect("writes")
@@ -232,11 +221,12 @@ mod tests {
 
     #[tokio::test]
     async fn events_about_two_upstreams_are_not_merged() {
-        let (recorder, writes) = recorder();
+        let (events, writes) = events();
         let family = reference("ImageFamily", "shop");
         for upstream in ["alpine", "debian", "alpine"] {
-            publish_on_upstream(&recorder, &failed(upstream), &family, upstream).await;
+            publish_on_upstream(&events, &failed(upstream), &family, upstream);
         }
+        events.publish_waiting().await;
         let writes = writes.lock().expect("writes");
         let methods: Vec<&Method> = writes.iter().map(|(method, _)| method).collect();
         assert_eq!(methods, [Method::POST, Method::POST, Method::PATCH]);
@@ -246,8 +236,9 @@ mod tests {
 
     #[tokio::test]
     async fn an_event_about_an_image_without_a_record_is_published_on_the_family() {
-        let (recorder, writes) = recorder();
-        publish_on_both(&recorder, &failed("app"), &reference("ImageFamily", "shop"), None).await;
+        let (events, writes) = events();
+        publish_on_both(&events, &failed("app"), &reference("ImageFamily", "shop"), None);
+        events.publish_waiting().await;
         let writes = writes.lock().expect("writes");
         assert_eq!(writes.len(), 1);
         assert_eq!(writes[0].1["regarding"]["kind"], "ImageFamily");

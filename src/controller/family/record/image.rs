@@ -1,27 +1,23 @@
 //! The record of each image: its `ManagedImage`. Needs a client.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, LazyLock},
+};
 
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, stream};
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{
-    Api, Resource,
-    api::{Patch, PatchParams},
+    Api, Resource, ResourceExt,
+    api::{ObjectMeta, Patch, PatchParams},
     runtime::events::EventType,
 };
 use serde_json::json;
 
 use crate::{
-    api::{
-        AdoptionRecord, EdgeSource, FoundEdge, Image, ImageState, ManagedImage, ManagedImageSpec,
-        ManagedImageStatus, ReportedPush, TagRecord,
-        condition::{
-            self, ConditionUpdate, READY, RECONCILING, Reason, ReasonClass, STALLED, shorten,
-        },
-        labels,
-    },
+    api::{ManagedImage, ManagedImageSpec, ManagedImageStatus, labels},
     controller::{
+        deferred_statuses::DeferredStatuses,
         error::{ReconcileError, call},
         family::{
             observe::ownership::record_name,
@@ -29,71 +25,147 @@ use crate::{
             record::{
                 counting::RecordChange,
                 events::Notice,
-                history::{HistoryUpdate, KnownBuilds},
-                staleness,
+                image_status::{ImageChange, needs_user, own_conditions},
             },
         },
         object_cache::Key,
-        writes::apply_status,
+        writes::apply_status_unchanged,
     },
-    engine::{
-        ImageDecision, ObservedBuild, ObservedTag, PlannedBuild, cascade::limits, tags::Tag,
-        upstream_memory,
-    },
+    engine::upstream_memory,
     lineage::ImageIndex,
 };
 
 /// The number of records that are written concurrently.
 pub(super) const MAX_CONCURRENT_WRITES: usize = 8;
-/// The most characters of an image's message.
-const MAX_IMAGE_MESSAGE: usize = 512;
+/// The status of a record that has none yet.
+static NO_STATUS: LazyLock<ManagedImageStatus> = LazyLock::new(ManagedImageStatus::default);
 
-/// What a reconcile knows of one image.
-#[derive(Clone, Copy)]
-pub(super) struct ImageChange<'a> {
+/// The most records that one reconcile writes at once. A family with more of them is reconciled
+/// again right away: a parent that has been built in the meantime does not wait for the records of
+/// other images.
+const MAX_WRITES: usize = 32;
+
+/// A record to be written.
+struct ImageWrite {
     index: ImageIndex,
-    image: &'a Image,
-    decided: &'a ImageDecision,
-    /// The generation of the record's spec.
-    generation: Option<i64>,
-    /// The status of the record before this reconcile.
-    pub(super) old: &'a ManagedImageStatus,
+    /// The spec, if the object is missing or has another one.
+    spec: Option<ManagedImageSpec>,
+    part: RecordPart,
+    /// The status, unless it has to be the decided one.
+    status: Option<ManagedImageStatus>,
 }
 
 impl Reconcile<'_> {
-    /// Writes the records that have changed. Returns the current time if the floating tags of one
-    /// of them are others than before: only the next reconcile registers their polls.
-    pub(super) async fn record_images(&self) -> Result<Option<Timestamp>, ReconcileError> {
+    /// Writes the records that have changed, apart from states that pass. Images whose records
+    /// could not be written, or are left to the next reconcile, are [`unrecorded`](Self). Returns
+    /// when the next ones are to be written.
+    pub(super) async fn record_images(&mut self) -> Option<Timestamp> {
         let images = ImageIndex::range(self.snapshot.family.spec.images.len());
-        self.record_each(images, RecordPart::All).await
+        let mut writes = Vec::new();
+        for index in images.filter(|index| !self.unrecorded.contains(index)).collect::<Vec<_>>() {
+            writes.extend(self.plan_write(index));
+        }
+        for write in writes.split_off(writes.len().min(MAX_WRITES)) {
+            self.unrecorded.insert(write.index);
+        }
+        let is_left = !self.unrecorded.is_empty();
+        writes.extend(self.due_writes());
+        let polls = self.write_images(writes).await;
+        let deferred = self.cache.deferred_statuses.next_at(self.now);
+        [polls, deferred, is_left.then_some(self.now)].into_iter().flatten().min()
     }
 
-    pub(super) async fn record_each(
-        &self,
-        images: impl Iterator<Item = ImageIndex>,
-        part: RecordPart,
-    ) -> Result<Option<Timestamp>, ReconcileError> {
-        stream::iter(images)
-            .map(|index| self.record_image(index, part))
-            .buffer_unordered(MAX_CONCURRENT_WRITES)
-            .try_fold(None, async |before: Option<Timestamp>, tags| {
-                Ok(before.or((tags == RecordedTags::Others).then_some(self.now)))
+    /// Records the digests that the floating tags of images are about to be moved to. Returns the
+    /// same as [`record_images`](Self::record_images).
+    pub(super) async fn record_promotions(&mut self, images: &[ImageIndex]) -> Option<Timestamp> {
+        let part = RecordPart::Promotion;
+        let write = |index: &ImageIndex| {
+            Some(ImageWrite {
+                index: *index,
+                spec: self.spec_to_apply(*index)?,
+                part,
+                status: None,
             })
-            .await
+        };
+        let writes = images.iter().filter_map(write).collect();
+        self.write_images(writes).await
     }
 
-    async fn record_image(
-        &self,
-        index: ImageIndex,
-        part: RecordPart,
-    ) -> Result<RecordedTags, ReconcileError> {
-        let (Some(image), Some(decided)) =
-            (self.image(index), self.decision.images.get(index.position()))
-        else {
-            return Ok(RecordedTags::AsBefore);
+    /// Returns what is written of an image now, if its record has changed.
+    fn plan_write(&mut self, index: ImageIndex) -> Option<ImageWrite> {
+        let part = RecordPart::All;
+        let spec = self.spec_to_apply(index)?;
+        let known = self.snapshot.records.get(index.position())?.clone();
+        let (Some(known), None) = (known, &spec) else {
+            return Some(ImageWrite { index, spec, part, status: None });
         };
+        let generation = known.metadata.generation;
+        let change = self.change(index, generation, known.status.as_ref())?;
+        let (new, name) = (self.image_status(change), &change.image.name);
+        let deferred = self.cache.deferred_statuses.stored(name);
+        let stored = deferred.unwrap_or(&known);
+        let written = stored.status.as_ref();
+        if written == Some(&new) {
+            self.count_ended_jobs(change, &new);
+            let name = name.clone();
+            self.cache.deferred_statuses.forget(&name);
+            return None;
+        }
+        let passes = !needs_user(new.state, change.decided.reason)
+            && written.is_some_and(|written| DeferredStatuses::can_defer(written, &new));
+        if !passes {
+            return Some(ImageWrite { index, spec, part, status: Some(new) });
+        }
+        if known.status.as_ref() != Some(&new) {
+            self.count_ended_jobs(change, &new);
+            let (name, stored) = (name.clone(), Arc::clone(stored));
+            self.cache.deferred_statuses.defer(&name, &stored, &new, self.now);
+        }
+        None
+    }
+
+    /// Returns the deferred writes that are due.
+    fn due_writes(&mut self) -> Vec<ImageWrite> {
+        let due = self.cache.deferred_statuses.take_due(self.now);
+        let images = ImageIndex::enumerate(&self.snapshot.family.spec.images);
+        let due = images.filter_map(|(index, image)| {
+            let status = due.get(&image.name)?.clone();
+            Some(ImageWrite { index, spec: None, part: RecordPart::All, status: Some(status) })
+        });
+        due.collect()
+    }
+
+    /// Makes these writes. Returns the current time if the floating tags of an image are others
+    /// than before: only the next reconcile registers their polls.
+    async fn write_images(&mut self, writes: Vec<ImageWrite>) -> Option<Timestamp> {
+        let reconcile = &*self;
+        let written: Vec<_> = stream::iter(writes)
+            .map(async |write: ImageWrite| (write.index, reconcile.write_image(write).await))
+            .buffer_unordered(MAX_CONCURRENT_WRITES)
+            .collect()
+            .await;
+        let mut polls = None;
+        for (index, result) in written {
+            match result {
+                Ok(tags) => {
+                    let name = self.image_name(index).to_owned();
+                    self.cache.deferred_statuses.forget(&name);
+                    polls = polls.or((tags == RecordedTags::Others).then_some(self.now));
+                }
+                // The records of other images do not depend on this one.
+                Err(error) => {
+                    self.unrecorded.insert(index);
+                    self.record_error.get_or_insert(error);
+                }
+            }
+        }
+        polls
+    }
+
+    /// Returns the spec of an image's record, if it is to be written.
+    fn spec_to_apply(&self, index: ImageIndex) -> Option<Option<ManagedImageSpec>> {
+        let image = self.image(index)?;
         let known = self.snapshot.records.get(index.position()).and_then(Option::as_ref);
-        let name = record_name(&self.snapshot.key.name, &image.name);
         let level = self.snapshot.blueprint.lineage.level(index);
         let remembered = known.map_or(&[][..], |known| &known.spec.upstreams);
         let spec = ManagedImageSpec {
@@ -109,42 +181,61 @@ impl Reconcile<'_> {
             repository: self.snapshot.repository(index),
             level: i32::try_from(level).unwrap_or(i32::MAX),
         };
-        let generation = match known.filter(|known| known.spec == spec) {
-            Some(known) => known.metadata.generation,
-            None => self.apply_image(&name, &spec).await?,
+        Some(Some(spec).filter(|spec| known.is_none_or(|known| known.spec != *spec)))
+    }
+
+    /// Returns the change of an image's record, whose status was `old`.
+    fn change<'a>(
+        &'a self,
+        index: ImageIndex,
+        generation: Option<i64>,
+        old: Option<&'a ManagedImageStatus>,
+    ) -> Option<ImageChange<'a>> {
+        let decided = self.decision.images.get(index.position())?;
+        let old = old.unwrap_or(&NO_STATUS);
+        Some(ImageChange { index, image: self.image(index)?, decided, generation, old })
+    }
+
+    /// Writes the record of an image.
+    async fn write_image(&self, write: ImageWrite) -> Result<RecordedTags, ReconcileError> {
+        let ImageWrite { index, spec, part, status } = write;
+        let name = record_name(&self.snapshot.key.name, self.image_name(index));
+        let known = self.snapshot.records.get(index.position()).and_then(Option::as_ref);
+        let metadata = match &spec {
+            Some(spec) => self.apply_image(&name, spec).await?,
+            None => self.stored_metadata(index).unwrap_or_default(),
         };
-        let none = ManagedImageStatus::default();
-        let old = known.and_then(|known| known.status.as_ref()).unwrap_or(&none);
-        let change = ImageChange { index, image, decided, generation, old };
-        let new = match part {
+        let generation = metadata.generation;
+        let old = known.and_then(|known| known.status.as_ref());
+        let Some(change) = self.change(index, generation, old) else {
+            return Ok(RecordedTags::AsBefore);
+        };
+        let new = status.unwrap_or_else(|| match part {
             RecordPart::All => self.image_status(change),
             RecordPart::Promotion => self.promotion_status(change),
-        };
-        // The image reconciler records rollouts under another field owner. They are not part of the
-        // comparison.
-        let comparable = ManagedImageStatus {
-            rollouts: Vec::new(),
-            conditions: own_conditions(&old.conditions),
-            ..old.clone()
-        };
-        if known.is_some() && new == comparable {
-            return Ok(RecordedTags::AsBefore);
-        }
-        self.write_image_status(name, &new).await?;
+        });
+        self.write_image_status(metadata, &new).await?;
         if part == RecordPart::All {
-            self.publish_image_event(change, &new).await;
+            self.publish_image_event(change, &new);
         }
         self.count_ended_jobs(change, &new);
-        let is_polled = floating_tags(&new).eq(floating_tags(old));
+        let is_polled = floating_tags(&new).eq(floating_tags(change.old));
         Ok(if is_polled { RecordedTags::AsBefore } else { RecordedTags::Others })
     }
 
-    /// Creates the object of an image's record, or updates its spec. Returns its generation.
+    /// Returns the metadata of an image's record as the API server has it.
+    fn stored_metadata(&self, index: ImageIndex) -> Option<ObjectMeta> {
+        let known = self.snapshot.records.get(index.position())?.as_ref()?;
+        let deferred = self.cache.deferred_statuses.stored(self.image_name(index));
+        Some(deferred.unwrap_or(known).metadata.clone())
+    }
+
+    /// Creates the object of an image's record, or updates its spec. Returns its metadata.
     async fn apply_image(
         &self,
         name: &str,
         spec: &ManagedImageSpec,
-    ) -> Result<Option<i64>, ReconcileError> {
+    ) -> Result<ObjectMeta, ReconcileError> {
         let owner = self.snapshot.family.controller_owner_ref(&());
         let body = json!({
             "apiVersion": ManagedImage::api_version(&()),
@@ -165,24 +256,27 @@ impl Reconcile<'_> {
             (PatchParams::apply(labels::FIELD_OWNER).force(), Patch::Apply(body));
         let apply = api.patch(name, &parameters, &body);
         let written = call(|| format!("apply ManagedImage {name}"), apply).await?;
-        let generation = written.metadata.generation;
+        let metadata = written.metadata.clone();
         self.context.stores.images.record_write(written);
-        Ok(generation)
+        Ok(metadata)
     }
 
     /// Writes a status, without the fields that the image reconciler owns.
     async fn write_image_status(
         &self,
-        name: String,
+        metadata: ObjectMeta,
         status: &ManagedImageStatus,
     ) -> Result<(), ReconcileError> {
+        let record = ManagedImage { metadata, ..ManagedImage::default() };
+        let name = record.name_any();
         let what = || format!("write the status of ManagedImage {name}");
         let mut body = serde_json::to_value(status)
             .map_err(|source| ReconcileError::Serialize { what: what(), source })?;
         if let Some(body) = body.as_object_mut() {
             body.remove("rollouts");
+            body.insert("conditions".into(), json!(own_conditions(&status.conditions)));
         }
-        let body = apply_status::<ManagedImage, _>(&name, &body);
+        let body = apply_status_unchanged(&record, &body);
         let parameters = PatchParams::apply(labels::FIELD_OWNER).force();
         let api: Api<ManagedImage> = self.api();
         let images = &self.context.stores.images;
@@ -193,195 +287,19 @@ impl Reconcile<'_> {
             Err(error) if error.is_not_found() => {
                 images.record_missing(&Key::new(&self.snapshot.key.namespace, &name));
             }
-            Err(error) => return Err(error),
+            Err(error) => {
+                if error.is_conflict() {
+                    let read = call(|| format!("read ManagedImage {name}"), api.get(&name)).await?;
+                    images.record_write(read);
+                }
+                return Err(error);
+            }
         }
         Ok(())
     }
 
-    /// Returns the status of an image's record.
-    pub(super) fn image_status(&self, change: ImageChange<'_>) -> ManagedImageStatus {
-        let ImageChange { decided, generation: observed_generation, old, .. } = change;
-        let verified = decided.verified.as_deref();
-        let (reason, message) =
-            (decided.reason, shorten(&decided.message.to_string(), MAX_IMAGE_MESSAGE));
-        let numbered = NumberedBuild::of(old, decided);
-        let mut status = ManagedImageStatus {
-            observed_generation,
-            conditions: own_conditions(&old.conditions),
-            state: decided.state,
-            reason: reason.into(),
-            message: message.clone(),
-            since: old.since.filter(|_| old.state == decided.state).or(Some(self.now)),
-            overdue_since: staleness::image_overdue_since(
-                &self.snapshot.family.spec,
-                old,
-                (decided.state, reason),
-                self.now,
-            ),
-            digest: verified.map(|verified| verified.digest.to_string()),
-            fingerprint: verified.map(|verified| verified.fingerprint.to_string()),
-            build: verified.map(|verified| verified.build),
-            last_build: numbered.number,
-            last_build_fingerprint: numbered.fingerprint,
-            recorded: self.record_key(change),
-            reported: self.report_to_record(change),
-            platform: self.platform_to_record(change),
-            adopted: adoption_to_record(change),
-            size: verified.map(|verified| verified.size),
-            base_observed: verified.and_then(|verified| verified.base_observed),
-            inputs: verified.map(|verified| verified.inputs.clone()),
-            tags: self.tags_to_record(change),
-            labels: verified.map(|verified| verified.labels.clone()).unwrap_or_default(),
-            running: decided.running.as_deref().cloned(),
-            failure: decided.failure.as_deref().cloned(),
-            content: verified.and_then(|verified| verified.content.as_ref()).map(String::from),
-            blobs: verified.and_then(|verified| verified.blobs.as_ref()).map(String::from),
-            edges: self.edges_to_record(change),
-            causes: verified.map(|verified| verified.causes.clone()).unwrap_or_default(),
-            checked: verified.and_then(|verified| verified.checked.as_ref()).map(String::from),
-            checks: decided.checks.clone(),
-            promoted: decided.promoted_digest().map(String::from),
-            hold: decided.hold.as_deref().cloned(),
-            rollback: decided.rollback.as_deref().cloned(),
-            nonce: decided.nonce.clone(),
-            rollouts: Vec::new(),
-            starts: self.starts_to_record(change),
-            history: self.history_to_record(change),
-        };
-        let ready = decided.state == ImageState::Current && reason == Reason::Current;
-        let stalled = needs_user(decided.state, reason) || decided.state == ImageState::Blocked;
-        for (type_, value) in
-            [(READY, ready), (RECONCILING, !ready && !stalled), (STALLED, stalled)]
-        {
-            let message = message.as_str();
-            let update =
-                ConditionUpdate { type_, status: value, reason, message, observed_generation };
-            condition::set(&mut status.conditions, update, self.now);
-        }
-        status
-    }
-
-    /// Returns the tags of an image as they were last set, or else as they were recorded before.
-    fn tags_to_record(&self, change: ImageChange<'_>) -> Vec<TagRecord> {
-        let ImageChange { index, image, decided, old, .. } = change;
-        let known = self.snapshot.blueprint.images.get(index.position());
-        let (Some(known), Some(verified)) = (known, &decided.verified) else {
-            return old.tags.clone();
-        };
-        let known_tags = self.cache.tags.get(&image.name);
-        let spec = &self.snapshot.family.spec;
-        let build = known.tags.of_build(spec, image, verified);
-        let record = |tag: &Tag| {
-            let known_tag = known_tags.and_then(|known_tags| known_tags.get(&tag.name));
-            match known_tag.map(|known_tag| &known_tag.tag) {
-                Some(ObservedTag::At(digest)) => Some(TagRecord {
-                    tag: tag.name.clone(),
-                    digest: digest.to_string(),
-                    immutable: tag.immutable,
-                }),
-                Some(ObservedTag::Taken(_)) => None,
-                Some(ObservedTag::Failed(..)) | None => {
-                    old.tags.iter().find(|record| record.tag == tag.name).cloned()
-                }
-            }
-        };
-        build.tags.iter().filter_map(record).collect()
-    }
-
-    /// Returns what the Dockerfile names, or else what it named when it was last read.
-    fn edges_to_record(&self, change: ImageChange<'_>) -> Option<Vec<FoundEdge>> {
-        let ImageChange { index, image, old, .. } = change;
-        let found = self.snapshot.dockerfiles.edges(index.position());
-        found.or_else(|| old.edges.clone()).filter(|_| image.edges == EdgeSource::Dockerfile)
-    }
-
-    /// Returns the id of the key that has signed the record of the last verified build.
-    fn record_key(&self, change: ImageChange<'_>) -> Option<String> {
-        let ImageChange { image, decided, old, .. } = change;
-        let verified = decided.verified.as_deref().filter(|build| build.adopted.is_none())?;
-        let known = self.cache.build_records.get(&image.name).filter(|recorded| {
-            recorded.digest == verified.digest && recorded.fingerprint == verified.fingerprint
-        });
-        let is_same = old.digest.as_deref() == Some(verified.digest.as_str())
-            && old.fingerprint.as_deref() == Some(verified.fingerprint.as_str());
-        let recorded = old.recorded.clone().filter(|_| is_same);
-        known.map(|known| known.key.clone()).or(recorded)
-    }
-
-    /// Returns what a build of the wanted fingerprint reports to have pushed, until it is verified.
-    /// The registry may be unreachable for longer than the Job exists.
-    fn report_to_record(&self, change: ImageChange<'_>) -> Option<ReportedPush> {
-        let ImageChange { index, decided, old, .. } = change;
-        let verified = decided.verified.as_deref().map(|verified| verified.fingerprint.as_str());
-        let wanted = decided.fingerprint.as_ref();
-        let builds = self.snapshot.builds_of(index).iter();
-        let wanted_builds = builds.filter(|build| Some(&build.identity.fingerprint) == wanted);
-        let reporting = wanted_builds.filter(|build| build.pushed.is_some());
-        let last = reporting.max_by_key(|build| build.identity.attempt);
-        let observed = last.and_then(|build| {
-            let fingerprint = build.identity.fingerprint.to_string();
-            Some(ReportedPush { fingerprint, digest: build.pushed.as_ref()?.to_string() })
-        });
-        let is_wanted =
-            |known: &ReportedPush| wanted.is_none_or(|wanted| *wanted == known.fingerprint);
-        let reported = observed.or_else(|| old.reported.clone().filter(is_wanted))?;
-        (verified != Some(reported.fingerprint.as_str())).then_some(reported)
-    }
-
-    /// Returns the platform of the last verified build. An adopted image that does not match has
-    /// none: it is not known to be what the family builds.
-    fn platform_to_record(&self, change: ImageChange<'_>) -> Option<String> {
-        let ImageChange { index, decided, old, .. } = change;
-        let verified = decided.verified.as_deref()?;
-        let is_same = old.fingerprint.as_deref() == Some(verified.fingerprint.as_str());
-        if is_same && (old.platform.is_some() || decided.state != ImageState::Current) {
-            return old.platform.clone();
-        }
-        let platform = self.snapshot.platform(index).filter(|_| verified.mismatch().is_none());
-        platform.map(ToString::to_string)
-    }
-
-    /// Returns the start times that the rate limit counts, with the start of this reconcile.
-    fn starts_to_record(&self, change: ImageChange<'_>) -> Vec<Timestamp> {
-        let ImageChange { index, decided, old, .. } = change;
-        let Some(limit) = &self.snapshot.family.spec.policy.rate_limit else { return Vec::new() };
-        let builds = self.snapshot.builds_of(index).iter();
-        let observed = builds.filter_map(ObservedBuild::rate_limited_start);
-        // A build that was not admitted has taken no place.
-        let rejected: Vec<Timestamp> = self
-            .snapshot
-            .builds_of(index)
-            .iter()
-            .filter(|build| build.is_rejected())
-            .filter_map(|build| build.started_at)
-            .collect();
-        let known = old.starts.iter().filter(|start| !rejected.contains(start));
-        let known: Vec<Timestamp> = known.copied().collect();
-        let started = decided.running.as_ref();
-        let is_limited = |build: &PlannedBuild| build.image == index && !build.identity.user_caused;
-        let started = started.filter(|_| self.decision.builds().any(is_limited));
-        let starts = observed.chain(started.and_then(|running| running.started_at));
-        limits::starts_to_record(&known, starts, limit.builds, limit.per.signed(), self.now)
-    }
-
-    fn history_to_record(&self, change: ImageChange<'_>) -> Vec<crate::api::BuildRecord> {
-        let update = HistoryUpdate {
-            old: change.old,
-            decided: change.decided,
-            known: KnownBuilds {
-                builds: self.snapshot.builds_of(change.index),
-                durations: &self.snapshot.durations,
-                lookups: self.cache.lookups.of(&change.image.name),
-            },
-            cascade: self.cascade_of(change.index),
-            limit: self.snapshot.family.spec.history.builds,
-            now: self.now,
-        };
-        update.history()
-    }
-
     /// Publishes an Event if an image has come to need a user, or needs one for another reason.
-    async fn publish_image_event(&self, change: ImageChange<'_>, new: &ManagedImageStatus) {
+    fn publish_image_event(&self, change: ImageChange<'_>, new: &ManagedImageStatus) {
         let ImageChange { image, decided, old, .. } = change;
         let reason = decided.reason;
         let is_known = old.reason == reason && needs_user(old.state, reason);
@@ -394,7 +312,7 @@ impl Reconcile<'_> {
             action: "Build",
             note: format!("{}: {}", image.name, new.message),
         };
-        self.publish_about_image(&image.name, &notice).await;
+        self.publish_about_image(&image.name, &notice);
     }
 
     /// Counts builds and checks that have ended in the metrics.
@@ -414,41 +332,6 @@ impl Reconcile<'_> {
         for result in change.checks() {
             self.context.metrics.check_finished(result);
         }
-    }
-}
-
-/// Returns how the last verified build was adopted, or else the digest that tags still point to.
-fn adoption_to_record(change: ImageChange<'_>) -> Option<AdoptionRecord> {
-    let ImageChange { decided, old, .. } = change;
-    let of_verified = decided.verified.as_ref().and_then(|verified| verified.adopted.clone());
-    let promoted = decided.promoted_digest();
-    let earlier = old.adopted.as_ref();
-    let earlier = earlier.filter(|old| promoted.is_some_and(|digest| *digest == old.digest));
-    of_verified.or_else(|| earlier.cloned())
-}
-
-/// Returns the conditions that the family reconciler owns.
-pub(super) fn own_conditions(conditions: &[Condition]) -> Vec<Condition> {
-    conditions
-        .iter()
-        .filter(|condition| [READY, RECONCILING, STALLED].contains(&condition.type_.as_str()))
-        .cloned()
-        .collect()
-}
-
-/// Returns whether an image in this state stays in it until a user changes something.
-#[must_use]
-pub fn needs_user(state: ImageState, reason: Reason) -> bool {
-    match state {
-        ImageState::Failed => true,
-        ImageState::Waiting | ImageState::Queued | ImageState::Checking => {
-            !matches!(reason.class(), ReasonClass::Expected | ReasonClass::Gated)
-        }
-        // The image is current, but a tag could not be set.
-        ImageState::Current => reason != Reason::Current,
-        // An image that is rolled back, but whose tags could not be moved.
-        ImageState::Held => reason != Reason::Held,
-        ImageState::Building | ImageState::Blocked => false,
     }
 }
 
@@ -472,27 +355,4 @@ enum RecordedTags {
 fn floating_tags(status: &ManagedImageStatus) -> impl Iterator<Item = &str> {
     let floating = status.tags.iter().filter(|tag| !tag.immutable);
     floating.map(|tag| tag.tag.as_str())
-}
-
-/// The highest number given to a build, and the fingerprint that has it.
-struct NumberedBuild {
-    number: Option<i64>,
-    fingerprint: Option<String>,
-}
-
-impl NumberedBuild {
-    /// Returns the number after this decision.
-    fn of(old: &ManagedImageStatus, decided: &ImageDecision) -> Self {
-        let verified = decided.verified.as_deref();
-        let verified = verified.map(|build| (build.build, build.fingerprint.to_string()));
-        let running = decided.running.as_deref();
-        let running = running.map(|build| (build.build, build.fingerprint.clone()));
-        let newer = verified.into_iter().chain(running).max_by_key(|(number, _)| *number);
-        match newer {
-            Some((number, fingerprint)) if Some(number) > old.last_build => {
-                Self { number: Some(number), fingerprint: Some(fingerprint) }
-            }
-            _ => Self { number: old.last_build, fingerprint: old.last_build_fingerprint.clone() },
-        }
-    }
 }

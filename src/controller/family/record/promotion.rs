@@ -5,11 +5,9 @@ use jiff::Timestamp;
 use crate::{
     api::ManagedImageStatus,
     controller::{
-        error::ReconcileError,
         family::{
-            observe::ownership::record_name,
-            reconcile::Reconcile,
-            record::image::{ImageChange, RecordPart, own_conditions},
+            observe::ownership::record_name, reconcile::Reconcile,
+            record::image_status::ImageChange,
         },
         object_cache::Key,
     },
@@ -18,25 +16,33 @@ use crate::{
     lineage::ImageIndex,
 };
 
+/// The most images whose tags one reconcile moves.
+const MAX_PROMOTIONS: usize = 16;
+
 impl Reconcile<'_> {
     /// Records the images whose floating tags are about to be moved, with the digests that they are
     /// moved to. If this process crashes between two moves, the next one completes the moves, and
     /// does not take the moved tags for somebody else's work. Returns the same as
-    /// [`record_images`](Self::record_images).
+    /// `record_images`.
+    ///
+    /// A reconcile moves the tags of a few images: the others are [`unrecorded`](Self), and follow
+    /// in the next one, so that the Jobs that are due by then are created in between.
     ///
     /// The verified build is recorded in the same write. A record with the new digest of the tags
     /// and the build before would make that build current again as soon as its inputs come back,
     /// and its tags would go back with it.
-    pub async fn record_promotion_intent(&mut self) -> Result<Option<Timestamp>, ReconcileError> {
+    pub async fn record_promotion_intent(&mut self) -> Option<Timestamp> {
+        self.postpone_promotions();
         let promoted = self.decision.effects.iter().filter_map(|effect| match effect {
             Effect::Promote { image, tags, .. } => {
                 tags.iter().any(|tag| !tag.immutable).then_some(*image)
             }
             _ => None,
         });
+        let promoted = promoted.filter(|image| !self.unrecorded.contains(image));
         let changed: Vec<ImageIndex> =
             promoted.filter(|image| self.has_new_promotion(*image)).collect();
-        let polls = self.record_each(changed.iter().copied(), RecordPart::Promotion).await?;
+        let polls = self.record_promotions(&changed).await;
         for image in changed {
             let name = record_name(&self.snapshot.key.name, self.image_name(image));
             let key = Key::new(&self.snapshot.key.namespace, &name);
@@ -44,7 +50,16 @@ impl Reconcile<'_> {
                 *record = self.context.stores.images.get(&key);
             }
         }
-        Ok(polls)
+        polls
+    }
+
+    /// Leaves all but the first promotions to the next reconcile.
+    fn postpone_promotions(&mut self) {
+        let promoted = self.decision.effects.iter().filter_map(|effect| match effect {
+            Effect::Promote { image, .. } => Some(*image),
+            _ => None,
+        });
+        self.unrecorded.extend(promoted.skip(MAX_PROMOTIONS));
     }
 
     /// Returns whether an image is promoted to another digest than its record names. Images without
@@ -63,7 +78,7 @@ impl Reconcile<'_> {
     pub(super) fn promotion_status(&self, change: ImageChange<'_>) -> ManagedImageStatus {
         let old = change.old.clone();
         ManagedImageStatus {
-            conditions: own_conditions(&old.conditions),
+            conditions: old.conditions,
             state: old.state,
             reason: old.reason,
             message: old.message,

@@ -26,7 +26,7 @@ use crate::{
         },
         object_cache::Key,
         reconcile_cache::ReconcileCache,
-        writes::{apply_status, delete},
+        writes::{apply_status_unchanged, delete},
     },
     engine::{Problem, RequestDecision, requests::WAITS_FOR_EARLIER},
 };
@@ -128,9 +128,9 @@ impl Reconcile<'_> {
         match image.filter(|image| images.iter().any(|known| known.name == **image)) {
             Some(image) => {
                 let note = format!("{image}: {}", notice.note);
-                self.publish_about_image(image, &Notice { note, ..notice }).await;
+                self.publish_about_image(image, &Notice { note, ..notice });
             }
-            None => self.publish_about_family(&notice).await,
+            None => self.publish_about_family(&notice),
         }
     }
 
@@ -237,8 +237,8 @@ impl RequestWriter<'_> {
         let (key, requests) = (Key::of(request), &self.context.stores.requests);
         let api: Api<FamilyRequest> = Api::namespaced(self.context.client.clone(), &key.namespace);
         let name = &key.name;
-        self.own(&api, request).await?;
-        let patch = apply_status::<FamilyRequest, _>(name, status);
+        let owned = self.own(&api, request).await?;
+        let patch = apply_status_unchanged(owned.as_ref().unwrap_or(request), status);
         let parameters = PatchParams::apply(labels::FIELD_OWNER).force();
         // Noted before the call, and until it is answered: this reconcile may end in between.
         cache.unanswered_requests.insert(name.clone());
@@ -252,16 +252,16 @@ impl RequestWriter<'_> {
         Ok(())
     }
 
-    /// Makes the family an owner of a request.
+    /// Makes the family an owner of a request, if it is none. Returns the changed request.
     async fn own(
         &self,
         api: &Api<FamilyRequest>,
         request: &FamilyRequest,
-    ) -> Result<(), ReconcileError> {
-        let Some(owner) = self.family.owner_ref(&()) else { return Ok(()) };
+    ) -> Result<Option<FamilyRequest>, ReconcileError> {
+        let Some(owner) = self.family.owner_ref(&()) else { return Ok(None) };
         let known = request.owner_references();
         if known.iter().any(|known| known.uid == owner.uid) {
-            return Ok(());
+            return Ok(None);
         }
         // A reference to a deleted family of this name would have the request deleted.
         let is_other =
@@ -280,11 +280,11 @@ impl RequestWriter<'_> {
         let what = || format!("make the family an owner of FamilyRequest {name}");
         match call(what, api.patch(&name, &parameters, &Patch::Merge(patch))).await {
             Ok(written) => {
-                self.context.stores.requests.record_write(written);
-                Ok(())
+                self.context.stores.requests.record_write(written.clone());
+                Ok(Some(written))
             }
             // The write of the status finds out.
-            Err(error) if error.is_not_found() => Ok(()),
+            Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error),
         }
     }

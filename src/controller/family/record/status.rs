@@ -30,14 +30,14 @@ use crate::{
                     incomplete_credentials,
                 },
                 events::{self, Notice},
-                image::needs_user,
+                image_status::needs_user,
                 requests::REST_PAUSE,
                 staleness::{self, ImageStaleness},
             },
         },
         object_cache::Key,
         reconcile_cache::ReconcileCache,
-        writes::{apply_status, delete},
+        writes::{apply_status_unchanged, delete},
     },
     engine::{CascadeDecision, Problem, cascade::status, causes, end_of_life},
     lineage::ImageIndex,
@@ -74,7 +74,7 @@ impl Observer<'_> {
                 action: "Check",
                 note: problem.message.clone(),
             };
-            events::about_family(self.context, &self.family, &notice).await;
+            events::about_family(self.context, &self.family, &notice);
         }
         let is_rest = self.record_waiting_requests(problem).await?;
         Ok(Action::requeue(if is_rest { REST_PAUSE } else { RESYNC }))
@@ -106,7 +106,7 @@ impl Reconcile<'_> {
         }
         self.cache.note_write("family", self.now);
         write_status(self.context, &self.snapshot.family, &new, self.cache).await?;
-        self.publish_family_events(&old, &new).await;
+        self.publish_family_events(&old, &new);
         Ok(expires_at)
     }
 
@@ -147,7 +147,7 @@ impl Reconcile<'_> {
     }
 
     /// Publishes from where the default platform is, once it is fixed.
-    async fn publish_platform_event(&self, old: &ImageFamilyStatus, new: &ImageFamilyStatus) {
+    fn publish_platform_event(&self, old: &ImageFamilyStatus, new: &ImageFamilyStatus) {
         let Some(platform) = new.platform.as_ref().filter(|_| old.platform.is_none()) else {
             return;
         };
@@ -161,7 +161,7 @@ impl Reconcile<'_> {
                 self.snapshot.default_platform.source
             ),
         };
-        self.publish_about_family(&notice).await;
+        self.publish_about_family(&notice);
     }
 
     /// Exports how many of the family's images are in each state, since when it is stale, and how
@@ -211,11 +211,11 @@ impl Reconcile<'_> {
     }
 
     /// Publishes what has changed between two statuses of the family.
-    async fn publish_family_events(&self, old: &ImageFamilyStatus, new: &ImageFamilyStatus) {
-        self.publish_platform_event(old, new).await;
+    fn publish_family_events(&self, old: &ImageFamilyStatus, new: &ImageFamilyStatus) {
+        self.publish_platform_event(old, new);
         for upstream in &new.upstreams {
             let before = old.upstreams.iter().find(|before| before.name == upstream.name);
-            self.publish_upstream_events(before, upstream).await;
+            self.publish_upstream_events(before, upstream);
         }
         for type_ in [STALLED].into_iter().chain(conditions::OF_PROBLEMS) {
             let set = new.conditions.iter().find(|known| known.type_ == type_);
@@ -231,14 +231,14 @@ impl Reconcile<'_> {
                 action: "Reconcile",
                 note: set.message.clone(),
             };
-            self.publish_about_family(&notice).await;
+            self.publish_about_family(&notice);
         }
-        self.publish_unstarted_event(old, new).await;
+        self.publish_unstarted_event(old, new);
     }
 
     /// Publishes an Event if builds have come not to start, or do not for another reason. Its note
     /// is that of the first time: the message changes with each try.
-    async fn publish_unstarted_event(&self, old: &ImageFamilyStatus, new: &ImageFamilyStatus) {
+    fn publish_unstarted_event(&self, old: &ImageFamilyStatus, new: &ImageFamilyStatus) {
         let reconciling = |status: &ImageFamilyStatus| {
             let mut known = status.conditions.iter();
             known.find(|known| known.type_ == RECONCILING && known.status == "True").cloned()
@@ -254,10 +254,10 @@ impl Reconcile<'_> {
             action: "Build",
             note: now.message,
         };
-        self.publish_about_family(&notice).await;
+        self.publish_about_family(&notice);
     }
 
-    async fn publish_upstream_events(&self, old: Option<&UpstreamStatus>, new: &UpstreamStatus) {
+    fn publish_upstream_events(&self, old: Option<&UpstreamStatus>, new: &UpstreamStatus) {
         let digest = |status: &UpstreamStatus| Some(status.candidate.as_ref()?.digest.clone());
         if let Some(candidate) = digest(new).filter(|_| old.and_then(digest) != digest(new)) {
             let notice = Notice {
@@ -266,7 +266,7 @@ impl Reconcile<'_> {
                 action: "Watch",
                 note: format!("{} moved to {}", new.reference, causes::short(&candidate)),
             };
-            self.publish_about_upstream(&new.name, &notice).await;
+            self.publish_about_upstream(&new.name, &notice);
         }
         let is_new = old.is_none_or(|old| old.reason != new.reason);
         let reason = new.known_reason().filter(|_| is_new);
@@ -280,7 +280,7 @@ impl Reconcile<'_> {
                 action: "Watch",
                 note: format!("upstream {}: {message}", new.name),
             };
-            self.publish_about_upstream(&new.name, &notice).await;
+            self.publish_about_upstream(&new.name, &notice);
         }
     }
 
@@ -338,7 +338,7 @@ async fn write_status(
     let api: Api<ImageFamily> =
         Api::namespaced(context.client.clone(), &family.namespace().unwrap_or_default());
     let name = family.name_any();
-    let patch = apply_status::<ImageFamily, _>(&name, status);
+    let patch = apply_status_unchanged(family, status);
     let parameters = PatchParams::apply(labels::FIELD_OWNER).force();
     // Noted before the call, and until it is answered: this reconcile may end in between.
     cache.status_unknown = true;
