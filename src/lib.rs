@@ -13,6 +13,7 @@ pub mod build_info;
 pub mod build_records;
 pub mod builds;
 pub mod clock;
+pub mod connections;
 pub mod contents;
 pub mod controller;
 pub mod engine;
@@ -20,6 +21,7 @@ pub mod fence;
 pub mod found_edges;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+pub mod hints;
 pub mod identity;
 pub mod lease;
 pub mod lineage;

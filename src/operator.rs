@@ -2,6 +2,7 @@
 
 mod authorities;
 mod definitions;
+mod hints;
 mod own_image;
 mod pollers;
 mod record_keys;
@@ -20,6 +21,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 
+use self::hints::HintEndpoint;
 use crate::{
     api::{self, labels},
     build_info,
@@ -53,6 +55,8 @@ use crate::{
 
 /// Name of the Lease, and of the reporter of Events.
 const NAME: &str = "groundswell";
+/// How long the API server may send nothing on a connection that is waited for.
+const READ_TIMEOUT: Duration = Duration::from_secs(100);
 /// How long running reconciles may take to complete when the process is asked to stop.
 const SHUTDOWN_GRACE_PERIOD: Duration = Duration::from_secs(20);
 /// Settings of the controller. None of them is a secret: all are logged at start-up.
@@ -118,6 +122,20 @@ pub struct Settings {
     /// Address that serves health and metrics. [::] means all IPv4 and IPv6 addresses
     #[arg(long, env = "LISTEN", default_value = "[::]:8080")]
     listen: SocketAddr,
+    #[arg(
+        long,
+        env = "HINT_LISTEN",
+        requires = "hint_tokens",
+        help = "Address that takes hints of registries, POST /hint: what they name is polled at \
+                once. None are taken if not set"
+    )]
+    hint_listen: Option<SocketAddr>,
+    #[arg(
+        long,
+        env = "HINT_TOKENS",
+        help = "File with the tokens of those who may give hints, one in each line"
+    )]
+    hint_tokens: Option<PathBuf>,
     /// Interval at which the controller checks whether another client has moved a floating tag
     #[arg(long, env = "TAG_AUDIT_INTERVAL", default_value = "10m")]
     tag_audit_interval: api::Duration,
@@ -184,6 +202,7 @@ impl Settings {
             installation = self.installation.as_deref(),
             identity = self.identity,
             listen = %self.listen,
+            hint_listen = self.hint_listen.as_ref().map(tracing::field::display),
             tag_audit_interval = %self.tag_audit_interval,
             default_platform = self.default_platform.as_ref().map(tracing::field::display),
             builds_per_cluster = self.builds_per_cluster,
@@ -216,6 +235,10 @@ pub async fn run_controller(settings: Settings) -> anyhow::Result<()> {
     // The client's retries would honour any Retry-After without a bound. The controller retries by
     // reconciling again.
     config.default_retry = false;
+    // A connection that has died in silence ends the watches and calls on it. A watch that is alive
+    // shows a bookmark every minute or so.
+    config.read_timeout = Some(READ_TIMEOUT);
+    config.reset_reader_on_write = true;
     let client = Client::try_from(config).context("set up the client of the API server")?;
     let (metrics, readiness) = (Metrics::new(), Readiness::default());
     let stop = watch_stop_signals(authorities::changed(settings.ca_bundle.clone()))?;
@@ -228,7 +251,11 @@ pub async fn run_controller(settings: Settings) -> anyhow::Result<()> {
         wait_for_stop(stop.clone()),
     ));
 
-    let result = lead_until_stopped(&settings, client, metrics, readiness, stop).await;
+    let hints = HintEndpoint::default();
+    if let (Some(address), Some(tokens)) = (settings.hint_listen, &settings.hint_tokens) {
+        hints.listen(address, tokens.clone())?;
+    }
+    let result = lead_until_stopped(&settings, client, metrics, readiness, &hints, stop).await;
     if result.is_ok() {
         server.await.context("end the server")??;
     }
@@ -242,6 +269,7 @@ async fn lead_until_stopped(
     client: Client,
     metrics: Metrics,
     readiness: Readiness,
+    hints: &HintEndpoint,
     stop: watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
     tokio::select! {
@@ -274,6 +302,7 @@ async fn lead_until_stopped(
         () = wait_for_stop(stop.clone()) => return Ok(()),
     };
     metrics.set_leader(true);
+    hints.lead(&context);
     let filling = Arc::clone(&context);
     readiness.require("caches", move || filling.served().waiting_for());
     let served = Arc::clone(&context);

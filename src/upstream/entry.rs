@@ -70,6 +70,8 @@ pub(super) struct PollEntry<V, O> {
     pub(super) seed: Option<V>,
     /// Whether the next poll that succeeds must not rely on an earlier value.
     pub(super) is_outdated: bool,
+    /// Whether a hint came while a poll was running.
+    pub(super) is_hinted: bool,
     pub(super) failures: u32,
     /// Number of completed polls.
     pub(super) polls: u64,

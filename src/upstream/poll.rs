@@ -33,6 +33,9 @@ use crate::{
 /// Upper bound on the sleep while no poll is due.
 const MAX_IDLE_SLEEP: Duration = Duration::from_hours(1);
 
+/// The least time between two polls of a key that hints ask for.
+const MIN_HINT_INTERVAL: Duration = Duration::from_secs(1);
+
 /// How a [`Poller`] polls.
 pub struct PollSettings<K, O> {
     /// A poll that takes longer fails. The time counts from when it starts, and not from when it is
@@ -174,6 +177,33 @@ where
         }
     }
 
+    /// Polls these keys as soon as the limits allow, and returns how many there are. A key is polled
+    /// at most once per [`MIN_HINT_INTERVAL`] this way.
+    pub fn hasten(&self, is_hinted: impl Fn(&K) -> bool) -> usize {
+        let mut state = self.0.lock();
+        let now = Instant::now();
+        let PollerState { entries, due, .. } = &mut *state;
+        let hinted = entries.iter_mut().filter(|(key, _)| is_hinted(key));
+        let mut count = 0;
+        for (_, entry) in hinted {
+            count += 1;
+            let at = entry.last_poll.map_or(now, |last| now.max(last + MIN_HINT_INTERVAL));
+            match entry.due_at {
+                Some(due_at) if at < due_at => {
+                    due.remove(&(due_at, entry.number));
+                    due.insert((at, entry.number));
+                    entry.due_at = Some(at);
+                }
+                // It may have read the tag before it moved.
+                None if entry.queued.is_none() => entry.is_hinted = true,
+                // It starts later than the hint anyway.
+                Some(_) | None => {}
+            }
+        }
+        self.0.due_earlier.notify_one();
+        count
+    }
+
     /// Removes an owner with all its interests.
     pub fn remove(&self, owner: &O) {
         self.set_interests(owner, Vec::new());
@@ -247,6 +277,7 @@ impl<K: Clone + Eq + Hash, V, O: Clone + Eq + Hash> PollerState<K, V, O> {
             polled: None,
             seed: self.seeds.remove(key),
             is_outdated: false,
+            is_hinted: false,
             failures: 0,
             polls: 0,
             due_at: Some(now),
@@ -409,7 +440,8 @@ where
     let entry = state.entries.get_mut(&key).filter(|entry| entry.number == number);
     let Some(entry) = entry else { return };
     let Recorded { changed, pause } = entry.record(result, polled_at, basis);
-    let due_at = Instant::now() + pause;
+    let hinted = std::mem::take(&mut entry.is_hinted).then_some(MIN_HINT_INTERVAL);
+    let due_at = Instant::now() + hinted.map_or(pause, |hinted| hinted.min(pause));
     entry.due_at = Some(due_at);
     state.due.insert((due_at, entry.number));
     if changed {

@@ -49,6 +49,8 @@ pub struct ImageKey {
     keychain: Arc<Keychain>,
     /// The host that serves the registry.
     host: Arc<str>,
+    /// The reference in the form in which references are compared.
+    canonical: Arc<str>,
 }
 
 /// What a tag points to.
@@ -107,6 +109,7 @@ impl ImageKey {
     ) -> Self {
         let parsed: Option<Reference> = reference.parse().ok();
         let host = parsed.as_ref().map(|parsed| client.serving_host(parsed.registry()));
+        let canonical = parsed.as_ref().map(ToString::to_string);
         let identity = parsed.map(|parsed| client.identity(&parsed, keychain));
         let mut needs = needs.clone();
         if let TagNeeds::Images { required } = &mut needs {
@@ -118,7 +121,15 @@ impl ImageKey {
             identity,
             keychain: Arc::clone(keychain),
             host: host.unwrap_or_default().into(),
+            canonical: canonical.unwrap_or_default().into(),
         }
+    }
+
+    /// Returns the reference in the form in which references are compared:
+    /// `docker.io/library/alpine:3.20`. Empty for what is no reference.
+    #[must_use]
+    pub fn canonical(&self) -> &str {
+        &self.canonical
     }
 
     /// Returns the host that serves the tag's registry: it is polled at one rate, whichever of its

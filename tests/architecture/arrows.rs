@@ -6,12 +6,13 @@ use crate::sources::{Reexports, paths_in, sources};
 
 /// Each module with the modules that it may use in addition to itself. A module that is not listed
 /// fails the test.
-const MODULES: [(&str, &[&str]); 24] = [
+const MODULES: [(&str, &[&str]); 26] = [
     ("api", &[]),
     ("backoff", &[]),
     ("build_info", &[]),
     ("clock", &[]),
     ("fence", &[]),
+    ("connections", &[]),
     ("telemetry", &[]),
     ("terminal", &[]),
     ("identity", &["api"]),
@@ -26,6 +27,7 @@ const MODULES: [(&str, &[&str]); 24] = [
     ("contents", &["registry"]),
     ("rollout", &["api", "object_watch"]),
     ("server", &["api", "build_info"]),
+    ("hints", &["registry"]),
     ("lease", &["api", "fence"]),
     ("lease_tests", &["api", "fence", "lease"]),
     // It tries what the controller does for a build, without the controller.
@@ -57,9 +59,11 @@ const MODULES: [(&str, &[&str]); 24] = [
             "build_records",
             "builds",
             "clock",
+            "connections",
             "controller",
             "engine",
             "fence",
+            "hints",
             "lease",
             "object_watch",
             "registry",
@@ -75,10 +79,11 @@ const MODULES: [(&str, &[&str]); 24] = [
 const ROOTS: [&str; 3] = ["lib", "main", "fuzz"];
 
 /// What the plugin uses of the library: what the controller decides with, and nothing that acts.
-const PLUGIN: [&str; 11] = [
+const PLUGIN: [&str; 12] = [
     "api",
     "build_info",
     "builds",
+    "connections",
     "contents",
     "found_edges",
     "engine",

@@ -2,41 +2,24 @@
 //! address has a random token, and the header `Host` must be that of the address, so that neither
 //! another user of the machine nor a page of another site can ask.
 
-use std::{io::ErrorKind, net::Ipv4Addr, sync::Arc, time::Duration};
+use std::{io::ErrorKind, net::Ipv4Addr, sync::Arc};
 
 use anyhow::{Context as _, anyhow, bail};
 use aws_lc_rs::{constant_time::verify_slices_are_equal, rand};
 use axum::{
-    Router,
     body::Body,
     extract::{Request, State},
     http::{HeaderName, HeaderValue, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse as _, Response},
 };
-use hyper::server::conn::http1;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::Semaphore,
-};
+use groundswell::connections::answer_connections;
+use tokio::net::TcpListener;
 
 use crate::ui::routes::{PageState, routes};
 
 /// Number of random bytes of the token.
 const TOKEN_BYTES: usize = 16;
-/// Maximum number of connections at once. A tab of a browser has at most six.
-const MAX_CONNECTIONS: usize = 64;
-/// Maximum number of bytes of the head of a request.
-const MAX_HEAD_BYTES: usize = 16 * 1024;
-/// Timeout of the head of a request.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// Pause after a connection could not be accepted, for example without free file descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
 /// Headers of every response: the page loads nothing from elsewhere, runs only its own scripts, and
 /// no other page can show it or read it.
 const HEADERS: [(HeaderName, &str); 6] = [
@@ -105,29 +88,9 @@ impl PageServer {
     pub async fn serve(self, state: Arc<PageState>) -> anyhow::Result<()> {
         let routes = routes(state);
         let routes = routes.layer(middleware::from_fn_with_state(self.access, guard));
-        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-        loop {
-            let place = Arc::clone(&places).acquire_owned().await?;
-            let Ok((stream, _)) = self.listener.accept().await else {
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            };
-            let answered = answer(stream, routes.clone());
-            tokio::spawn(async move {
-                answered.await;
-                drop(place);
-            });
-        }
+        answer_connections(self.listener, routes).await;
+        Ok(())
     }
-}
-
-/// Answers the requests of a connection. One that breaks off is no error of the server.
-async fn answer(stream: TcpStream, routes: Router) {
-    let mut connection = http1::Builder::new();
-    connection.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
-    connection.max_buf_size(MAX_HEAD_BYTES);
-    let service = TowerToHyperService::new(routes);
-    _ = connection.serve_connection(TokioIo::new(stream), service).await;
 }
 
 /// Rejects requests that do not come from the page, and sets the headers of all responses.
