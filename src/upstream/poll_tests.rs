@@ -80,6 +80,29 @@ async fn the_first_poll_relies_on_a_seed_until_that_is_not_enough() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_hint_makes_a_poll_due_and_a_flood_of_them_one_per_second() {
+    let (server, poller) = start();
+    let mut changes = Box::pin(poller.changes());
+    poller.set_interests(&"a", every("key", 3600));
+    assert_eq!(changes.next().await, Some("a"));
+    let polls = || server.polls.load(Ordering::SeqCst);
+    assert_eq!(poller.hasten(|key| *key == "another"), 0);
+    tokio::time::sleep(Duration::from_mins(1)).await;
+    assert_eq!(polls(), 1);
+    assert_eq!(poller.hasten(|key| *key == "key"), 1);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(polls(), 2);
+    for _ in 0..100 {
+        poller.hasten(|_| true);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let flooded = polls();
+    assert!((11..=13).contains(&flooded), "{flooded} polls after 10 s of hints");
+    tokio::time::sleep(Duration::from_mins(10)).await;
+    assert!(polls() <= flooded + 1, "the interval applies again");
+}
+
+#[tokio::test(start_paused = true)]
 async fn owners_share_one_poll_at_the_shortest_interval() {
     let (server, poller) = start();
     let mut changes = Box::pin(poller.changes());

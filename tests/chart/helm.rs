@@ -54,6 +54,10 @@ repositories:
 - {repositories: ['registry.example.com/platform/*'], namespaces: [platform, 'team-*']}
 buildNetworkPolicy: {namespaces: [team-a]}
 defaultPlatform: linux/arm64
+hints:
+  enabled: true
+  tokens: {secret: hint-tokens}
+  from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: registry}}}]
 log: {format: text, filter: 'groundswell=debug,info'}
 serviceAccount: {name: builder, annotations: {example.com/role: rebuilds}}
 podAnnotations: {example.com/scrape: 'true'}

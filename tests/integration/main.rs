@@ -26,6 +26,7 @@ mod existing_images;
 mod families;
 mod gate;
 mod guarded_registry;
+mod hints;
 mod installations;
 mod label_tags;
 mod leadership;

@@ -10,7 +10,10 @@ use crate::{
     builder::{self, PushResult},
     checker,
     cluster::{Cluster, Event},
-    invariants::{attempts, builds, calm, reasons},
+    invariants::{
+        attempts::{self, AttemptEnd},
+        builds, calm, reasons,
+    },
     objects::{Kind, key_of, label, owner, uid},
     pod_end::{PodEnd, attempt_end, traced_end},
     random::Random,
@@ -428,6 +431,8 @@ fn end_pod(cluster: &mut Cluster, job: &str, work: &Work) {
     if succeeded && has_pushed && !work.is_check() {
         builds::succeeded(cluster, &work.job);
     }
+    let is_lost = end == AttemptEnd::Succeeded && !has_pushed && !work.is_check();
+    let end = if is_lost { AttemptEnd::Infrastructure } else { end };
     attempts::ended(cluster, &work.job, end);
     set_phase(cluster, job, if succeeded { Phase::Succeeded } else { Phase::Failed });
     cluster.note(format_args!("pod ends {} {:?}", work.key.name, traced_end(work.end, succeeded)));

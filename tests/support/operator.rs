@@ -29,6 +29,8 @@ pub struct Settings {
     pub audit: String,
     /// The filter of its log, as `RUST_LOG`.
     pub log: String,
+    /// The token of those who may give hints. None are taken without one.
+    pub hint_token: Option<String>,
 }
 
 impl Settings {
@@ -49,6 +51,7 @@ impl Settings {
             registries: registries.to_string(),
             audit: "5s".into(),
             log: "groundswell=debug,warn".into(),
+            hint_token: None,
         }
     }
 }
@@ -60,6 +63,8 @@ pub struct Operator {
     /// The process.
     pub child: Child,
     listen: String,
+    /// The address that takes hints.
+    pub hints: String,
     folder: tempfile::TempDir,
 }
 
@@ -70,10 +75,15 @@ impl Operator {
         let registries = folder.path().join("registries.yaml");
         fs::write(&registries, &settings.registries).expect("a file");
         let log = File::create(folder.path().join("log")).expect("a log");
-        // The port is free now, and no other process of a test asks for a fixed one.
-        let free =
-            TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
-        let listen = free.to_string();
+        let (listen, hints) = (free_address(), free_address());
+        let tokens = folder.path().join("tokens");
+        let mut hint_arguments = Vec::new();
+        if let Some(token) = &settings.hint_token {
+            fs::write(&tokens, token).expect("a file");
+            let tokens = tokens.display().to_string();
+            hint_arguments =
+                vec!["--hint-listen".into(), hints.clone(), "--hint-tokens".into(), tokens];
+        }
         let watched = [std::slice::from_ref(&settings.namespace), &settings.more_namespaces]
             .concat()
             .join(",");
@@ -89,6 +99,7 @@ impl Operator {
                 &settings.audit,
             ])
             .args(["--operator-image", "ghcr.io/groundswell-dev/groundswell:dev"])
+            .args(hint_arguments)
             .arg("--registries-config")
             .arg(&registries)
             .env("KUBECONFIG", &settings.kubeconfig)
@@ -98,7 +109,7 @@ impl Operator {
             .stderr(log)
             .spawn()
             .expect("the controller");
-        Self { child, listen, folder }
+        Self { child, listen, hints, folder }
     }
 
     /// Starts a controller and waits until it is ready.
@@ -150,6 +161,13 @@ impl Operator {
         let text = fs::read(self.folder.path().join("log")).unwrap_or_default();
         String::from_utf8_lossy(&text).into_owned()
     }
+}
+
+/// An address of this machine. Its port is free now, and no other process of a test asks for a fixed
+/// one.
+fn free_address() -> String {
+    let free = TcpListener::bind("127.0.0.1:0").expect("a port");
+    free.local_addr().expect("an address").to_string()
 }
 
 impl Drop for Operator {

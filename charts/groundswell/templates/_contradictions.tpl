@@ -8,6 +8,12 @@ name. */}}
 {{- if and .Values.serviceMonitor.enabled .Values.podMonitor.enabled }}
 {{- fail "serviceMonitor.enabled and podMonitor.enabled are both set, so every series would be scraped twice; set only one of them" }}
 {{- end }}
+{{- if and .Values.hints.enabled (not .Values.hints.tokens.secret) }}
+{{- fail "hints.enabled is set and hints.tokens.secret is empty, so nobody could give a hint; set it to a Secret with tokens" }}
+{{- end }}
+{{- if and .Values.hints.enabled (eq (regexFind "[0-9]+$" .Values.listen | int) (.Values.hints.port | int)) }}
+{{- fail (printf "hints.port is the port of listen, %d; set it to another one" (.Values.hints.port | int)) }}
+{{- end }}
 {{- if and (not .Values.serviceAccount.create) (not .Values.serviceAccount.name) }}
 {{- fail "serviceAccount.create is false and serviceAccount.name is empty, so no ServiceAccount would exist; set serviceAccount.name to one that does" }}
 {{- end }}
