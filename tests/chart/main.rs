@@ -258,6 +258,11 @@ fn bad_values_are_refused_by_name() {
             "buildStrategies: {buildkit: {parameters: {cpu: {allowed: ['1']}}}}",
             "parameters.cpu: the default \"250m\" is not one of `allowed`: 1",
         ),
+        ("{hints: {enabled: true}}", "hints.enabled is set and hints.tokens.secret is empty"),
+        (
+            "{hints: {enabled: true, port: 8080, tokens: {secret: hint-tokens}}}",
+            "hints.port is the port of listen, 8080",
+        ),
         (
             "{serviceMonitor: {enabled: true}, podMonitor: {enabled: true}}",
             "serviceMonitor.enabled and podMonitor.enabled are both set",
