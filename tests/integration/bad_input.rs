@@ -343,13 +343,17 @@ async fn problem(place: &Place, case: &Case) -> Option<String> {
     if message.contains("wrong-password") {
         problems.push("the message repeats a password".into());
     }
-    let has_event = place.list::<Event>().await.into_iter().any(|event| {
-        let about = event.regarding.is_some_and(|about| about.name.as_deref() == Some(case.name));
-        about
-            && event.reason.as_deref() == Some(case.reason.as_str())
-            && event.type_.as_deref() == Some("Warning")
+    // It is published a moment after the condition is written.
+    let published = wait_for("an Event", 60, async || {
+        let is_published = place.list::<Event>().await.into_iter().any(|event| {
+            let about = event.regarding.and_then(|about| about.name);
+            about.as_deref() == Some(case.name)
+                && event.reason.as_deref() == Some(case.reason.as_str())
+                && event.type_.as_deref() == Some("Warning")
+        });
+        if is_published { Ok(()) } else { Err("there is none".to_owned()) }
     });
-    if !has_event {
+    if AssertUnwindSafe(published).catch_unwind().await.is_err() {
         problems.push("there is no Event for it".into());
     }
     (!problems.is_empty())

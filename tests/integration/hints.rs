@@ -26,7 +26,8 @@ async fn a_hint_of_a_registry_starts_a_cascade_long_before_the_next_poll() {
     for upstream in spec["upstreams"].as_array_mut().expect("upstreams") {
         upstream["interval"] = json!("1h");
     }
-    let reference = spec["upstreams"][0]["image"].as_str().expect("a reference").to_owned();
+    let image = spec["upstreams"][0]["image"].as_str().expect("a repository");
+    let reference = format!("{image}:3.20");
     scene.place.apply_family("app", &spec).await.expect("a family");
     scene.place.wait_family("app", "Ready", 60).await;
     let digests = scene.place.digests("app").await;

@@ -111,7 +111,10 @@ impl Reconcile<'_> {
             self.cache.deferred_statuses.forget(&name);
             return None;
         }
-        let passes = !needs_user(new.state, change.decided.reason)
+        // Another family that is built on the image waits for its record.
+        let is_awaited = !self.context.dependents.of_image(&self.snapshot.key, name).is_empty();
+        let passes = !is_awaited
+            && !needs_user(new.state, change.decided.reason)
             && written.is_some_and(|written| DeferredStatuses::can_defer(written, &new));
         if !passes {
             return Some(ImageWrite { index, spec, part, status: Some(new) });
