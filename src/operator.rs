@@ -255,7 +255,8 @@ pub async fn run_controller(settings: Settings) -> anyhow::Result<()> {
     if let (Some(address), Some(tokens)) = (settings.hint_listen, &settings.hint_tokens) {
         hints.listen(address, tokens.clone())?;
     }
-    let result = lead_until_stopped(&settings, client, metrics, readiness, &hints, stop).await;
+    let lead = lead_until_stopped(&settings, client, metrics, readiness, &hints, stop);
+    let result = Box::pin(lead).await;
     if result.is_ok() {
         server.await.context("end the server")??;
     }

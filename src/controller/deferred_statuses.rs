@@ -77,8 +77,8 @@ impl DeferredStatuses {
         Arc::clone(&known.deferred)
     }
 
-    /// Returns whether the write of a status can be deferred: nothing of it would be lost for good,
-    /// and the image is in a state that passes.
+    /// Returns whether the write of a status can be deferred: the image is in a passing state, and
+    /// everything else in it can be found out again.
     #[must_use]
     pub fn can_defer(stored: &ManagedImageStatus, new: &ManagedImageStatus) -> bool {
         use ImageState::{Building, Checking, Queued, Waiting};
@@ -256,7 +256,7 @@ mod tests {
             ..ObjectMeta::default()
         };
         let status = Some(status);
-        Arc::new(ManagedImage { metadata, status, ..ManagedImage::new("", Default::default()) })
+        Arc::new(ManagedImage { metadata, status, ..ManagedImage::default() })
     }
 
     fn due(statuses: &mut DeferredStatuses, now: Timestamp) -> Vec<String> {
@@ -322,7 +322,9 @@ mod tests {
         }
         let write = |statuses: &mut DeferredStatuses, now: i64| {
             let due = due(statuses, at(now));
-            due.iter().for_each(|image| statuses.forget(image));
+            for image in &due {
+                statuses.forget(image);
+            }
             due
         };
         assert_eq!(write(&mut statuses, 6_000), ["i6", "i7", "i8", "i9"]);
@@ -357,9 +359,9 @@ mod tests {
             rollouts: vec![crate::api::RolloutRecord::default()],
             ..status(ImageState::Current, "")
         };
-        let seen = statuses.apply_to("app", record(2, rolled_out));
-        let seen = seen.status.as_ref().expect("a status");
-        assert_eq!((seen.state, seen.rollouts.len()), (ImageState::Waiting, 1));
+        let read = statuses.apply_to("app", record(2, rolled_out));
+        let read = read.status.as_ref().expect("a status");
+        assert_eq!((read.state, read.rollouts.len()), (ImageState::Waiting, 1));
         let lost = statuses.apply_to("app", record(3, ManagedImageStatus::default()));
         assert_eq!(lost.status.as_ref().map(|status| status.digest.clone()), Some(None));
         assert!(statuses.stored("app").is_none());

@@ -95,8 +95,8 @@ impl ReconcileError {
     }
 }
 
-/// Returns the result of a reconcile. If an object has changed since the reconcile read it, the next
-/// one follows after a moment, and nothing has failed.
+/// Returns the result of a reconcile. If an object has changed since it was read, another reconcile
+/// follows after a moment, and nothing has failed.
 pub fn again_after_conflict(
     result: Result<Action, ReconcileError>,
 ) -> Result<Action, ReconcileError> {

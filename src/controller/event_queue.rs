@@ -1,5 +1,5 @@
-//! Events for users, on their way to the API server. Whoever publishes one does not wait for it: an
-//! Event is never worth the delay of a build. Needs a client.
+//! Events for users that wait to be published. Whoever adds one does not wait for that: an Event is
+//! never worth the delay of a build. Needs a client.
 
 use std::{
     collections::VecDeque,

@@ -186,7 +186,7 @@ pub async fn claim(context: &Context, family: Arc<ImageFamily>) -> Result<Claim,
     }
     if let Some(other) = known {
         if installations.is_alive(&context.client, other).await? {
-            report_other(context, &family, other).await;
+            report_other(context, &family, other);
             return Ok(Claim::Others);
         }
         info!(
@@ -214,7 +214,7 @@ pub async fn claim(context: &Context, family: Arc<ImageFamily>) -> Result<Claim,
 }
 
 /// Reports a family of another installation once, and forgets what was known of it.
-async fn report_other(context: &Context, family: &ImageFamily, other: &str) {
+fn report_other(context: &Context, family: &ImageFamily, other: &str) {
     let key = Key::of(family);
     if context.installations.families().get(&key).is_some_and(|known| known == other) {
         return;

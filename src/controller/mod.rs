@@ -14,7 +14,7 @@
 //! - [`dependents`], [`rollouts`], [`tag_owners`]: indexes over families and images
 //! - [`folder_poller`], [`git_poll`]: when and how folders of Git repositories are polled
 //! - [`stray_requests`]: answers requests whose family does not exist
-//! - [`event_queue`]: Events on their way to the API server
+//! - [`event_queue`]: Events that wait to be published
 //! - [`backoff`], [`error`], [`writes`]: failures, calls and writes that both reconcilers share
 
 pub mod backoff;

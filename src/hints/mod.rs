@@ -143,26 +143,32 @@ mod tests {
 
     const TOKEN: &str = "0123456789abcdef";
 
-    struct Endpoint {
+    #[derive(Clone, Copy, PartialEq)]
+    enum Replica {
+        Leader,
+        Standby,
+    }
+
+    struct TestEndpoint {
         routes: Router,
         hinted: Arc<Mutex<Vec<HintedTag>>>,
         _tokens: tempfile::NamedTempFile,
     }
 
-    fn endpoint(tokens: &str, leads: bool) -> Endpoint {
+    fn endpoint(tokens: &str, replica: Replica) -> TestEndpoint {
         let file = tempfile::NamedTempFile::new().expect("a file");
         std::fs::write(file.path(), tokens).expect("tokens");
         let hinted = Arc::<Mutex<Vec<HintedTag>>>::default();
         let kept = Arc::clone(&hinted);
         let poll = move |tags: &[HintedTag]| {
             kept.lock().expect("tags").extend_from_slice(tags);
-            leads.then_some(tags.len())
+            (replica == Replica::Leader).then_some(tags.len())
         };
         let settings = HintSettings { tokens: file.path().into(), poll: Arc::new(poll) };
-        Endpoint { routes: routes(settings), hinted, _tokens: file }
+        TestEndpoint { routes: routes(settings), hinted, _tokens: file }
     }
 
-    impl Endpoint {
+    impl TestEndpoint {
         async fn answer(&self, request: Builder, body: impl Into<Body>) -> StatusCode {
             let request = request.body(body.into()).expect("a request");
             self.routes.clone().oneshot(request).await.expect("an answer").status()
@@ -181,7 +187,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_who_has_a_token_gives_hints() {
-        let endpoint = endpoint(&format!("another-token-0000\n{TOKEN}\n"), true);
+        let endpoint = endpoint(&format!("another-token-0000\n{TOKEN}\n"), Replica::Leader);
         assert_eq!(endpoint.answer(authorized(), ALPINE).await, StatusCode::ACCEPTED);
         assert_eq!(endpoint.hinted(), 1);
         for value in ["", "Bearer ", "Bearer 0123456789abcde", "Basic MDEyMzQ1Njc4OWFiY2RlZg=="] {
@@ -196,7 +202,7 @@ mod tests {
     #[tokio::test]
     async fn without_a_usable_token_nobody_gives_hints() {
         for tokens in ["", "\n", "short"] {
-            let endpoint = endpoint(tokens, true);
+            let endpoint = endpoint(tokens, Replica::Leader);
             let request = Request::post("/hint")
                 .header(header::AUTHORIZATION, format!("Bearer {}", tokens.trim()));
             let status = endpoint.answer(request, ALPINE).await;
@@ -207,7 +213,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_no_hint_is_refused() {
-        let endpoint = endpoint(TOKEN, true);
+        let endpoint = endpoint(TOKEN, Replica::Leader);
         for (body, status) in [
             ("{".to_owned(), StatusCode::BAD_REQUEST),
             ("[]".to_owned(), StatusCode::BAD_REQUEST),
@@ -221,7 +227,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_standby_asks_for_the_hint_again() {
-        let endpoint = endpoint(TOKEN, false);
+        let endpoint = endpoint(TOKEN, Replica::Standby);
         let status = endpoint.answer(authorized(), ALPINE).await;
         assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
     }

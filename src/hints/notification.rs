@@ -37,13 +37,13 @@ struct Notifications {
 #[derive(Default)]
 struct Notification {
     action: String,
-    target: Target,
+    target: PushTarget,
     request: RequestOrigin,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
-struct Target {
+struct PushTarget {
     repository: String,
     tag: Option<String>,
 }

@@ -177,8 +177,8 @@ where
         }
     }
 
-    /// Polls these keys as soon as the limits allow, and returns how many there are. A key is polled
-    /// at most once per [`MIN_HINT_INTERVAL`] this way.
+    /// Polls these keys as soon as the limits allow, and returns how many there are. A key is
+    /// polled at most once per [`MIN_HINT_INTERVAL`] this way.
     pub fn hasten(&self, is_hinted: impl Fn(&K) -> bool) -> usize {
         let mut state = self.0.lock();
         let now = Instant::now();

@@ -163,8 +163,8 @@ impl Operator {
     }
 }
 
-/// An address of this machine. Its port is free now, and no other process of a test asks for a fixed
-/// one.
+/// An address of this machine. Its port is free now, and no other process of a test asks for a
+/// fixed one.
 fn free_address() -> String {
     let free = TcpListener::bind("127.0.0.1:0").expect("a port");
     free.local_addr().expect("an address").to_string()

@@ -56,7 +56,7 @@ pub async fn reconcile(
     family: Arc<ImageFamily>,
     context: Arc<Context>,
 ) -> Result<Action, ReconcileError> {
-    again_after_conflict(reconcile_once(family, context).await)
+    again_after_conflict(Box::pin(reconcile_once(family, context)).await)
 }
 
 async fn reconcile_once(

@@ -212,7 +212,7 @@ impl RolloutReconcile<'_> {
             Err(error) if error.is_not_found() => return Ok(()),
             Err(error) => return Err(error),
         }
-        self.publish_events(&old.rollouts, &rollouts).await;
+        self.publish_events(&old.rollouts, &rollouts);
         Ok(())
     }
 
@@ -229,7 +229,7 @@ impl RolloutReconcile<'_> {
     }
 
     /// Publishes what has changed between two records of the rollouts.
-    async fn publish_events(&self, old: &[RolloutRecord], new: &[RolloutRecord]) {
+    fn publish_events(&self, old: &[RolloutRecord], new: &[RolloutRecord]) {
         for record in new {
             let before = old.iter().find(|before| {
                 before.workload == record.workload && before.digest == record.digest

@@ -110,8 +110,8 @@ fn check(
     Some((ObservedWork::Check(Box::new(observed_check(job, pods, outcome)?)), recheck_at))
 }
 
-/// What the Jobs of a family have come to that have ended. Most Jobs have: they are kept for an hour
-/// or so. They are read again only if they, their pods or the credentials change.
+/// What the ended Jobs of a family have come to. Most Jobs have ended: they are kept for an hour or
+/// so. They are read again only if they, their pods or the credentials change.
 #[derive(Debug, Default)]
 pub struct EndedJobs {
     by_uid: HashMap<String, EndedJob>,
@@ -121,18 +121,18 @@ pub struct EndedJobs {
 #[derive(Debug)]
 struct EndedJob {
     /// The version of the Job, and of each of its pods.
-    versions: JobVersions,
+    versions: ReadVersions,
     observed: ObservedJob,
 }
 
 /// The version of a Job, and the uids and versions of its pods.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct JobVersions {
+pub(super) struct ReadVersions {
     job: String,
     pods: Vec<(String, String)>,
 }
 
-impl JobVersions {
+impl ReadVersions {
     /// Returns the versions of a Job and its pods.
     pub(super) fn of(job: &Job, pods: &[&Pod]) -> Self {
         let pod = |pod: &&Pod| {
@@ -155,13 +155,13 @@ impl EndedJobs {
     }
 
     /// Returns what a Job has come to, if it and its pods are in the versions that were read.
-    pub(super) fn get(&self, uid: &str, versions: &JobVersions) -> Option<&ObservedJob> {
+    pub(super) fn get(&self, uid: &str, versions: &ReadVersions) -> Option<&ObservedJob> {
         let known = self.by_uid.get(uid).filter(|known| known.versions == *versions)?;
         Some(&known.observed)
     }
 
     /// Keeps what a Job has come to, if that is final.
-    pub(super) fn keep(&mut self, uid: &str, versions: JobVersions, observed: &ObservedJob) {
+    pub(super) fn keep(&mut self, uid: &str, versions: ReadVersions, observed: &ObservedJob) {
         if observed.is_final() {
             let observed = observed.clone();
             self.by_uid.insert(uid.into(), EndedJob { versions, observed });
@@ -339,7 +339,7 @@ mod tests {
         let now = Timestamp::UNIX_EPOCH;
         let keep = |ended: &mut EndedJobs, job: &Job, pod: &Pod| {
             let read = ObservedJob::of(job, std::slice::from_ref(pod), &PodEvents::default(), now);
-            let versions = JobVersions::of(job, &[pod]);
+            let versions = ReadVersions::of(job, &[pod]);
             ended.keep("u", versions.clone(), &read.expect("a Job of ours"));
             versions
         };
@@ -354,7 +354,7 @@ mod tests {
             (job("1"), Vec::new()),
         ] {
             let pods: Vec<&Pod> = pods.iter().collect();
-            assert!(ended.get("u", &JobVersions::of(&job, &pods)).is_none());
+            assert!(ended.get("u", &ReadVersions::of(&job, &pods)).is_none());
         }
         ended.begin(&first);
         assert!(ended.get("u", &over).is_some());

@@ -17,7 +17,7 @@ use crate::{
     controller::{
         deferred_jobs::Rejection,
         family::observe::{
-            job::{EndedJobs, JobVersions, ObservedJob, ObservedWork},
+            job::{EndedJobs, ObservedJob, ObservedWork, ReadVersions},
             pod_messages::{prints_credential, without_credentials},
         },
         object_cache::Key,
@@ -104,7 +104,7 @@ impl ObservedJobs {
         for job in &jobs {
             let uid = job.metadata.uid.as_deref().unwrap_or_default();
             let pods = pods.get(uid).map_or(&[][..], Vec::as_slice);
-            let versions = JobVersions::of(job, pods);
+            let versions = ReadVersions::of(job, pods);
             if let Some(known) = ended.get(uid, &versions) {
                 observed.add(&job.name_any(), known.clone());
             } else if let Some(read) = read(job, pods, keychain, events, now) {

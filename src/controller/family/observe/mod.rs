@@ -7,8 +7,8 @@
 //! - [`platform`]: the platform of builds whose strategies name none
 //! - [`polls`]: what the pollers are to poll
 //! - [`snapshot`]: everything that the decision needs, by subject: [`sources`], [`strategies`],
-//!   [`jobs`] with [`job`], [`final_pods`], [`pod_events`], [`upstreams`], [`tags`], [`imports`], [`cascades`],
-//!   [`records`] and [`requests`]
+//!   [`jobs`] with [`job`], [`final_pods`], [`pod_events`], [`upstreams`], [`tags`], [`imports`],
+//!   [`cascades`], [`records`] and [`requests`]
 //! - [`ownership`]: which records belong to the family
 //! - [`image_keys`]: the keys by which pollers are asked for tags
 

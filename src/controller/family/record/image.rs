@@ -56,7 +56,7 @@ struct ImageWrite {
 }
 
 impl Reconcile<'_> {
-    /// Writes the records that have changed, apart from states that pass. Images whose records
+    /// Writes the records that have changed, apart from passing states. Images whose records
     /// could not be written, or are left to the next reconcile, are [`unrecorded`](Self). Returns
     /// when the next ones are to be written.
     pub(super) async fn record_images(&mut self) -> Option<Timestamp> {
@@ -80,21 +80,17 @@ impl Reconcile<'_> {
     pub(super) async fn record_promotions(&mut self, images: &[ImageIndex]) -> Option<Timestamp> {
         let part = RecordPart::Promotion;
         let write = |index: &ImageIndex| {
-            Some(ImageWrite {
-                index: *index,
-                spec: self.spec_to_apply(*index)?,
-                part,
-                status: None,
-            })
+            let spec = self.spec_to_apply(*index);
+            ImageWrite { index: *index, spec, part, status: None }
         };
-        let writes = images.iter().filter_map(write).collect();
+        let writes = images.iter().map(write).collect();
         self.write_images(writes).await
     }
 
     /// Returns what is written of an image now, if its record has changed.
     fn plan_write(&mut self, index: ImageIndex) -> Option<ImageWrite> {
         let part = RecordPart::All;
-        let spec = self.spec_to_apply(index)?;
+        let spec = self.spec_to_apply(index);
         let known = self.snapshot.records.get(index.position())?.clone();
         let (Some(known), None) = (known, &spec) else {
             return Some(ImageWrite { index, spec, part, status: None });
@@ -166,7 +162,7 @@ impl Reconcile<'_> {
     }
 
     /// Returns the spec of an image's record, if it is to be written.
-    fn spec_to_apply(&self, index: ImageIndex) -> Option<Option<ManagedImageSpec>> {
+    fn spec_to_apply(&self, index: ImageIndex) -> Option<ManagedImageSpec> {
         let image = self.image(index)?;
         let known = self.snapshot.records.get(index.position()).and_then(Option::as_ref);
         let level = self.snapshot.blueprint.lineage.level(index);
@@ -184,7 +180,7 @@ impl Reconcile<'_> {
             repository: self.snapshot.repository(index),
             level: i32::try_from(level).unwrap_or(i32::MAX),
         };
-        Some(Some(spec).filter(|spec| known.is_none_or(|known| known.spec != *spec)))
+        Some(spec).filter(|spec| known.is_none_or(|known| known.spec != *spec))
     }
 
     /// Returns the change of an image's record, whose status was `old`.

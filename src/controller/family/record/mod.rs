@@ -3,8 +3,9 @@
 //! - [`status`]: the status of the family; [`conditions`]: its conditions, with [`unstarted`]:
 //!   builds that do not start; [`intended_cascade`]: the cascades that it names; [`staleness`]: how
 //!   long it has not matched its inputs
-//! - [`image`]: the record of each image; [`image_status`]: what it says; [`promotion`]: what is recorded before its tags move;
-//!   [`history`]: the builds in it; [`counting`]: what the metrics count when it changes
+//! - [`image`]: the record of each image, and [`image_status`] what it says; [`promotion`]: what is
+//!   recorded before its tags move; [`history`]: the builds in it; [`counting`]: what the metrics
+//!   count when it changes
 //! - [`cascade`]: the records of cascades
 //! - [`adoption`]: the family as the owner of records that have none
 //! - [`requests`]: what happens to requests

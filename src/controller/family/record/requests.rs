@@ -87,7 +87,7 @@ impl Reconcile<'_> {
             let writer = RequestWriter { context: self.context, family: &family };
             writer.write(&request, &new, self.cache).await?;
             if new.state != old.state {
-                self.publish_request_event(&request, &new).await;
+                self.publish_request_event(&request, &new);
             }
             if decided.state.has_ended() && !self.snapshot.requests.others.is_empty() {
                 // One of the others takes its place.
@@ -113,7 +113,7 @@ impl Reconcile<'_> {
     }
 
     /// Publishes that a request was carried out, or that it is refused.
-    async fn publish_request_event(&self, request: &FamilyRequest, status: &FamilyRequestStatus) {
+    fn publish_request_event(&self, request: &FamilyRequest, status: &FamilyRequestStatus) {
         let (type_, reason) = match status.state {
             Some(RequestState::Done | RequestState::Active) => {
                 (EventType::Normal, Reason::RequestDone)
