@@ -23,6 +23,29 @@ const ALLOWED: [&str; 15] = [
     "Zlib",
 ];
 
+/// `dev/fuzz` builds a workspace of its own, whose lock file no other build reads.
+#[test]
+fn the_lock_file_of_the_fuzzers_has_every_dependency() {
+    let root = env!("CARGO_MANIFEST_DIR");
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--locked", "--format-version=1", "--no-deps"])
+        .current_dir(root)
+        .output()
+        .expect("cargo runs");
+    let metadata: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let dependencies = metadata["packages"][0]["dependencies"].as_array().expect("dependencies");
+    let used = dependencies.iter().filter(|of| of["kind"].is_null());
+    let used: Vec<&str> = used.filter_map(|of| of["name"].as_str()).collect();
+    assert!(used.len() > 30, "{used:?}");
+    let lock = std::fs::read_to_string(format!("{root}/fuzz/Cargo.lock")).expect("a file");
+    let own = lock.split("[[package]]").find(|of| of.contains("name = \"groundswell\"\n"));
+    let own = own.expect("the package");
+    let is_locked =
+        |name: &&&str| own.contains(&format!("\"{name}\"")) || own.contains(&format!("\"{name} "));
+    let missing: Vec<_> = used.iter().filter(|name| !is_locked(name)).collect();
+    assert!(missing.is_empty(), "run `cargo update --workspace` in fuzz: {missing:?}");
+}
+
 #[test]
 fn licences_and_sources_are_allowed() {
     let output = Command::new(env!("CARGO"))

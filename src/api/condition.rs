@@ -199,6 +199,9 @@ reasons! {
     DockerfileMismatch: NeedsUser;
     /// A registry rejected a credential.
     RegistryDenied: NeedsUser + AwaitsCorrection;
+    /// A registry does not serve an image because of a policy, for example because a scanner has
+    /// found something in it.
+    DownloadBlocked: NeedsUser + AwaitsCorrection;
     /// The builder does not trust the certificate of a registry.
     RegistryUntrusted: NeedsUser + AwaitsCorrection;
     /// A registry is unreachable, slow, or limits the rate of requests.

@@ -130,6 +130,13 @@ pub struct UpstreamStatus {
     /// Human-readable explanation of `reason`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+
+    /// Time at which the tag is polled next. Set only if that is more than a minute later than
+    /// `interval` asks for: other polls come first at the rate of the registry, or polls have
+    /// failed. It is an estimate, and not set again before it has passed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub next_poll: Option<Timestamp>,
 }
 
 impl UpstreamStatus {
@@ -485,6 +492,7 @@ mod tests {
             superseded: vec![digest.clone(); MAX_SUPERSEDED],
             reason: Some(Reason::AwaitingApproval.into()),
             message: Some(text(MAX_MESSAGE)),
+            next_poll: at,
         };
         let attention = Attention {
             image: "i".repeat(63),

@@ -234,6 +234,15 @@ pub struct ManagedImageStatus {
     )]
     pub tags: Vec<TagRecord>,
 
+    /// Tags that the family claims for the image, and since when. Of several families that claim a
+    /// tag which none of them has set, the first one owns it. At most 16 entries.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 16),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["tag"])
+    )]
+    pub claims: Vec<ClaimRecord>,
+
     /// Labels of the last verified build that the family's templates of tags name. At most 16
     /// entries.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -410,6 +419,19 @@ pub struct ReportedPush {
     pub fingerprint: String,
     /// Digest that it reports.
     pub digest: String,
+}
+
+/// Tag that a family claims.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(default)]
+pub struct ClaimRecord {
+    /// Tag, as `spec.tags` names it without the values that only a build knows.
+    pub tag: String,
+
+    /// Time since which it has been claimed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub since: Option<Timestamp>,
 }
 
 /// A tag and the digest that it was set to, or that it was found to point to at an adoption.

@@ -52,8 +52,8 @@ pub use image_records::{
     RollbackRecord, RolloutRecord, RolloutState,
 };
 pub use managed_image::{
-    FoundEdge, ImageState, Inputs, LabelRecord, ManagedImage, ManagedImageSpec, ManagedImageStatus,
-    ParentDigest, RememberedUpstream, ReportedPush, RunningBuild, TagRecord,
+    ClaimRecord, FoundEdge, ImageState, Inputs, LabelRecord, ManagedImage, ManagedImageSpec,
+    ManagedImageStatus, ParentDigest, RememberedUpstream, ReportedPush, RunningBuild, TagRecord,
 };
 pub use policy::{Breaker, Cutoff, Policy, Promotion, RateLimit, Retries, Supersede, Window};
 pub use request::{ActionName, HoldTarget, Request, RequestError, RequestScope, RequestedAction};

@@ -1,6 +1,6 @@
 //! Which family owns a tag of a repository, among all families of the cluster: the one that has
-//! set it, or else the first that claims it. And which images name a repository that the operator
-//! does not allow their namespace. No client is needed.
+//! set it, or else the first that has claimed it, which records remember. And which images name a
+//! repository that the operator does not allow their namespace. No client is needed.
 //!
 //! Repositories are compared as registries understand them, so that another spelling is no other
 //! tag. A suspended family claims a tag only if nobody else does, because it sets none.
@@ -11,12 +11,13 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 
 use crate::{
     api::{
-        ImageFamily, ManagedImage,
+        ClaimRecord, ImageFamily, ManagedImage,
         condition::{Reason, STALLED},
     },
     controller::{object_cache::Key, repository_rules::RepositoryRules, stores::Stores},
@@ -62,6 +63,26 @@ struct Conflicts {
     version: u64,
     /// By family, its images whose first tags belong to other families.
     of: HashMap<Key, ClaimProblems>,
+    /// Since when families claim tags, by their uid.
+    claims: HashMap<String, FamilyClaims>,
+}
+
+/// Since when a family claims tags, by image.
+type FamilyClaims = HashMap<String, ImageClaims>;
+
+/// Since when the tags of an image are claimed.
+#[derive(Debug, Default)]
+struct ImageClaims {
+    repository: String,
+    claims: Vec<ClaimRecord>,
+}
+
+impl ImageClaims {
+    /// Returns since when a tag of a repository is claimed, if that is known.
+    fn since(&self, claim: &TagClaim<'_>) -> Option<Timestamp> {
+        let mut claims = self.claims.iter().filter(|_| self.repository == claim.repository);
+        claims.find(|known| known.tag == claim.tag.name)?.since
+    }
 }
 
 impl TagOwners {
@@ -73,9 +94,9 @@ impl TagOwners {
 
     /// Returns the problems of the images of this family that name a repository that is not
     /// allowed, or a tag that belongs to another family.
-    pub fn problems(&self, family: &ImageFamily, stores: &Stores) -> ClaimProblems {
+    pub fn problems(&self, family: &ImageFamily, stores: &Stores, now: Timestamp) -> ClaimProblems {
         let namespace = family.namespace().unwrap_or_default();
-        let mut problems = self.conflicts(family, stores);
+        let mut problems = self.conflicts(family, stores, now);
         for image in &family.spec.images {
             let repository = repository(&family.spec, image);
             if let Some(refusal) = self.rules.refusal(&namespace, &image.name, &repository) {
@@ -85,7 +106,15 @@ impl TagOwners {
         problems
     }
 
-    fn conflicts(&self, family: &ImageFamily, stores: &Stores) -> ClaimProblems {
+    /// Returns since when a family claims the tags of an image, as [`TagOwners::problems`] has
+    /// found it.
+    pub fn claims(&self, family: &ImageFamily, image: &str) -> Vec<ClaimRecord> {
+        let known = self.conflicts.lock().unwrap_or_else(PoisonError::into_inner);
+        let claims = family.metadata.uid.as_ref().and_then(|uid| known.claims.get(uid));
+        claims.and_then(|of| of.get(image)).map(|of| of.claims.clone()).unwrap_or_default()
+    }
+
+    fn conflicts(&self, family: &ImageFamily, stores: &Stores, now: Timestamp) -> ClaimProblems {
         let mut all = stores.families.all();
         all.sort_by_key(|family| precedence(family));
         let mut hasher = DefaultHasher::new();
@@ -95,7 +124,8 @@ impl TagOwners {
         let version = hasher.finish();
         let mut known = self.conflicts.lock().unwrap_or_else(PoisonError::into_inner);
         if known.version != version {
-            *known = Conflicts { version, of: conflicts(&all, stores, &self.rules) };
+            let view = ClaimView { stores, rules: &self.rules, known: &known.claims, now };
+            *known = view.conflicts(version, &all);
         }
         known.of.get(&Key::of(family)).cloned().unwrap_or_default()
     }
@@ -259,46 +289,110 @@ fn has_any_below(repositories: &BTreeMap<String, Vec<&str>>, of_family: &str) ->
 struct Claimant<'a> {
     family: &'a ImageFamily,
     claim: TagClaim<'a>,
+    /// Since when. A family that is suspended claims nothing it has not claimed before.
+    since: Option<Timestamp>,
 }
 
-/// Returns the conflicts of these families, which are sorted by their precedence.
-///
-/// That alone does not decide: whoever owns an old family could add somebody else's tag to it, and
-/// take it from the family that has pushed there all along.
-fn conflicts(
-    all: &[Arc<ImageFamily>],
-    stores: &Stores,
-    rules: &RepositoryRules,
-) -> HashMap<Key, ClaimProblems> {
-    let mut claimants: BTreeMap<RepositoryTag, Vec<Claimant<'_>>> = BTreeMap::new();
-    for family in all {
-        for claim in allowed_claims(family, rules) {
-            let tag = (normalize_repository(&claim.repository), claim.tag.name.clone());
-            claimants.entry(tag).or_default().push(Claimant { family, claim });
+/// What determines who owns a tag.
+struct ClaimView<'a> {
+    stores: &'a Stores,
+    rules: &'a RepositoryRules,
+    /// What this process has found before.
+    known: &'a HashMap<String, FamilyClaims>,
+    now: Timestamp,
+}
+
+impl ClaimView<'_> {
+    /// Returns the conflicts of these families, which are sorted by their precedence.
+    ///
+    /// That alone does not decide: whoever owns an old family could add somebody else's tag to it,
+    /// and take it from the family that has pushed there all along, or that claimed it before and
+    /// still builds.
+    fn conflicts(&self, version: u64, all: &[Arc<ImageFamily>]) -> Conflicts {
+        let mut claimants: BTreeMap<RepositoryTag, Vec<Claimant<'_>>> = BTreeMap::new();
+        let mut claims = HashMap::new();
+        for family in all {
+            let claimed = self.claims_of(family);
+            claims.insert(family.uid().unwrap_or_default(), recordable(&claimed));
+            for claimant in claimed {
+                let TagClaim { repository, tag, .. } = &claimant.claim;
+                let tag = (normalize_repository(repository), tag.name.clone());
+                claimants.entry(tag).or_default().push(claimant);
+            }
+        }
+        let mut of: HashMap<Key, ClaimProblems> = HashMap::new();
+        for claimed in claimants.values_mut().filter(|claimed| claimed.len() > 1) {
+            // The sort is stable: of two at the same time, the older family is the first.
+            claimed.sort_by_key(|known| {
+                (known.family.spec.suspend, known.since.is_none(), known.since)
+            });
+            let Some(first) = claimed.first() else { continue };
+            let holder = claimed.iter().find(|known| known.has_set_tag(self.stores));
+            let owner = holder.unwrap_or(first);
+            for other in claimed.iter().filter(|other| !std::ptr::eq(other.family, owner.family)) {
+                let why = other.why_not(owner, holder);
+                let images = of.entry(Key::of(other.family)).or_default();
+                let problem = || collision(other, owner, why);
+                images.entry(other.claim.image.to_owned()).or_insert_with(problem);
+            }
+        }
+        Conflicts { version, of, claims }
+    }
+
+    /// Returns what a family claims, and since when: as its records say, so that a restart changes
+    /// nothing, or else as this process has found it.
+    fn claims_of<'f>(&self, family: &'f ImageFamily) -> Vec<Claimant<'f>> {
+        let uid = family.metadata.uid.as_ref();
+        let known = uid.and_then(|uid| self.known.get(uid));
+        let recorded: FamilyClaims = self
+            .stores
+            .images
+            .group(&Key::of(family))
+            .iter()
+            .filter(|record| record.owner_references().iter().any(|owner| Some(&owner.uid) == uid))
+            .filter_map(|record| {
+                let claims = record.status.as_ref()?.claims.clone();
+                let repository = record.spec.repository.clone();
+                Some((record.spec.image.clone(), ImageClaims { repository, claims }))
+            })
+            .collect();
+        let since = |claim: &TagClaim<'_>| {
+            let of = |claims: &FamilyClaims| claims.get(claim.image)?.since(claim);
+            let before = [of(&recorded), known.and_then(of)].into_iter().flatten().min();
+            before.or((!family.spec.suspend).then_some(self.now))
+        };
+        let claims = allowed_claims(family, self.rules).into_iter();
+        claims.map(|claim| Claimant { family, since: since(&claim), claim }).collect()
+    }
+}
+
+/// Returns since when a family claims its tags, by image. A tag may be named twice.
+fn recordable(claimed: &[Claimant<'_>]) -> FamilyClaims {
+    let mut claims = FamilyClaims::new();
+    for Claimant { claim, since, .. } in claimed.iter().filter(|claimed| claimed.since.is_some()) {
+        let of = claims.entry(claim.image.to_owned()).or_default();
+        of.repository.clone_from(&claim.repository);
+        if of.claims.iter().all(|known| known.tag != claim.tag.name) {
+            of.claims.push(ClaimRecord { tag: claim.tag.name.clone(), since: *since });
         }
     }
-    let mut found: HashMap<Key, ClaimProblems> = HashMap::new();
-    for claimed in claimants.values() {
-        let Some(first) = claimed.first() else { continue };
-        let holder = claimed.iter().find(|known| known.has_set_tag(stores));
-        let owner = holder.unwrap_or(first);
-        for other in claimed.iter().filter(|other| !std::ptr::eq(other.family, owner.family)) {
-            let why = match holder {
-                Some(_) => "has pushed it",
-                None if other.family.spec.suspend && !owner.family.spec.suspend => {
-                    "is not suspended"
-                }
-                None => "is older",
-            };
-            let images = found.entry(Key::of(other.family)).or_default();
-            let problem = || collision(other, owner, why);
-            images.entry(other.claim.image.to_owned()).or_insert_with(problem);
-        }
-    }
-    found
+    claims
 }
 
 impl Claimant<'_> {
+    /// Returns why the owner owns the tag, and this family does not.
+    fn why_not(&self, owner: &Self, holder: Option<&Self>) -> &'static str {
+        if holder.is_some() {
+            "has pushed it"
+        } else if self.family.spec.suspend && !owner.family.spec.suspend {
+            "is not suspended"
+        } else if self.since == owner.since {
+            "is older"
+        } else {
+            "has claimed it first"
+        }
+    }
+
     /// Whether the record of the image says that the family has set the tag, or has pushed to the
     /// repository if the tag names the build.
     fn has_set_tag(&self, stores: &Stores) -> bool {
@@ -337,269 +431,5 @@ fn collision(other: &Claimant<'_>, owner: &Claimant<'_>, why: &str) -> Problem {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::{Value, json};
-
-    use super::*;
-
-    const BASE: &str = "registry.example.com/base";
-
-    /// Adds a family that claims `registry.example.com/base:latest`, created in this second.
-    fn add_family(stores: &Stores, name: &str, second: u32) {
-        add_changed(stores, name, second, |_| ());
-    }
-
-    /// Adds such a family with changes.
-    fn add_changed(
-        stores: &Stores,
-        name: &str,
-        second: u32,
-        change: impl FnOnce(&mut ImageFamily),
-    ) {
-        let family: Value = json!({
-            "apiVersion": "groundswell.dev/v1alpha1",
-            "kind": "ImageFamily",
-            "metadata": {"name": name, "namespace": "team", "uid": name, "generation": 1,
-                "resourceVersion": "1",
-                "creationTimestamp": format!("2026-01-01T00:00:{second:02}Z")},
-            "spec": {"repository": "registry.example.com",
-                "upstreams": [{"name": "up", "image": "a", "follow": {"tag": "1"}}],
-                "images": [{"name": "base", "from": [{"upstream": "up"}], "tags": ["latest"],
-                    "source": {"inline": "FROM a"}}]}});
-        let mut family = serde_json::from_value(family).expect("a family");
-        change(&mut family);
-        stores.families.record_write(family);
-    }
-
-    /// Records that a family has set this tag in this repository.
-    fn add_record(stores: &Stores, family: &str, repository: &str, tag: &str, version: u32) {
-        let record: Value = json!({
-            "apiVersion": "groundswell.dev/v1alpha1",
-            "kind": "ManagedImage",
-            "metadata": {"name": format!("{family}.base"), "namespace": "team",
-                "resourceVersion": version.to_string(),
-                "ownerReferences": [{"apiVersion": "groundswell.dev/v1alpha1",
-                    "kind": "ImageFamily", "name": family, "uid": family, "controller": true}]},
-            "spec": {"family": family, "image": "base", "repository": repository, "level": 1},
-            "status": {"digest": "sha256:00", "tags": [{"tag": tag, "digest": "sha256:00"}]}});
-        stores.images.record_write(serde_json::from_value(record).expect("a record"));
-    }
-
-    /// Returns the messages of the images of a family, by image.
-    fn problems_of(owners: &TagOwners, stores: &Stores, key: &Key) -> BTreeMap<String, String> {
-        let family = stores.families.get(key).expect("a family");
-        let problems = owners.problems(&family, stores).into_iter();
-        problems.map(|(image, problem)| (image, problem.message)).collect()
-    }
-
-    /// Returns the message of the image `base` of a family in conflict.
-    fn problem_of(stores: &Stores, name: &str) -> Option<String> {
-        problems_of(&TagOwners::default(), stores, &Key::new("team", name)).remove("base")
-    }
-
-    /// Returns the tags of `registry.example.com/base` that are foreign to a family.
-    fn foreign(owners: &TagOwners, stores: &Stores, name: &str) -> Vec<(String, String)> {
-        let family = stores.families.get(&Key::new("team", name)).expect("a family");
-        // One that no family has, and one that only looks like one of theirs.
-        let repositories = [BASE, "registry.example.com/other", "registry.example.community/base"];
-        let mut found = owners.foreign_tags(&family, &repositories.into(), stores);
-        let tags = found.remove(BASE).unwrap_or_default();
-        assert!(found.is_empty(), "{found:?}");
-        tags.into_iter().collect()
-    }
-
-    #[test]
-    fn what_others_have_set_is_foreign_and_what_only_an_older_one_claims() {
-        let stores = Stores::default();
-        let owners = TagOwners::default();
-        let of = |tag: &str, owner: &str| (tag.to_owned(), format!("the family team/{owner}"));
-        add_family(&stores, "old", 1);
-        add_family(&stores, "new", 2);
-        assert_eq!(foreign(&owners, &stores, "old"), [], "a bare claim of a newer family");
-        assert_eq!(foreign(&owners, &stores, "new"), [of("latest", "old")]);
-
-        add_record(&stores, "new", BASE, "1.2", 1);
-        assert_eq!(foreign(&owners, &stores, "old"), [of("1.2", "new")]);
-
-        // A label has given the tag to the newer family before the older one claimed it.
-        add_record(&stores, "new", BASE, "latest", 2);
-        assert_eq!(foreign(&owners, &stores, "new"), []);
-        assert_eq!(foreign(&owners, &stores, "old"), [of("latest", "new")]);
-
-        // Both have set it.
-        add_record(&stores, "old", BASE, "latest", 1);
-        assert_eq!(foreign(&owners, &stores, "new"), [of("latest", "old")]);
-        assert_eq!(foreign(&owners, &stores, "old"), [of("latest", "new")]);
-    }
-
-    #[test]
-    fn claims_are_rendered_once_per_generation() {
-        let stores = Stores::default();
-        let owners = TagOwners::default();
-        add_family(&stores, "old", 1);
-        add_family(&stores, "new", 2);
-        let known = |of: &str| {
-            let family = stores.families.get(&Key::new("team", of)).expect("a family");
-            let mut family = ImageFamily::clone(&family);
-            move |generation: i64, tag: &str| {
-                family.metadata.generation = Some(generation);
-                family.spec.images[0].tags = vec![tag.into()];
-                let claimed = owners.claimed.lock().expect("no panic").of(&family, &owners.rules);
-                claimed.iter().map(|(_, tag)| tag.clone()).collect::<Vec<_>>()
-            }
-        };
-        let mut of_old = known("old");
-        assert_eq!(of_old(1, "a"), ["a"]);
-        assert_eq!(of_old(1, "b"), ["a"], "the same generation");
-        assert_eq!(of_old(2, "b"), ["b"]);
-    }
-
-    #[test]
-    fn a_tag_belongs_to_the_family_that_has_set_it_and_else_to_the_oldest() {
-        let stores = Stores::default();
-        add_family(&stores, "old", 1);
-        add_family(&stores, "new", 2);
-        assert_eq!(problem_of(&stores, "old"), None);
-        let message = problem_of(&stores, "new").unwrap_or_default();
-        assert!(message.contains("team/old, which is older"), "{message}");
-
-        add_record(&stores, "new", "registry.example.com/base", "latest", 1);
-        assert_eq!(problem_of(&stores, "new"), None);
-        let message = problem_of(&stores, "old").unwrap_or_default();
-        assert!(message.contains("team/new, which has pushed it"), "{message}");
-
-        // Another tag, or one of another repository, is no claim to this one.
-        for (version, repository, tag) in
-            [(2, "registry.example.com/base", "edge"), (3, "elsewhere.example.com/base", "latest")]
-        {
-            add_record(&stores, "new", repository, tag, version);
-            assert_eq!(problem_of(&stores, "old"), None, "{repository}:{tag}");
-        }
-    }
-    #[test]
-    fn a_suspended_family_takes_no_tag_and_is_not_named_elsewhere() {
-        let stores = Stores::default();
-        let squatter = Key::new("evil", "squatter");
-        add_changed(&stores, "squatter", 1, |family| {
-            family.metadata.namespace = Some("evil".into());
-            family.spec.suspend = true;
-        });
-        add_family(&stores, "app", 2);
-        assert_eq!(problem_of(&stores, "app"), None);
-        let problems = problems_of(&TagOwners::default(), &stores, &squatter);
-        let message = &problems["base"];
-        assert!(
-            message.contains("a family of another namespace, which is not suspended"),
-            "{message}"
-        );
-        assert!(!message.contains("team") && !message.contains("app"), "{message}");
-
-        // It is the first that claims the tag, and is not suspended any more.
-        let family = stores.families.get(&squatter).expect("a family");
-        let mut family = ImageFamily::clone(&family);
-        (family.spec.suspend, family.metadata.generation) = (false, Some(2));
-        family.metadata.resource_version = Some("2".into());
-        stores.families.record_write(family);
-        let message = problem_of(&stores, "app").expect("a conflict");
-        assert!(message.contains("a family of another namespace, which is older"), "{message}");
-        assert!(!message.contains("evil") && !message.contains("squatter"), "{message}");
-        let found = foreign(&TagOwners::default(), &stores, "app");
-        assert_eq!(found, [("latest".to_owned(), ELSEWHERE.to_owned())]);
-
-        // The tag is set, and the family that has set it keeps it.
-        add_record(&stores, "app", BASE, "latest", 1);
-        assert_eq!(problem_of(&stores, "app"), None);
-        assert_eq!(problems_of(&TagOwners::default(), &stores, &squatter).len(), 1);
-    }
-
-    #[test]
-    fn only_the_image_in_conflict_has_a_problem() {
-        let stores = Stores::default();
-        add_family(&stores, "old", 1);
-        add_changed(&stores, "new", 2, |family| {
-            let mut free = family.spec.images[0].clone();
-            free.name = "free".into();
-            family.spec.images.push(free);
-        });
-        let problems = problems_of(&TagOwners::default(), &stores, &Key::new("team", "new"));
-        assert_eq!(problems.keys().collect::<Vec<_>>(), ["base"]);
-    }
-
-    #[test]
-    fn another_spelling_is_the_same_tag() {
-        for spelling in ["Registry.Example.com", "registry.example.com:443"] {
-            let stores = Stores::default();
-            add_family(&stores, "old", 1);
-            add_changed(&stores, "new", 2, |family| family.spec.repository = spelling.into());
-            let message = problem_of(&stores, "new").expect(spelling);
-            assert!(message.contains(&format!("{spelling}/base:latest")), "{message}");
-            let new = stores.families.get(&Key::new("team", "new")).expect("a family");
-            let repository = format!("{spelling}/base");
-            let repositories = [repository.as_str()].into();
-            let found = TagOwners::default().foreign_tags(&new, &repositories, &stores);
-            assert!(found[&repository].contains_key("latest"), "{found:?}");
-        }
-    }
-
-    #[test]
-    fn nobody_chooses_who_is_first_within_a_second() {
-        let stores = Stores::default();
-        add_changed(&stores, "a", 1, |family| family.metadata.uid = Some("2".into()));
-        add_changed(&stores, "z", 1, |family| family.metadata.uid = Some("1".into()));
-        assert_eq!(problem_of(&stores, "z"), None);
-        assert!(problem_of(&stores, "a").is_some());
-    }
-
-    #[test]
-    fn a_repository_that_is_not_allowed_is_refused_and_claims_nothing() {
-        let rules = "[{repositories: [registry.example.com/*], namespaces: [team]}]";
-        let owners = TagOwners::new(RepositoryRules::from_yaml(rules).expect("valid"));
-        let stores = Stores::default();
-        let squatter = Key::new("evil", "squatter");
-        add_changed(&stores, "squatter", 1, |family| {
-            family.metadata.namespace = Some("evil".into());
-        });
-        add_family(&stores, "app", 2);
-        assert!(problems_of(&owners, &stores, &Key::new("team", "app")).is_empty());
-        assert_eq!(foreign(&owners, &stores, "app"), []);
-        let message = &problems_of(&owners, &stores, &squatter)["base"];
-        assert!(message.contains("families of the namespace `evil` no repository"), "{message}");
-    }
-
-    #[test]
-    fn a_conflict_goes_on_while_its_owner_may_be_unwatched() {
-        let stores = Stores::default();
-        add_family(&stores, "app", 1);
-        let family = stores.families.get(&Key::new("team", "app")).expect("a family");
-        let message = format!(
-            "spec.images[base].tags: {BASE}:latest is already claimed by {ELSEWHERE}, which is \
-             older; x"
-        );
-        let stalled = |message: &str| {
-            let mut family = ImageFamily::clone(&family);
-            let status = json!({"conditions": [{"type": "Stalled", "status": "True",
-                "reason": Reason::TagCollision.as_str(), "message": message,
-                "lastTransitionTime": "2026-01-01T00:00:00Z"}]});
-            family.status = serde_json::from_value(status).expect("a status");
-            family
-        };
-        let unresolved = |family: &ImageFamily, records: &[ManagedImage]| {
-            let problems = unresolved_conflicts(family, records).into_iter();
-            problems.map(|(image, problem)| (image, problem.message)).collect::<Vec<_>>()
-        };
-        let kept = [("base".to_owned(), message.clone())];
-        assert_eq!(unresolved(&stalled(&message), &[]), kept);
-        let renamed = message.replace("latest", "edge");
-        assert_eq!(unresolved(&stalled(&renamed), &[]), [], "the tag is not claimed any more");
-        let own = message.replace(ELSEWHERE, "the family team/old");
-        assert_eq!(unresolved(&stalled(&own), &[]), [], "the owner would be found");
-
-        add_record(&stores, "app", BASE, "latest", 1);
-        let records = stores.images.group(&Key::of(&*family));
-        let mut record = ManagedImage::clone(&records[0]);
-        assert_eq!(unresolved(&family, std::slice::from_ref(&record)), []);
-        let status = record.status.as_mut().expect("a status");
-        (status.reason, status.message) = (Reason::TagCollision.as_str().into(), message);
-        assert_eq!(unresolved(&family, &[record]), kept);
-    }
-}
+#[path = "tag_owners_tests.rs"]
+mod tests;

@@ -176,6 +176,7 @@ fn follow_upstream(
         superseded: known.map(|known| known.superseded.clone()).unwrap_or_default(),
         reason: None,
         message: None,
+        next_poll: observed.next_poll,
     };
     if let Some(digest) = hold.as_ref().and_then(|hold| hold.digest)
         && status.adopted.as_ref().is_none_or(|adopted| !adopted.content().names(digest))

@@ -66,8 +66,12 @@ pub(super) fn start_tag_poller(
                     PollResult::NotFound
                 }
                 (Err(failure), _)
-                    if [Reason::RegistryDenied, Reason::AddressNotAllowed]
-                        .contains(&reason_of(failure)) =>
+                    if [
+                        Reason::RegistryDenied,
+                        Reason::DownloadBlocked,
+                        Reason::AddressNotAllowed,
+                    ]
+                    .contains(&reason_of(failure)) =>
                 {
                     PollResult::Denied
                 }

@@ -34,6 +34,19 @@ pub enum RegistryError {
         /// In which way it denied access.
         denial: AccessDenial,
     },
+    /// The registry has the image, and a policy of it blocks the download.
+    #[error(
+        "{image}: a policy of {host} blocks the download ({response}); the credential is not the \
+         cause: correct what the policy objects to, or change the policy"
+    )]
+    Blocked {
+        /// The requested image.
+        image: String,
+        /// The host that blocks the download.
+        host: String,
+        /// What the host responded.
+        response: String,
+    },
     /// The registry does not have the image.
     #[error(
         "{image}: {host} does not have this image ({response}); check the repository and the tag"
@@ -196,6 +209,7 @@ impl RegistryError {
     pub fn reason(&self) -> Reason {
         match self {
             Self::Denied { .. } | Self::Rejected { .. } => Reason::RegistryDenied,
+            Self::Blocked { .. } => Reason::DownloadBlocked,
             Self::NotFound { .. } | Self::NoRepository { .. } => Reason::ImageNotFound,
             Self::PushRejected { .. } => Reason::PushRefused,
             Self::AddressRefused { .. } => Reason::AddressNotAllowed,
@@ -252,6 +266,7 @@ impl RegistryError {
         {
             let failure = match failure {
                 Self::Denied { response, .. }
+                | Self::Blocked { response, .. }
                 | Self::NotFound { response, .. }
                 | Self::Limited { response, .. }
                 | Self::Rejected { response, .. } => response.clone(),
@@ -284,7 +299,7 @@ impl RegistryError {
     /// Returns the error of a response to a push.
     pub(super) fn of_push(self) -> Self {
         match self {
-            Self::Rejected { image, host, response } => {
+            Self::Rejected { image, host, response } | Self::Blocked { image, host, response } => {
                 Self::PushRejected { image, host, response }
             }
             Self::NotFound { image, host, response, is_name_unknown: true } => {
@@ -379,6 +394,11 @@ impl ErrorContext<'_> {
             outage,
             retry_after,
         }
+    }
+
+    /// A policy of the host blocks the download.
+    pub(super) fn blocked(self, response: String) -> RegistryError {
+        RegistryError::Blocked { image: self.image.into(), host: self.host.into(), response }
     }
 
     /// The host limits the rate of requests.

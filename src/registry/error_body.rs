@@ -39,6 +39,34 @@ pub(super) fn is_name_unknown(body: &[u8]) -> bool {
     })
 }
 
+/// Texts of registries that do not serve what a policy blocks, in lower case: Xray in Artifactory,
+/// Harbor, and the firewall of Nexus. A response may quote the name of the repository, which
+/// contains no space.
+const POLICY_TEXTS: [&str; 4] = [
+    "download blocking policy",
+    "cannot be pulled due to",
+    "requested item is quarantined",
+    "blocked by policy",
+];
+/// The code of Harbor for that. The name of a repository contains no capital letter.
+const POLICY_CODE: &str = "PROJECTPOLICYVIOLATION";
+
+/// Whether an error of this status says that a policy of the registry blocks the download. The
+/// credential is not the cause, and no other one helps.
+pub(super) fn is_blocked(status: StatusCode, body: &[u8]) -> bool {
+    if ![StatusCode::FORBIDDEN, StatusCode::PRECONDITION_FAILED].contains(&status) {
+        return false;
+    }
+    let text = String::from_utf8_lossy(body);
+    text.contains(POLICY_CODE) || names_policy(&text)
+}
+
+/// Whether a text says that a policy blocks a download.
+pub(crate) fn names_policy(text: &str) -> bool {
+    let lower = text.to_ascii_lowercase();
+    POLICY_TEXTS.iter().any(|text| lower.contains(text))
+}
+
 /// Describes an error response: its status, and the first code and message of its body if the body
 /// has the form that the distribution specification defines. `secrets` are redacted, because a
 /// registry may repeat what it was sent.
@@ -93,6 +121,24 @@ mod tests {
             describe_response(StatusCode::FORBIDDEN, long.as_bytes(), &[]).chars().count(),
             MAX_QUOTE
         );
+    }
+
+    #[test]
+    fn a_policy_that_blocks_a_download_is_recognized() {
+        let xray = "Artifact download request rejected: base/1/manifest.json was not downloaded \
+                    due to the download blocking policy configured in Xray for docker-local.";
+        let harbor = r#"{"errors":[{"code":"PROJECTPOLICYVIOLATION","message":"current image"}]}"#;
+        for (status, body, expected) in [
+            (403, xray, true),
+            (412, harbor, true),
+            (403, r#"{"errors":[{"code":"DENIED","message":"access to the resource"}]}"#, false),
+            (403, "denied: team/projectpolicyviolation", false),
+            (404, xray, false),
+            (403, "", false),
+        ] {
+            let status = StatusCode::from_u16(status).expect("a status");
+            assert_eq!(is_blocked(status, body.as_bytes()), expected, "{status} {body}");
+        }
     }
 
     #[test]

@@ -26,7 +26,7 @@ use crate::{
         config::{Config, authority, is_listed},
         deadline::Deadline,
         error::ErrorContext,
-        error_body::{describe_response, has_error_form, is_name_unknown},
+        error_body::{describe_response, has_error_form, is_blocked, is_name_unknown},
         rate_limits::{StatedLimit, outage_pause, stated_limit},
         transport::{OutgoingRequest, ResponseBody, Transport, TransportError},
         turns::WaitingCall,
@@ -401,6 +401,9 @@ impl HttpResponse {
         }
         if self.status == StatusCode::NOT_FOUND && !self.is_of_registry() {
             return Err(context.not_a_registry(&quoted));
+        }
+        if is_blocked(self.status, &self.body) {
+            return Err(context.blocked(quoted));
         }
         let names_nothing = is_name_unknown(&self.body);
         let pause = self.outage_pause();

@@ -46,6 +46,7 @@ pub(crate) mod fault_registry;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 
+pub(crate) use crate::registry::error_body::names_policy;
 pub use crate::registry::{
     addresses::{AddressPolicy, PermittedAddresses, RefusedAddress},
     blobs::MAX_BLOB_PART_BYTES,

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use crate::{
     api::condition::ReasonTrait,
     upstream::{
-        pause::{next_pause, wanted_pause},
+        pause::{longest_pause, next_pause, wanted_pause},
         polled::{PollFailure, PolledValue, allowed_break},
         queue::{PollClass, PollPlace},
     },
@@ -22,6 +22,8 @@ use crate::{
 
 /// The least upper bound on the pause after polls that may have taken long.
 const MIN_SILENT_BACKOFF: Duration = Duration::from_mins(5);
+/// By how much a poll must be later than its interval asks for to be late.
+const MIN_LATENESS: Duration = Duration::from_mins(1);
 /// The interval of a key that nobody is interested in.
 const LONGEST_INTERVAL: Duration = Duration::from_hours(1);
 
@@ -83,6 +85,8 @@ pub(super) struct PollEntry<V, O> {
     pub(super) last_poll: Option<Instant>,
     /// For how long polls have waited for their turn since the last that has succeeded.
     pub(super) waited: Duration,
+    /// When the next poll is expected, or the last one was, if that is late.
+    pub(super) late_until: Option<Timestamp>,
 }
 
 /// Where a poll waits to start.
@@ -94,6 +98,19 @@ pub(super) struct QueuedPoll {
 impl<V, O> PollEntry<V, O> {
     pub(super) fn interval(&self) -> Duration {
         self.owners.values().map(|owner| owner.interval).min().unwrap_or(LONGEST_INTERVAL)
+    }
+
+    /// Returns by how much a pause after a failure is longer than the interval.
+    pub(super) fn lateness_of(&self, pause: Duration) -> Duration {
+        pause.saturating_sub(longest_pause(self.interval()))
+    }
+
+    /// Notes when the next poll is expected, and how much later that is than the interval asks for.
+    /// Returns whether it is late and the last one was not.
+    pub(super) fn note_expected(&mut self, expected_at: Timestamp, lateness: Duration) -> bool {
+        let was_late = self.late_until.is_some();
+        self.late_until = (lateness > MIN_LATENESS).then_some(expected_at);
+        self.late_until.is_some() && !was_late
     }
 
     /// Returns what waits for the next poll.

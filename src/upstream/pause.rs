@@ -6,6 +6,8 @@ use std::time::Duration;
 const MAX_BACKOFF_FACTOR: u32 = 8;
 /// Upper bound on the pause after failures, unless the interval is longer.
 const MAX_BACKOFF: Duration = Duration::from_mins(30);
+/// By how many thousandths a pause may differ from the interval.
+const MAX_JITTER: u32 = 100;
 /// The shortest pause before a poll is repeated, whatever a registry asks for.
 const MIN_WANTED_PAUSE: Duration = Duration::from_secs(5);
 
@@ -18,11 +20,16 @@ pub(super) fn next_pause(
     longest: Duration,
     jitter: u64,
 ) -> Duration {
-    let jitter = u32::try_from(jitter % 201).unwrap_or(100);
+    let jitter = u32::try_from(jitter % (2 * u64::from(MAX_JITTER) + 1)).unwrap_or(MAX_JITTER);
     let longest = interval.saturating_mul(MAX_BACKOFF_FACTOR).max(longest);
     let longest = longest.min(MAX_BACKOFF.max(interval));
     let doubled = interval.saturating_mul(1 << failures.saturating_sub(1).min(16));
-    doubled.min(longest) * (900 + jitter) / 1000
+    doubled.min(longest) * (1000 - MAX_JITTER + jitter) / 1000
+}
+
+/// Returns the longest pause without failures.
+pub(super) fn longest_pause(interval: Duration) -> Duration {
+    interval.saturating_mul(1000 + MAX_JITTER) / 1000
 }
 
 /// Returns the pause after which a poll is repeated whose registry asked for a pause. Many polls

@@ -15,6 +15,7 @@ use std::{
 
 use futures::{Stream, TryFutureExt, future::BoxFuture, stream};
 use indexmap::{IndexMap, IndexSet};
+use jiff::Timestamp;
 use tokio::{
     sync::Notify,
     time::{Instant, sleep_until, timeout},
@@ -29,6 +30,10 @@ use crate::{
         queue::{DuePoll, PollLimits, PollPlace, PollQueue, StartedPoll},
     },
 };
+
+mod lateness;
+
+use lateness::whole_second;
 
 /// Upper bound on the sleep while no poll is due.
 const MAX_IDLE_SLEEP: Duration = Duration::from_hours(1);
@@ -193,6 +198,7 @@ where
                     due.remove(&(due_at, entry.number));
                     due.insert((at, entry.number));
                     entry.due_at = Some(at);
+                    entry.late_until = None;
                 }
                 // It may have read the tag before it moved.
                 None if entry.queued.is_none() => entry.is_hinted = true,
@@ -216,7 +222,8 @@ where
         self.0.lock().entries.get(key)?.polled.clone()
     }
 
-    /// Returns the owners of keys whose value or problem has changed. The stream has a single
+    /// Returns the owners of keys whose value or problem has changed, or whose next poll is late
+    /// and the last one was not. The stream has a single
     /// consumer.
     pub fn changes(&self) -> impl Stream<Item = O> + Send + use<K, V, O> {
         let shared = Arc::clone(&self.0);
@@ -284,6 +291,7 @@ impl<K: Clone + Eq + Hash, V, O: Clone + Eq + Hash> PollerState<K, V, O> {
             queued: None,
             last_poll: None,
             waited: Duration::ZERO,
+            late_until: None,
         };
         self.entries.insert(key.clone(), entry);
         self.numbers.insert(number, key.clone());
@@ -343,8 +351,10 @@ impl<K: Clone + Eq + Hash, V, O: Clone + Eq + Hash> PollerState<K, V, O> {
     fn start_due(
         &mut self,
         settings: &PollSettings<K, O>,
+        wall: Timestamp,
         now: Instant,
     ) -> (Vec<StartedPoll>, Instant) {
+        let mut queued = Vec::new();
         while let Some(&poll) = self.due.first().filter(|(at, _)| *at <= now) {
             self.due.remove(&poll);
             let (since, number) = poll;
@@ -356,6 +366,7 @@ impl<K: Clone + Eq + Hash, V, O: Clone + Eq + Hash> PollerState<K, V, O> {
             let place = self.queue.add(&host, namespaces.into_iter(), class, poll, now);
             entry.due_at = None;
             entry.queued = Some(QueuedPoll { place, since });
+            queued.push(number);
         }
         let (started, next) = self.queue.start(now);
         for StartedPoll { number, .. } in &started {
@@ -366,6 +377,9 @@ impl<K: Clone + Eq + Hash, V, O: Clone + Eq + Hash> PollerState<K, V, O> {
                 }
                 entry.last_poll = Some(now);
             }
+        }
+        for number in queued {
+            self.note_wait(number, wall, now);
         }
         let due = self.due.first().map_or(now + MAX_IDLE_SLEEP, |(at, _)| *at);
         (started, next.map_or(due, |next| next.min(due)))
@@ -399,7 +413,14 @@ where
     O: Clone + Eq + Hash + Send + Sync + 'static,
 {
     while let Some(shared) = poller.upgrade() {
-        let (started, next) = shared.lock().start_due(&shared.settings, Instant::now());
+        let (started, next) = {
+            let mut state = shared.lock();
+            let due = state.start_due(&shared.settings, shared.clock.now(), Instant::now());
+            if !state.changed.is_empty() {
+                shared.changes_ready.notify_one();
+            }
+            due
+        };
         for StartedPoll { number, place } in started {
             let running = RunningPoll { shared: Arc::clone(&shared), number, place };
             tokio::spawn(async move { poll_entry(&running.shared, number).await });
@@ -441,9 +462,15 @@ where
     let Some(entry) = entry else { return };
     let Recorded { changed, pause } = entry.record(result, polled_at, basis);
     let hinted = std::mem::take(&mut entry.is_hinted).then_some(MIN_HINT_INTERVAL);
-    let due_at = Instant::now() + hinted.map_or(pause, |hinted| hinted.min(pause));
+    let pause = hinted.map_or(pause, |hinted| hinted.min(pause));
+    let due_at = Instant::now() + pause;
     entry.due_at = Some(due_at);
     state.due.insert((due_at, entry.number));
+    if entry.failures > 0 {
+        // The problem is known, so that this wakes nobody.
+        let expected_at = whole_second(shared.clock.now(), pause);
+        entry.note_expected(expected_at, entry.lateness_of(pause));
+    }
     if changed {
         state.changed.extend(entry.owners.keys().cloned());
         shared.changes_ready.notify_one();

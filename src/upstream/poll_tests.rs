@@ -372,3 +372,75 @@ async fn the_first_poll_of_a_family_waits_for_no_audit() {
     assert!(poller.latest(&6000).is_some(), "a new key");
     assert!(poller.latest(&4999).is_some(), "one that waited for an audit");
 }
+
+#[tokio::test(start_paused = true)]
+async fn owners_know_when_a_poll_is_late_that_waits_for_the_rate_of_its_host() {
+    let clock = running_clock();
+    let began = clock.now();
+    let settings = PollSettings {
+        timeout: Duration::from_secs(5),
+        limits: PollLimits::of_each_host(256, 4, 10),
+        host_of: |key: &u32| (key % 2).to_string(),
+        namespace_of: first_part,
+    };
+    let poller = Poller::start(settings, clock, |key: u32, _| async move { Ok::<_, Problem>(key) });
+    let numbered = |keys: &mut dyn Iterator<Item = u32>| {
+        let interval = Duration::from_mins(10);
+        let purpose = PollPurpose::Follow;
+        keys.map(|key| Interest { key, interval, purpose }).collect::<Vec<_>>()
+    };
+    poller.set_interests(&"team/family", numbered(&mut (0..200).filter(|key| key % 2 == 0)));
+    poller.set_interests(&"team/other", numbered(&mut [1].into_iter()));
+    let mut changes = Box::pin(poller.changes());
+    let minutes = |minutes: i64| began + SignedDuration::from_mins(minutes);
+    assert_eq!(changes.next().await, Some("team/family"), "some are late");
+    let last = poller.late_until(&198).expect("it is late");
+    assert!(last > minutes(9) && last < minutes(11), "{last}");
+    assert_eq!((poller.late_until(&0), poller.late_until(&1)), (None, None), "they are not");
+    tokio::time::sleep(Duration::from_mins(8)).await;
+    assert_eq!(poller.late_until(&198), Some(last), "nothing is written again meanwhile");
+    tokio::time::sleep(Duration::from_mins(3)).await;
+    assert!(poller.latest(&198).is_some(), "it was polled about when it was expected");
+    assert_eq!(poller.late_until(&198), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_that_takes_longer_than_expected_is_expected_again() {
+    let clock = running_clock();
+    let settings = PollSettings {
+        timeout: Duration::from_mins(5),
+        limits: PollLimits::of_each_host(256, 2, 60),
+        host_of: |_: &u32| "slow".to_owned(),
+        namespace_of: first_part,
+    };
+    let poller = Poller::start(settings, clock.clone(), |key: u32, _| async move {
+        tokio::time::sleep(Duration::from_mins(1)).await;
+        Ok::<_, Problem>(key)
+    });
+    let interval = Duration::from_mins(10);
+    let interest = |key| Interest { key, interval, purpose: PollPurpose::Follow };
+    poller.set_interests(&"team/family", (0..200).map(interest).collect());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let first = poller.late_until(&199).expect("it is late");
+    tokio::time::sleep(Duration::from_mins(10)).await;
+    let second = poller.late_until(&199).expect("it still is");
+    assert!(second > clock.now() && first < second, "{first} {second}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_poll_is_late_after_earlier_ones_have_failed() {
+    let clock = running_clock();
+    let poller = Poller::start(settings(Duration::from_secs(5)), clock.clone(), |_, _| async {
+        let message = "unreachable".to_owned();
+        Err::<u32, _>(Problem { reason: Reason::RegistryUnavailable, message })
+    });
+    let mut changes = Box::pin(poller.changes());
+    poller.set_interests(&"a", every("key", 600));
+    assert_eq!(changes.next().await, Some("a"), "it has failed");
+    assert_eq!(poller.late_until(&"key"), None, "it is repeated after the interval");
+    tokio::time::sleep(Duration::from_mins(12)).await;
+    let late_until = poller.late_until(&"key").expect("a time");
+    let pause = late_until.duration_since(Timestamp::UNIX_EPOCH);
+    assert!((1620..=1980).contains(&pause.as_secs()), "the interval and twice as long: {pause}");
+    assert!(timeout(Duration::from_hours(1), changes.next()).await.is_err(), "nothing changes");
+}

@@ -17,6 +17,8 @@ use std::{
 
 use tokio::time::Instant;
 
+mod forecast;
+
 /// How many parts what is free has, unless something else is said.
 const FREE_PARTS: usize = 4;
 /// For how long a host may make up for polls that it was not asked for.

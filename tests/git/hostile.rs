@@ -3,7 +3,10 @@
 use std::io::Write as _;
 
 use futures::{StreamExt as _, stream};
-use groundswell::builds::git::{FolderError, GitFolder};
+use groundswell::{
+    builds::git::{FolderError, GitFolder, subprocess},
+    registry::AddressPolicy,
+};
 
 use super::*;
 
@@ -75,6 +78,31 @@ fn git_with_input(repository: &Repository, arguments: &[&str], input: &[u8]) -> 
         .expect("git");
     child.stdin.take().expect("input").write_all(input).expect("written");
     child.wait_with_output().expect("git").stdout
+}
+
+/// The memory that the child process may allocate does not depend on what a server sends.
+#[tokio::test]
+async fn the_process_that_reads_has_a_bound_on_its_memory() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.expect("port");
+    let url = format!("http://{}/images", silent.local_addr().expect("address"));
+    let request = serde_json::json!({
+        "url": url, "revision": "main", "credential": null, "known": null, "folders": [],
+        "addresses": AddressPolicy::unrestricted(), "scratch": "/nowhere",
+    });
+    let mut child = Command::new(env!("CARGO_BIN_EXE_groundswell"))
+        .arg(subprocess::SUBCOMMAND)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("a process");
+    let input = child.stdin.take().expect("input");
+    serde_json::to_writer(input, &request).expect("written");
+    let _connection = silent.accept().await.expect("it has read the request");
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", child.id())).expect("limits");
+    child.kill().and_then(|()| child.wait().map(drop)).expect("ended");
+    let data = limits.lines().find(|line| line.starts_with("Max data size")).expect("a line");
+    let values: Vec<&str> = data.split_whitespace().skip(3).take(2).collect();
+    assert_eq!(values, ["201326592", "201326592"], "{data}");
 }
 
 #[tokio::test]

@@ -23,6 +23,7 @@ use crate::{
     registry::Registry,
     time::Time,
     trace::Trace,
+    traffic::RegistryTraffic,
 };
 
 /// The longest lag of a watch that is no disturbance.
@@ -87,6 +88,8 @@ pub struct Cluster {
     pub crash: Option<Crash>,
     /// The number of the running process; 0 while none runs.
     pub process: u64,
+    /// The requests to registries, while they are counted.
+    pub traffic: Option<RegistryTraffic>,
     pub invariants: Invariants,
     pub violation: Option<Violation>,
     /// Specs by family and generation.
@@ -133,6 +136,7 @@ impl Cluster {
             is_late: false,
             crash: None,
             process: 0,
+            traffic: None,
             invariants: Invariants::default(),
             violation: None,
             specs: BTreeMap::new(),

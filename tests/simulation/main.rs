@@ -52,6 +52,7 @@ mod sweep;
 mod time;
 mod topology;
 mod trace;
+mod traffic;
 mod upstreams;
 
 use invariants::reached::EXPECTED;

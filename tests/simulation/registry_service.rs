@@ -90,6 +90,9 @@ fn arrive(
         calm::disturb(cluster, FAULT_TIME);
     }
     cluster.note(format_args!("{} {host}{} {fate:?}", request.method, request.url.path()));
+    if let Some(traffic) = &mut cluster.traffic {
+        traffic.count(&request.method, &host, request.url.path());
+    }
     Some(match fate {
         RegistryFate::Answered => Ok(execute(cluster, &host, request)),
         RegistryFate::Status(status, retry_after) => {

@@ -21,6 +21,7 @@ use crate::{
     scene,
     script::{Move, Script},
     trace::{Trace, TraceOutput},
+    traffic::RegistryTraffic,
     upstreams,
 };
 
@@ -60,6 +61,8 @@ pub struct MovedUpstreams {
     pub built: BTreeSet<(String, String)>,
     /// Whether every build has succeeded, and every image is current or held in the end.
     pub has_succeeded: bool,
+    /// The requests to registries since the upstreams have moved.
+    pub traffic: RegistryTraffic,
 }
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -74,12 +77,14 @@ pub fn move_upstreams(script: &Script) -> Option<MovedUpstreams> {
         let mut simulation = Simulation::new(script, TraceOutput::None);
         simulation.run_script().await;
         let (objects, at, started) = {
-            let cluster = simulation.shared.lock();
+            let mut cluster = simulation.shared.lock();
+            cluster.traffic = Some(RegistryTraffic::default());
             (plans::api_objects(&cluster), cluster.time.truth(), cluster.elapsed())
         };
         simulation.move_all_upstreams();
         simulation.converge(Strictness::Strict).await;
-        let cluster = simulation.shared.lock();
+        let mut cluster = simulation.shared.lock();
+        let traffic = cluster.traffic.take().unwrap_or_default();
         let attempts = cluster.invariants.attempts.iter();
         let attempts: Vec<&Attempt> =
             attempts.filter(|attempt| attempt.started_at >= started).collect();
@@ -88,7 +93,13 @@ pub fn move_upstreams(script: &Script) -> Option<MovedUpstreams> {
             attempts.iter().all(|attempt| matches!(attempt.end, Some((AttemptEnd::Succeeded, _))))
                 && plans::all_at_rest(&cluster);
         let built = attempts.iter().map(name).collect();
-        cluster.violation.is_none().then_some(MovedUpstreams { objects, at, built, has_succeeded })
+        cluster.violation.is_none().then_some(MovedUpstreams {
+            objects,
+            at,
+            built,
+            has_succeeded,
+            traffic,
+        })
     })
 }
 

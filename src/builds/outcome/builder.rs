@@ -9,6 +9,7 @@ use regex::Regex;
 use crate::{
     api::{FailureClass, condition::Reason},
     builds::outcome::message,
+    registry,
 };
 
 /// What follows the text of a failed command in a builder's error, before the exit code.
@@ -100,6 +101,9 @@ fn registry_reason(line: &str, transfer: Transfer) -> Reason {
     }
     if contains(&[": x509: "]) {
         return Reason::RegistryUntrusted;
+    }
+    if !pushes && registry::names_policy(line) {
+        return Reason::DownloadBlocked;
     }
     match status(line) {
         Some(401 | 403) => return Reason::RegistryDenied,
@@ -265,6 +269,14 @@ mod tests {
             (
                 pushed("unexpected status: 403 Forbidden: toomanyrequests: slow down"),
                 Reason::RegistryUnavailable,
+            ),
+            (
+                "failed to copy: httpReadSeeker: failed open: unexpected status code \
+                 https://reg/v2/a/blobs/sha256:de: 403 Forbidden - Server message: unknown: \
+                 Artifact download request rejected: a was not downloaded due to the download \
+                 blocking policy configured in Xray for docker-local."
+                    .into(),
+                Reason::DownloadBlocked,
             ),
             (
                 "failed to push reg/toomanyrequests:b: denied: permission_denied: write_package"

@@ -143,6 +143,7 @@ async fn reconcile_once(
     }
 
     // 13. (pure) Choose the time of the next reconcile. A changed quota ends the wait for it.
+    let is_out_of_time = !reconcile.registry_time.is_left();
     let since = reconcile.cache.deferred_jobs.wait_for_quota_since();
     let is_over = context.resource_quotas.note_waiting(&key, since);
     Ok(next_reconcile(
@@ -151,7 +152,7 @@ async fn reconcile_once(
             intents,
             deferred,
             reconcile.tag_retry_at(),
-            (lookups == LookupRounds::Unfinished).then_some(now),
+            (lookups == LookupRounds::Unfinished || is_out_of_time).then_some(now),
             unrecorded_until,
             builds.decide_again_at(now),
             checks.decide_again_at(now),
@@ -193,7 +194,7 @@ async fn observe(observer: &mut Observer<'_>) -> Result<Snapshot, ObserveError> 
 enum LookupRounds {
     /// The decision asks for no more.
     Finished,
-    /// The decision still asks for some after the last round.
+    /// The decision still asks for some after the last round, or after the time for registries.
     Unfinished,
 }
 
@@ -204,15 +205,19 @@ async fn look_up(reconcile: &mut Reconcile<'_>) -> LookupRounds {
     // than images. Five more rounds allow for retags,
     // marks, labels and rollbacks.
     for _ in 0..reconcile.snapshot.blueprint.images.len() + 5 {
-        if reconcile.look_up_fingerprints().await == DecisionValidity::Current
+        let is_current = reconcile.look_up_fingerprints().await == DecisionValidity::Current
             && reconcile.retag_unchanged().await == DecisionValidity::Current
             && reconcile.mark_rebuilds().await == DecisionValidity::Current
             && reconcile.read_labels().await == DecisionValidity::Current
-            && reconcile.find_digests().await == DecisionValidity::Current
-        {
+            && reconcile.find_digests().await == DecisionValidity::Current;
+        let is_time_left = reconcile.registry_time.is_left();
+        if is_current && is_time_left {
             return LookupRounds::Finished;
         }
         reconcile.decide();
+        if !is_time_left {
+            return LookupRounds::Unfinished;
+        }
     }
     LookupRounds::Unfinished
 }

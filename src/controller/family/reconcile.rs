@@ -9,7 +9,9 @@ use tracing::Span;
 use crate::{
     api::Image,
     controller::{
-        context::Context, error::ReconcileError, family::observe::snapshot::Snapshot,
+        context::Context,
+        error::ReconcileError,
+        family::{observe::snapshot::Snapshot, registry::allowance::RegistryAllowance},
         reconcile_cache::ReconcileCache,
     },
     engine::{CascadeDecision, Decision, decide},
@@ -30,6 +32,8 @@ pub struct Reconcile<'a> {
     pub cache: &'a mut ReconcileCache,
     /// The time of this reconcile, which every step uses, so that they agree.
     pub now: Timestamp,
+    /// How long it may still ask registries.
+    pub registry_time: RegistryAllowance,
     /// Images about which not everything that was decided is recorded in this reconcile. Their
     /// tags stay, and their Jobs are not deleted.
     pub unrecorded: BTreeSet<ImageIndex>,
@@ -58,6 +62,7 @@ impl<'a> Reconcile<'a> {
             decision,
             cache,
             now,
+            registry_time: RegistryAllowance::begin(),
             unrecorded,
             record_error,
             span,

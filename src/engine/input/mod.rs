@@ -142,6 +142,8 @@ pub struct ObservedUpstream {
     pub problem: Option<Problem>,
     /// When the registry may serve pulls again. `None` if it does, as far as is known.
     pub pulls_resume_at: Option<Timestamp>,
+    /// When the tag is polled next, if that is late.
+    pub next_poll: Option<Timestamp>,
 }
 
 /// A digest of an upstream.

@@ -249,12 +249,19 @@ fn upstream_row(upstream: &UpstreamStatus, now: Timestamp) -> Vec<StyledText> {
             || "-".into(),
             |candidate| styled(&short(Some(&candidate.digest)), Color::Cyan),
         ),
-        explanation(
-            upstream.reason.as_deref().unwrap_or_default(),
-            upstream.message.as_deref().unwrap_or_default(),
-        )
-        .into(),
+        upstream_explanation(upstream, now).into(),
     ]
+}
+
+/// Returns why an upstream uses no newer digest, and when it is polled if that is late.
+fn upstream_explanation(upstream: &UpstreamStatus, now: Timestamp) -> String {
+    let explained = explanation(
+        upstream.reason.as_deref().unwrap_or_default(),
+        upstream.message.as_deref().unwrap_or_default(),
+    );
+    let Some(next_poll) = upstream.next_poll.filter(|at| *at > now) else { return explained };
+    let next_poll = format!("next poll in {}", age(Some(now), next_poll));
+    if explained == "-" { next_poll } else { format!("{explained}; {next_poll}") }
 }
 
 fn image_row(image: &ManagedImage, now: Timestamp) -> Vec<StyledText> {

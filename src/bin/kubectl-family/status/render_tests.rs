@@ -66,6 +66,23 @@ fn nothing_of_a_status_acts_on_the_terminal() {
     }
 }
 
+#[test]
+fn the_next_poll_of_an_upstream_is_shown_if_it_is_late() {
+    let mut late = the_family();
+    let mut shown = |next_poll: &str, message: Option<&str>| {
+        let upstream = &mut late.status.as_mut().expect("a status").upstreams[0];
+        upstream.next_poll = Some(next_poll.parse().expect("a time"));
+        upstream.reason = message.map(|_| "RegistryUnavailable".into());
+        upstream.message = message.map(Into::into);
+        let text = strip_str(&family(&late, &[], now(), None, None)).to_string();
+        text.lines().find(|line| line.contains("debian:")).expect("a row").to_owned()
+    };
+    let soon = "2026-05-01T12:04:30Z";
+    assert!(shown(soon, None).ends_with(" next poll in 4m"));
+    assert!(shown(soon, Some("down")).ends_with("RegistryUnavailable: down; next poll in 4m"));
+    assert!(!shown("2026-05-01T11:59:59Z", None).contains("next poll"), "it has passed");
+}
+
 fn the_images() -> Vec<ManagedImage> {
     let since = "2026-05-01T11:59:30Z";
     vec![

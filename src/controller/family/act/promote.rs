@@ -78,6 +78,10 @@ impl Reconcile<'_> {
     async fn move_tags_of(&self, promotion: ImagePromotion<'_>) -> Vec<MovedTag> {
         let (mut manifest, mut moved) = (None, Vec::with_capacity(promotion.tags.len()));
         for tag in promotion.tags {
+            if !self.registry_time.is_left() {
+                moved.push(self.put_off(promotion.image, tag));
+                continue;
+            }
             let observed = match self.set_tag(&promotion, tag, &mut manifest).await {
                 Ok(observed) => observed,
                 Err(Problem { reason, message }) => {
@@ -98,6 +102,18 @@ impl Reconcile<'_> {
             });
         }
         moved
+    }
+
+    /// Returns that a tag is not moved in this reconcile, for want of time for registries.
+    fn put_off(&self, image: &str, tag: &TagMove) -> MovedTag {
+        let message = format!(
+            "tag {}: the registry answers slowly; the tag is moved in the next reconcile",
+            tag.tag
+        );
+        let problem = Problem { reason: Reason::RegistryUnavailable, message };
+        let tag_now = ObservedTag::Failed(problem, self.now);
+        let known_tag = TimedTag { tag: tag_now, at: self.context.clock.now() };
+        MovedTag { image: image.to_owned(), tag: tag.tag.clone(), known_tag }
     }
 
     /// Adds a tag that could not be set to the decision about each current image, and forgets tags

@@ -79,22 +79,19 @@ impl Observer<'_> {
         let pulls_resume_at = pause.and_then(|pause| self.now.checked_add(pause).ok());
         let needs = upstream_needs(upstream);
         let key = self.cache.image_keys.key(registry, reference, &needs, keychain);
-        let Some(polled) = self.context.tags.latest(&key) else {
-            return ObservedUpstream { pulls_resume_at, ..ObservedUpstream::default() };
-        };
+        let next_poll = self.context.tags.late_until(&key);
+        let unknown =
+            ObservedUpstream { pulls_resume_at, next_poll, ..ObservedUpstream::default() };
+        let Some(polled) = self.context.tags.latest(&key) else { return unknown };
         let lacks_one = |value: &UpstreamDigest| {
             value.is_partial && platforms.iter().any(|platform| value.image_for(platform).is_none())
         };
         if polled.value.as_ref().is_some_and(lacks_one) {
             self.context.tags.reread(&key);
-            return ObservedUpstream {
-                newest: None,
-                problem: polled.problem.clone(),
-                pulls_resume_at,
-            };
+            return ObservedUpstream { problem: polled.problem.clone(), ..unknown };
         }
         let newest = polled.value.as_ref().map(|value| observed_digest(&polled, value, platforms));
-        ObservedUpstream { newest, problem: polled.problem.clone(), pulls_resume_at }
+        ObservedUpstream { newest, problem: polled.problem.clone(), ..unknown }
     }
 }
 

@@ -54,7 +54,7 @@ impl Observer<'_> {
     /// Returns the problems of the images that name a repository or a tag which is not theirs.
     fn claim_problems(&self) -> ClaimProblems {
         let context = self.context;
-        let mut problems = context.tag_owners.problems(&self.family, &context.stores);
+        let mut problems = context.tag_owners.problems(&self.family, &context.stores, self.now);
         if !context.served().unwatched().is_empty() {
             let records = self.records_by_image();
             let records = records.values().map(|record| &**record);

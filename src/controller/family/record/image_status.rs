@@ -71,6 +71,7 @@ impl Reconcile<'_> {
             base_observed: verified.and_then(|verified| verified.base_observed),
             inputs: verified.map(|verified| verified.inputs.clone()),
             tags: self.tags_to_record(change),
+            claims: self.context.tag_owners.claims(&self.snapshot.family, &change.image.name),
             labels: verified.map(|verified| verified.labels.clone()).unwrap_or_default(),
             running: decided.running.as_deref().cloned(),
             failure: decided.failure.as_deref().cloned(),

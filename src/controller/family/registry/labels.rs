@@ -1,7 +1,6 @@
 //! Labels of built images that templates of tags name: they are read from the configuration of the
 //! image, by its digest. No client of the API server is needed.
 
-use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use tracing::warn;
 
@@ -12,7 +11,7 @@ use crate::{
     },
     controller::family::{
         reconcile::Reconcile,
-        registry::{DecisionValidity, MAX_CONCURRENT_REQUESTS, pushed_image::Repository},
+        registry::{DecisionValidity, pushed_image::Repository},
     },
     engine::{Effect, LabelAnswer, Problem},
     identity::ImageDigest,
@@ -46,8 +45,7 @@ impl Reconcile<'_> {
         });
         let reads: Vec<_> =
             wanted.map(|wanted| reconcile.answer_labels(wanted, retry_at)).collect();
-        let answers: Vec<AnsweredLabels> =
-            stream::iter(reads).buffer_unordered(MAX_CONCURRENT_REQUESTS).collect().await;
+        let answers: Vec<AnsweredLabels> = reconcile.registry_time.run(reads).await;
         if answers.is_empty() {
             return DecisionValidity::Current;
         }

@@ -2,7 +2,6 @@
 //! registry is the record of what was built, whatever any status says. No client of the API server
 //! is needed.
 
-use futures::{StreamExt, stream};
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 
@@ -13,7 +12,7 @@ use crate::{
     controller::family::{
         reconcile::Reconcile,
         registry::{
-            DecisionValidity, MAX_CONCURRENT_REQUESTS,
+            DecisionValidity,
             patience::Patience,
             pushed_image::{self, BaseComparison, Repository},
             recognition::Recognition,
@@ -77,8 +76,7 @@ impl Reconcile<'_> {
         let patience = Patience::default();
         let lookups: Vec<_> =
             wanted.map(|wanted| reconcile.look_up(wanted, &patience, retry_at)).collect();
-        let answers: Vec<AnsweredLookup> =
-            stream::iter(lookups).buffer_unordered(MAX_CONCURRENT_REQUESTS).collect().await;
+        let answers: Vec<AnsweredLookup> = reconcile.registry_time.run(lookups).await;
         if answers.is_empty() {
             return DecisionValidity::Current;
         }

@@ -13,6 +13,7 @@
 //! - [`retag_unchanged`]: points the tag of a fingerprint whose build changed nothing to the digest
 //!   that the image keeps
 
+pub mod allowance;
 pub mod build_records;
 pub mod check_images;
 pub mod default_platform;

@@ -2,7 +2,6 @@
 //! of such a build contains the id of the request, which is lost with the record of the image. No
 //! client of the API server is needed.
 
-use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use tracing::{info, warn};
 
@@ -12,7 +11,7 @@ use crate::{
     controller::family::{
         reconcile::Reconcile,
         registry::{
-            DecisionValidity, MAX_CONCURRENT_REQUESTS,
+            DecisionValidity,
             build_records::{RecordError, RecordStore, RecordedResult},
             lookup::FingerprintQuery,
             pushed_image::{Repository, present, rebuild_request},
@@ -51,8 +50,7 @@ impl Reconcile<'_> {
             _ => None,
         });
         let marks: Vec<_> = wanted.map(|wanted| reconcile.mark(wanted, retry_at)).collect();
-        let attempted: Vec<AttemptedMark> =
-            stream::iter(marks).buffer_unordered(MAX_CONCURRENT_REQUESTS).collect().await;
+        let attempted: Vec<AttemptedMark> = reconcile.registry_time.run(marks).await;
         if attempted.is_empty() {
             return DecisionValidity::Current;
         }

@@ -2,7 +2,6 @@
 //! that the image keeps. Then the registry alone shows that the build was cut off, even if our
 //! records are lost. No client of the API server is needed.
 
-use futures::{StreamExt, stream};
 use tracing::{info, warn};
 
 use crate::{
@@ -13,7 +12,7 @@ use crate::{
     controller::family::{
         reconcile::Reconcile,
         registry::{
-            DecisionValidity, MAX_CONCURRENT_REQUESTS,
+            DecisionValidity,
             build_records::{RecordError, RecordStore, RecordedResult},
             pushed_image::{Repository, present},
         },
@@ -54,8 +53,7 @@ impl Reconcile<'_> {
         let reconcile = &*self;
         let retags = reconcile.decision.effects.iter().filter_map(|effect| reconcile.retag(effect));
         let retags: Vec<_> = retags.map(|retag| reconcile.carry_out(retag)).collect();
-        let retagged: Vec<Retagged> =
-            stream::iter(retags).buffer_unordered(MAX_CONCURRENT_REQUESTS).collect().await;
+        let retagged: Vec<Retagged> = reconcile.registry_time.run(retags).await;
         if retagged.is_empty() {
             return DecisionValidity::Current;
         }

@@ -1,14 +1,10 @@
 //! Whether the registry has the digests that images are to be rolled back to. Nothing is moved
 //! before it has all of them. No client of the API server is needed.
 
-use futures::{StreamExt, stream};
 use jiff::Timestamp;
 
 use crate::{
-    controller::family::{
-        reconcile::Reconcile,
-        registry::{DecisionValidity, MAX_CONCURRENT_REQUESTS},
-    },
+    controller::family::{reconcile::Reconcile, registry::DecisionValidity},
     engine::{DigestAnswer, DigestResult, Effect, Problem},
     identity::ImageDigest,
     lineage::ImageIndex,
@@ -27,8 +23,7 @@ impl Reconcile<'_> {
             _ => None,
         });
         let wanted: Vec<_> = wanted.collect();
-        let answers: Vec<(String, DigestAnswer)> =
-            stream::iter(wanted).buffer_unordered(MAX_CONCURRENT_REQUESTS).collect().await;
+        let answers: Vec<(String, DigestAnswer)> = reconcile.registry_time.run(wanted).await;
         if answers.is_empty() {
             return DecisionValidity::Current;
         }

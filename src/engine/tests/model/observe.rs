@@ -140,7 +140,11 @@ impl FamilyModel {
                 confirmed_at: self.confirmed_at.unwrap_or(self.now),
                 resumed_at: self.resumed_at,
             });
-            ObservedUpstream { newest, problem: None, pulls_resume_at: self.pulls_resume_at }
+            ObservedUpstream {
+                newest,
+                pulls_resume_at: self.pulls_resume_at,
+                ..ObservedUpstream::default()
+            }
         });
         observed.collect()
     }
