@@ -145,7 +145,7 @@ pub enum RegistryError {
         response: String,
     },
     /// The registry is unreachable, slow or overloaded. A later request can succeed.
-    #[error("{image}: {host} is unavailable ({problem}); the request is retried later")]
+    #[error("{image}: {host} is unavailable ({problem}); a later request can succeed")]
     Unavailable {
         /// The requested image.
         image: String,

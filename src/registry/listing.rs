@@ -1,6 +1,8 @@
 //! Lists of a registry: its repositories, and the tags of a repository. They come in pages, and
 //! both the pages and the names are bounded.
 
+use std::collections::HashSet;
+
 use http::header;
 use serde::Deserialize;
 use url::{Url, form_urlencoded};
@@ -66,6 +68,7 @@ impl Client {
         let origin = self.0.config.origin(image.registry());
         let mut list = NameList::default();
         let mut query = format!("n={PAGE_SIZE}");
+        let mut queries = HashSet::new();
         for _ in 0..MAX_PAGES {
             let (page, next) = call.ask_registry(&origin, &operation(&query), &read_page).await?;
             list.names.extend(page.names);
@@ -73,9 +76,12 @@ impl Client {
                 list.names.truncate(limit);
                 list.is_cut = true;
             }
-            match next.filter(|next| *next != query && !list.is_cut) {
-                Some(next) => query = next,
-                None => return Ok(list),
+            let Some(next) = next.filter(|_| !list.is_cut) else { return Ok(list) };
+            queries.insert(std::mem::replace(&mut query, next));
+            if queries.contains(&query) {
+                let problem = "sent a list whose pages lead back to one of them, so that it never \
+                               ends";
+                return Err(call.context(&origin).invalid_response(problem));
             }
         }
         list.is_cut = true;
@@ -154,15 +160,33 @@ mod tests {
 
     #[tokio::test]
     async fn a_list_that_never_ends_is_cut() {
-        let link = "</v2/x?last=z>; rel=\"next\"";
-        let endless = move |_: &RecordedRequest| reply(200, &[("link", link)], r#"{"tags":["a"]}"#);
+        let endless = |request: &RecordedRequest| {
+            let next = format!("</v2/x?last={}a>; rel=\"next\"", request.target.len());
+            reply(200, &[("link", &next)], r#"{"tags":["a"]}"#)
+        };
         let (result, requests) = list(3, endless).await;
         let cut = result.expect("a list");
-        assert_eq!((cut.names.len(), cut.is_cut), (2, false), "the same page twice is the end");
-        assert_eq!(requests.len(), 2);
+        assert_eq!((cut.names.len(), cut.is_cut), (3, true));
+        assert_eq!(requests.len(), 4);
         let many = |_: &RecordedRequest| reply(200, &[], r#"{"tags":["a","b","c","d"]}"#);
         let cut = list(3, many).await.0.expect("a list");
         assert_eq!((cut.names.len(), cut.is_cut), (3, true));
+    }
+
+    #[tokio::test]
+    async fn pages_that_lead_back_to_one_of_them_are_an_error() {
+        let to_itself = |_: &str| "z";
+        let in_a_circle = |target: &str| if target.ends_with("last=b") { "c" } else { "b" };
+        for (next, pages) in [(to_itself as fn(&str) -> &'static str, 2), (in_a_circle, 3)] {
+            let (result, requests) = list(1000, move |request| {
+                let link = format!("</v2/x?last={}>; rel=\"next\"", next(&request.target));
+                reply(200, &[("link", &link)], r#"{"tags":["a"]}"#)
+            })
+            .await;
+            let error = result.expect_err("an endless list").to_string();
+            assert!(error.contains("pages lead back to one of them"), "{error}");
+            assert_eq!(requests.len(), pages);
+        }
     }
 
     #[tokio::test]

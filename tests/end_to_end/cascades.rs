@@ -1,11 +1,12 @@
 //! "The base image has been updated", tested with the examples: the complete path from the push of
 //! a base image to what a workload serves.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use groundswell::api::{ManagedImage, labels};
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::ResourceExt;
+use serde_json::Value;
 
 use super::{
     failures::Broken,
@@ -21,10 +22,12 @@ pub struct Example {
     pub name: &'static str,
 }
 
-/// A patch of an upstream: its version, and the digest of its tag.
+/// A patch of an upstream: its version, the digest of its tag, and the images that the plugin has
+/// planned to build for it.
 pub struct Patched {
     pub version: String,
     pub digest: String,
+    planned: BTreeSet<String>,
 }
 
 impl Example {
@@ -42,6 +45,7 @@ impl Example {
     /// Moves an upstream and waits until every image that depends on it is rebuilt.
     async fn patch(&self, upstream: &str) -> Patched {
         let before = self.place.digests(self.name).await;
+        let planned = self.plan(upstream);
         let output = self
             .session
             .cluster
@@ -49,10 +53,22 @@ impl Example {
         let output = output.expect("patched");
         let (version, digest) = output.trim().rsplit_once(' ').expect("a version and a digest");
         self.place.wait_rebuilt(self.name, &before, CASCADE).await;
-        Patched { version: version.into(), digest: digest.into() }
+        Patched { version: version.into(), digest: digest.into(), planned }
     }
 
-    /// Asserts that the cascade of the patch is complete, by its record and by its Jobs.
+    /// Returns the images that `kubectl family plan` builds after a move of an upstream.
+    fn plan(&self, upstream: &str) -> BTreeSet<String> {
+        let arguments =
+            ["plan", "--move", upstream, "-o", "json", "--namespace", &self.place.namespace];
+        let plugin = env!("CARGO_BIN_EXE_kubectl-family");
+        let plan = self.session.cluster.run(plugin, &arguments).expect("a plan");
+        let plan: Value = serde_json::from_str(&plan).expect("JSON");
+        let builds = plan["families"][0]["builds"].as_array().expect("a list").iter();
+        builds.map(|build| build["image"].as_str().expect("an image").to_owned()).collect()
+    }
+
+    /// Asserts that the cascade of the patch is complete, by its record and by its Jobs, and that
+    /// it is what the plugin has planned.
     async fn assert_cascade(&self, patched: &Patched, levels: &[&[&str]]) {
         let cascade = self.place.wait_cascade(&patched.digest).await;
         assert_complete(&cascade, levels);
@@ -62,6 +78,7 @@ impl Example {
             levels.concat().iter().map(|name| ((*name).to_owned(), 1)).collect(),
             "Jobs of each image"
         );
+        assert_eq!(patched.planned, built.into_keys().collect(), "the plan");
     }
 
     /// Asserts that every tag points to the digest in its record, and that the immutable tags of

@@ -119,6 +119,7 @@ fn kind_of(plural: &str) -> &str {
     match plural {
         "imagefamilies" => "ImageFamily",
         "managedimages" => "ManagedImage",
+        "configmaps" => "ConfigMap",
         other => other,
     }
 }

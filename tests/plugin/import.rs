@@ -28,7 +28,7 @@ fn the_manifests_are_printed_and_what_is_missing_is_named() {
     insta::assert_snapshot!(found.stdout);
     assert!(found.stderr.contains("not imported: bad/Dockerfile"), "{}", found.stderr);
     assert!(found.stderr.contains("line 2: FROM ${X} is empty"), "{}", found.stderr);
-    assert!(found.stderr.ends_with("4 images with 4 edges in 1 families; 1 not imported\n"));
+    assert!(found.stderr.ends_with("4 images with 4 edges in 1 family; 1 not imported\n"));
 }
 
 #[test]

@@ -110,3 +110,22 @@ async fn a_dry_run_of_a_request_is_not_stored() {
     let both = run_on(&server, "force shop --dry-run --wait").await;
     assert_eq!(both.code, Some(2), "{both:#?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lint_reads_the_config_maps_that_images_are_built_from() {
+    let mut family = family();
+    let images = &mut family["spec"]["images"];
+    for (image, config_map) in [(0, "known"), (1, "missing")] {
+        images[image]["source"] = json!({"configMap": {"name": config_map}});
+    }
+    let config_map = json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": "known", "namespace": "team"},
+        "data": {"Dockerfile": "FROM debian\nRUN apt-get update && apt-get install -y curl\n"},
+    });
+    let server = ApiServer::start(vec![family, config_map], Vec::new()).await;
+    let found = run_on(&server, "lint --disable unused-image").await;
+    assert!(found.stdout.contains("package-cache"), "{found:#?}");
+    assert!(found.stdout.contains("1 Dockerfile read, 1 not here"), "{found:#?}");
+    assert!(found.stderr.contains("team: no ConfigMap `missing`"), "{found:#?}");
+}

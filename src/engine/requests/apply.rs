@@ -147,7 +147,8 @@ impl RequestEffects {
                 overrides.nonce = Some(request.nonce());
             }
         });
-        let message = format!("{} is rebuilt", describe_scope(scope, images.len()));
+        let verb = if matches!(scope, RequestScope::Subtree(_)) { "are" } else { "is" };
+        let message = format!("{} {verb} rebuilt", describe_scope(scope, images.len()));
         Ok(RequestEffect { message, ..started(images) })
     }
 

@@ -13,10 +13,10 @@ use crate::{
         report::{
             AuditOrigin, AuditReport, AuditedBase, AuditedImage, AuditedUpstream, BehindReason,
         },
-        upstream_digests::{UpstreamDigestFinder, UpstreamDigests},
+        upstream_digests::{UpstreamDigestFinder, UpstreamDigests, tagged_parents},
     },
     history::patched::TimeToPatched,
-    input::{Estate, EstateFamily},
+    input::{Estate, EstateFamily, digest_in_use},
 };
 
 /// Describes the images of an estate at a time.
@@ -25,7 +25,7 @@ pub fn audit(estate: &Estate, owner_label: &str, now: Timestamp) -> AuditReport 
     let mut images = Vec::new();
     for family in &estate.families {
         for (index, image) in ImageIndex::enumerate(&family.family.spec.images) {
-            let below = finder.of(family, index);
+            let below = finder.of_tagged(family, index);
             let audited = ImageOfFamily { estate, family, index, image };
             images.push(audited.describe(below, owner_label, now));
         }
@@ -65,8 +65,11 @@ impl ImageOfFamily<'_> {
             repository: repository.map(|known| known.repository.clone()).unwrap_or_default(),
             owner: owner.cloned(),
             state: status.map(|status| status.state.as_str()),
-            build: status.and_then(|status| status.build),
-            digest: status.and_then(|status| status.digest.clone()),
+            build: status.and_then(|status| match &status.rollback {
+                Some(rollback) => rollback.build,
+                None => status.build,
+            }),
+            digest: status.and_then(tagged_digest).map(str::to_owned),
             built_at,
             age_seconds: built_at.map(|at| now.duration_since(at).as_secs().max(0)),
             base: self.base(status),
@@ -88,16 +91,15 @@ impl ImageOfFamily<'_> {
         upstream.map_or_else(|| name.to_owned(), groundswell::api::Upstream::reference)
     }
 
-    /// Returns what the last verified build has as its base.
+    /// Returns what the build that the tags point to has as its base.
     fn base(&self, status: Option<&ManagedImageStatus>) -> Option<AuditedBase> {
         let place = self.image.from.iter().position(|edge| edge.usage == EdgeUse::Base)?;
-        let pinned = status?.inputs.as_ref()?.parents.get(place)?;
+        let pinned = tagged_parents(status?).get(place)?;
         let newest = match *self.family.blueprint.lineage.parents(self.index).get(place)? {
             Parent::Image(base) => self.family.recorded(base).and_then(|base| base.digest.clone()),
             Parent::Upstream(_) => {
                 let adopted = self.upstream(&self.family.name, &pinned.name)?.adopted.as_ref()?;
-                let is_used = adopted.content().names(&pinned.digest);
-                Some(if is_used { pinned.digest.clone() } else { adopted.digest.clone() })
+                Some(digest_in_use(adopted, &pinned.digest))
             }
             Parent::Import(_) => None,
         };
@@ -111,9 +113,16 @@ impl ImageOfFamily<'_> {
     }
 }
 
-/// Returns when the build of the current digest ended.
+/// Returns the digest that the floating tags of an image point to: that of the last verified build,
+/// or of the build to which a user has rolled back.
+fn tagged_digest(status: &ManagedImageStatus) -> Option<&str> {
+    let rollback = status.rollback.as_ref().map(|rollback| rollback.digest.as_str());
+    rollback.or(status.digest.as_deref())
+}
+
+/// Returns when the build of the digest ended that the tags point to.
 fn built_at(status: &ManagedImageStatus) -> Option<Timestamp> {
-    let digest = status.digest.as_deref()?;
+    let digest = tagged_digest(status)?;
     // Of builds that gave the same image, the oldest one has made it.
     let mut builds = status.history.iter().rev();
     builds.find(|build| build.digest == digest)?.finished_at
@@ -144,13 +153,15 @@ impl UpstreamOfImage<'_> {
             (Some(true), None) => (None, None),
             (None, _) => (Some(BehindReason::Unknown), None),
         };
+        let pinned = digest.as_deref().unwrap_or_default();
+        let adopted = adopted.map(|adopted| digest_in_use(adopted, pinned));
         AuditedUpstream {
             reference: self.reference,
             digest,
-            adopted: adopted.map(|adopted| adopted.digest.clone()),
             observed: candidate
                 .map(|candidate| candidate.digest.clone())
-                .or_else(|| adopted.map(|adopted| adopted.digest.clone())),
+                .or_else(|| adopted.clone()),
+            adopted,
             behind,
             behind_since: since,
             behind_seconds: since.map(|since| now.duration_since(since).as_secs().max(0)),

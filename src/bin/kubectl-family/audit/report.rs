@@ -12,14 +12,13 @@ use groundswell::engine::causes::short;
 
 use crate::{
     history::{cascades::seconds, patched::TimeToPatched},
+    input::plural,
     output::{
         Document, TabularFormat, Terminal, csv,
         table::{self, StyledText, styled},
     },
+    status::age_of,
 };
-
-const SECONDS_PER_HOUR: i64 = 3600;
-const SECONDS_PER_DAY: i64 = 24 * SECONDS_PER_HOUR;
 
 /// The images of families or of a registry, with their age and what they are built on.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
@@ -60,7 +59,8 @@ pub struct AuditedImage {
     /// Number of the build. Not set if it is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub build: Option<i64>,
-    /// Digest of the last verified build, or of the tag. Not set if there is none.
+    /// Digest of the last verified build or of the one to which a user has rolled back, or of the
+    /// tag. Not set if there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
     /// Time at which the build of the digest ended; of a registry, the date in the image.
@@ -181,7 +181,7 @@ impl AuditedImage {
         vec![
             (&self.name).into(),
             self.owner.as_deref().unwrap_or("-").into(),
-            self.age_seconds.map_or("-".to_owned(), long_age).into(),
+            self.age_seconds.map_or("-".to_owned(), age_of).into(),
             self.behind_cell(),
             base.into(),
             upstream.into(),
@@ -192,12 +192,14 @@ impl AuditedImage {
         let main = self.main_upstream();
         if self.is_behind() {
             let since = main.and_then(|main| main.behind_seconds);
-            return styled(&since.map_or("yes".to_owned(), long_age), Color::Yellow);
+            return styled(&since.map_or("yes".to_owned(), age_of), Color::Yellow);
         }
-        match main.map(|main| main.behind) {
-            Some(None) => styled("no", Color::Green),
-            Some(Some(_)) | None => styled("unknown", Color::Grey),
-        }
+        if self.is_unknown() { styled("unknown", Color::Grey) } else { styled("no", Color::Green) }
+    }
+
+    /// Whether it does not follow from the records whether the image is behind.
+    fn is_unknown(&self) -> bool {
+        !self.is_behind() && self.main_upstream().is_none_or(|main| main.behind.is_some())
     }
 }
 
@@ -277,7 +279,13 @@ impl AuditReport {
     fn summary(&self) -> String {
         let behind = self.images.iter().filter(|image| image.is_behind()).count();
         let unbuilt = self.images.iter().filter(|image| image.digest.is_none()).count();
-        let mut text = format!("{} images: {behind} behind", self.images.len());
+        let count = self.images.len();
+        let mut text = format!("{count} image{}: {behind} behind", plural(count));
+        let is_unknown = |image: &&AuditedImage| image.digest.is_some() && image.is_unknown();
+        let unknown = self.images.iter().filter(is_unknown).count();
+        if unknown > 0 {
+            _ = write!(text, ", {unknown} unknown");
+        }
         if unbuilt > 0 {
             _ = write!(text, ", {unbuilt} without a build");
         }
@@ -358,13 +366,4 @@ fn csv_row(image: &AuditedImage, upstream: Option<&AuditedUpstream>) -> Vec<Stri
         time(upstream.and_then(|one| one.behind_since)),
         number(upstream.and_then(|one| one.behind_seconds)),
     ]
-}
-
-/// Returns an age in its largest unit.
-fn long_age(seconds: i64) -> String {
-    match seconds {
-        ..SECONDS_PER_HOUR => format!("{}m", seconds.max(0) / 60),
-        SECONDS_PER_HOUR..SECONDS_PER_DAY => format!("{}h", seconds / SECONDS_PER_HOUR),
-        _ => format!("{}d", seconds / SECONDS_PER_DAY),
-    }
 }

@@ -124,6 +124,22 @@ fn an_image_depends_on_what_the_build_of_its_parent_depends_on() {
 }
 
 #[test]
+fn an_image_that_is_rolled_back_is_as_far_behind_as_the_build_that_its_tags_point_to() {
+    let rolled_back = MOVED.replace(
+        "  digest: sha256:o1\n  build: 1\n",
+        "  digest: sha256:o2\n  build: 2\n  rollback: {digest: 'sha256:o1', build: 1}\n  \
+         history:\n  - {build: 1, fingerprint: f, digest: 'sha256:o1', message: m,\n     \
+         parents: [{name: base, digest: 'sha256:b1'}]}\n",
+    );
+    let report = recorded::audit(&estate(&rolled_back), "team", now());
+    let old = report.images.iter().find(|image| image.name.ends_with("/old")).expect("old");
+    assert_eq!((old.build, old.digest.as_deref()), (Some(1), Some("sha256:o1")));
+    let base = old.base.as_ref().expect("a base");
+    assert_eq!((base.digest.as_deref(), base.is_outdated), (Some("sha256:b1"), Some(true)));
+    assert_eq!(upstream(old).digest, Some("sha256:d1"));
+}
+
+#[test]
 fn older_images_are_those_of_unknown_age_too() {
     let names = |age: &str| {
         let mut report = recorded::audit(&estate(MOVED), "team", now());

@@ -7,7 +7,9 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use groundswell::{
-    api::{BuildRecord, CauseType, ManagedImageStatus, managed_image::MAX_BUILD_CAUSES},
+    api::{
+        BuildRecord, CauseType, ManagedImageStatus, ParentDigest, managed_image::MAX_BUILD_CAUSES,
+    },
     lineage::{ImageIndex, Parent, families::FamilyName},
 };
 
@@ -43,19 +45,32 @@ impl<'a> UpstreamDigestFinder<'a> {
         if self.open.len() >= MAX_DEPTH || !self.open.insert(key) {
             return UpstreamDigests::new();
         }
-        let found = self.below(family, image);
+        let inputs = family.recorded(image).and_then(|status| status.inputs.as_ref());
+        let pinned = inputs.map(|inputs| inputs.parents.as_slice()).unwrap_or_default();
+        let found = self.below(family, image, pinned);
         self.open.remove(&key);
         self.known.insert(key, found.clone());
         found
     }
 
-    fn below(&mut self, family: &'a EstateFamily, image: ImageIndex) -> UpstreamDigests {
+    /// Returns the upstream digests below the build that the floating tags of an image point to:
+    /// the last verified one, or the one to which a user has rolled back.
+    pub fn of_tagged(&mut self, family: &'a EstateFamily, image: ImageIndex) -> UpstreamDigests {
+        match family.recorded(image).filter(|status| status.rollback.is_some()) {
+            Some(status) => self.below(family, image, tagged_parents(status)),
+            None => self.of(family, image),
+        }
+    }
+
+    fn below(
+        &mut self,
+        family: &'a EstateFamily,
+        image: ImageIndex,
+        pinned: &[ParentDigest],
+    ) -> UpstreamDigests {
         let mut found = UpstreamDigests::new();
-        let Some(inputs) = family.recorded(image).and_then(|status| status.inputs.as_ref()) else {
-            return found;
-        };
         let parents = family.blueprint.lineage.parents(image);
-        for (parent, pinned) in parents.iter().zip(&inputs.parents) {
+        for (parent, pinned) in parents.iter().zip(pinned) {
             if let Parent::Upstream(index) = parent {
                 let upstream = family.family.spec.upstreams.get(index.position());
                 let Some(upstream) = upstream.filter(|known| known.name == pinned.name) else {
@@ -113,6 +128,16 @@ impl<'a> UpstreamDigestFinder<'a> {
             }
         }
     }
+}
+
+/// Returns the parents of the build that the floating tags of an image point to, as far as they are
+/// recorded.
+pub fn tagged_parents(status: &ManagedImageStatus) -> &[ParentDigest] {
+    let Some(rollback) = &status.rollback else {
+        return status.inputs.as_ref().map(|inputs| inputs.parents.as_slice()).unwrap_or_default();
+    };
+    let build = status.history.iter().find(|build| build.digest == rollback.digest);
+    build.map(|build| build.parents.as_slice()).unwrap_or_default()
 }
 
 /// Adds what a parent depends on. Parents that depend on different digests of an upstream make it

@@ -129,11 +129,10 @@ impl Builds {
         let digest = |position: usize| self.builds.get(position).map(|(_, digest)| digest.as_str());
         match (from.and_then(digest), digest(to)) {
             (Some(from), Some(to)) => Ok((from, to)),
-            _ => bail!(
-                "{} has no recorded build before; its builds are {}",
-                self.image,
-                self.listed()
-            ),
+            _ if self.builds.is_empty() => bail!("{} was not built yet", self.image),
+            _ => {
+                bail!("{} has no other build to compare with; it has {}", self.image, self.listed())
+            }
         }
     }
 

@@ -119,9 +119,9 @@ fn builds_are_chosen_by_number() {
     let error = |builds: &Builds, numbers: &[i64]| {
         builds.choose(numbers).expect_err("no builds").to_string()
     };
-    assert!(error(&history, &[1]).contains("no recorded build before"));
+    assert!(error(&history, &[1]).contains("no other build to compare with"));
     assert!(error(&history, &[2]).contains("no recorded build 2; it has 5, 4, 3, 1"));
-    assert!(error(&builds(&[]), &[]).contains("its builds are none"));
+    assert!(error(&builds(&[]), &[]).contains("was not built yet"));
 }
 
 /// What an image with the packages of this machine has more than an empty one is what dpkg lists.

@@ -138,7 +138,10 @@ impl<'a> ChainIndex<'a> {
         let AnnotatedBase { name, digest } = &image.base;
         let evidence = BaseEvidence::Annotation;
         let by_digest = digest.as_ref().and_then(|digest| self.digests.get(digest)).copied();
-        if let Some(index) = by_digest.filter(|index| *index != at) {
+        // Another tag may still point to the digest, for example one that names the build.
+        let by_name = name.as_ref().and_then(|name| self.names.get(&without_digest(name)));
+        let is_moved = by_name.is_some_and(|named| *named != at && by_digest != Some(*named));
+        if let Some(index) = by_digest.filter(|index| *index != at && !is_moved) {
             return Some(FoundBase::Image { index, evidence, is_outdated: false });
         }
         let name = name.as_ref()?;

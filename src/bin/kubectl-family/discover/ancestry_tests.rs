@@ -126,6 +126,28 @@ fn an_earlier_build_of_a_base_is_never_taken_for_the_image_below_it() {
 }
 
 #[test]
+fn an_image_is_behind_although_a_tag_of_the_earlier_build_exists() {
+    let images = [
+        image("base:1", &["os", "ca#2"]),
+        image("base:1-r1", &["os", "ca#1"]),
+        annotated(
+            image("app:1", &["os", "ca#1", "app"]),
+            "r.example/base:1",
+            Some(digest("base:1-r1")),
+        ),
+        annotated(
+            image("pinned:1", &["os", "ca#1", "b"]),
+            "r.example/base:1-r1",
+            Some(digest("base:1-r1")),
+        ),
+    ];
+    let evidence = BaseEvidence::Annotation;
+    let found = bases(&images);
+    assert_eq!(found[2], FoundBase::Image { index: 0, evidence, is_outdated: true });
+    assert_eq!(found[3], FoundBase::Image { index: 1, evidence, is_outdated: false });
+}
+
+#[test]
 fn an_annotation_decides() {
     let squashed = image("squashed:1", &["all"]);
     let images = [

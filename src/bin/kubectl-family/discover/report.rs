@@ -16,12 +16,11 @@ use serde::Serialize;
 
 use crate::{
     discover::ancestry::{BaseEvidence, DiscoveredImage, FoundBase, UnknownBase},
+    input::plural,
     output::table::{self, StyledText},
     registry_images::human_size,
+    status::age_of,
 };
-
-const SECONDS_PER_HOUR: i64 = 3600;
-const SECONDS_PER_DAY: i64 = 24 * SECONDS_PER_HOUR;
 
 /// The images of a registry, as `-o json` writes them.
 #[derive(Serialize, JsonSchema, Debug, PartialEq, Eq)]
@@ -66,8 +65,10 @@ pub struct BaseRow {
     /// What shows it: `Annotation` or `Layers`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub evidence: Option<&'static str>,
+    /// Whether the image is built on an earlier build of the base.
+    pub is_outdated: bool,
     /// How long after the image its base was built, in seconds, if the image is built on an
-    /// earlier build of the base.
+    /// earlier build of the base. Not set if one of them has no date.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub behind_seconds: Option<i64>,
     /// Why it is not known.
@@ -130,7 +131,7 @@ impl DiscoveryReport {
             elsewhere: count(BaseState::Elsewhere),
             ambiguous: count(BaseState::Ambiguous),
             unknown: count(BaseState::Unknown),
-            behind: rows.iter().filter(|row| row.base.behind_seconds.is_some()).count(),
+            behind: rows.iter().filter(|row| row.base.is_outdated).count(),
             end_of_life: rows.iter().filter(|row| !row.end_of_life.is_empty()).count(),
             size: rows.iter().fold(0, |sum, row| sum.saturating_add(row.size)),
             stored: stored.values().fold(0, |sum, size| sum.saturating_add(*size)),
@@ -166,9 +167,10 @@ impl DiscoveryReport {
     pub fn summary(&self) -> String {
         let t = &self.totals;
         let mut text = format!(
-            "{} images: {} on another one of them, {} on an image elsewhere, {} ambiguous, {} \
+            "{} image{}: {} on another one of them, {} on an image elsewhere, {} ambiguous, {} \
              unknown.\n{} in all, {} stored: {} are shared.\n",
             t.images,
+            plural(t.images),
             t.edges,
             t.elsewhere,
             t.ambiguous,
@@ -201,14 +203,18 @@ impl DiscoveredRow {
             BaseState::Ambiguous => format!("one of: {bases}"),
             BaseState::Unknown => format!("unknown: {}", self.base.reason.unwrap_or_default()),
         };
-        let duration = |seconds: Option<i64>| seconds.map_or("-".to_owned(), age);
+        let duration = |seconds: Option<i64>| seconds.map_or("-".to_owned(), age_of);
         let support = self.end_of_life.first().map_or("-", String::as_str);
         [
             name,
             base,
             self.base.evidence.unwrap_or("-").to_lowercase(),
             duration(self.age_seconds),
-            duration(self.base.behind_seconds),
+            if self.base.is_outdated && self.base.behind_seconds.is_none() {
+                "yes".to_owned()
+            } else {
+                duration(self.base.behind_seconds)
+            },
             human_size(self.size),
             human_size(self.shared_with_base),
             support.to_owned(),
@@ -253,6 +259,7 @@ fn base_row(images: &[DiscoveredImage], image: &DiscoveredImage, base: &FoundBas
         state: BaseState::Unknown,
         images: Vec::new(),
         evidence: None,
+        is_outdated: false,
         behind_seconds: None,
         reason: None,
     };
@@ -264,6 +271,7 @@ fn base_row(images: &[DiscoveredImage], image: &DiscoveredImage, base: &FoundBas
                 BaseEvidence::Annotation => "Annotation",
                 BaseEvidence::Layers => "Layers",
             });
+            row.is_outdated = *is_outdated;
             let newer = images.get(*index).filter(|_| *is_outdated).and_then(|base| base.created);
             row.behind_seconds = newer
                 .zip(image.created)
@@ -321,13 +329,4 @@ fn ended(name: &Reference, now: Timestamp) -> Option<String> {
     };
     let ended = ended_upstreams(&[upstream], now).pop()?;
     Some(format!("{} ended {}", ended.reference, ended.supported_until))
-}
-
-/// Returns a duration in its largest unit.
-fn age(seconds: i64) -> String {
-    match seconds {
-        ..SECONDS_PER_HOUR => format!("{}m", seconds.max(0) / 60),
-        SECONDS_PER_HOUR..SECONDS_PER_DAY => format!("{}h", seconds / SECONDS_PER_HOUR),
-        _ => format!("{}d", seconds / SECONDS_PER_DAY),
-    }
 }

@@ -280,7 +280,8 @@ async fn discovered(
         digest: image.config.digest.clone(),
         image_digest: image.config.digest.clone(),
         platform_digests: Vec::new(),
-        created: config.created,
+        // A reproducible build writes zero if it knows no date.
+        created: config.created.filter(|created| created.as_second() > 0),
         base: AnnotatedBase::default(),
         layers: layers
             .map(|layer| StoredLayer { digest: layer.digest.clone(), size: layer.size })

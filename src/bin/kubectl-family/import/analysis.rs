@@ -89,7 +89,7 @@ pub fn analyse(
         }
     }
     let mut builds = Vec::new();
-    for ((definition, dockerfile), name) in with_existing(input, parsed) {
+    for ((definition, dockerfile), name) in with_existing(input, parsed, findings) {
         let place = definition.place();
         match name.and_then(|name| identified(input, &definition, name)) {
             Ok((identity, path)) => {
@@ -126,7 +126,7 @@ fn parse_build(
         target: definition.target.as_deref(),
     };
     let dockerfile = Dockerfile::parse(text, &options).map_err(|error| error.to_string())?;
-    // An argument that the Dockerfile does not declare changes nothing, and the build would refuse
+    // An argument that the Dockerfile does not declare changes nothing, and the build would warn of
     // it as misspelt.
     let unknown: BTreeSet<String> = undeclared_args(&dockerfile, definition.args.keys())
         .into_iter()
@@ -137,10 +137,11 @@ fn parse_build(
 }
 
 /// Returns the builds with their names: those that images have in the manifests already, or those
-/// that follow from the files.
+/// that follow from the files. Arguments of the manifests that no Dockerfile declares are findings.
 fn with_existing(
     input: &AnalysisInput<'_>,
     parsed: Vec<ParsedBuild>,
+    findings: &mut Vec<ImportFinding>,
 ) -> Vec<((BuildDefinition, Dockerfile), Result<String, String>)> {
     let keys: Vec<_> =
         parsed.iter().map(|build| (&build.definition, build.name.as_deref().ok())).collect();
@@ -158,6 +159,9 @@ fn with_existing(
         .zip(existing)
         .map(|(ParsedBuild { mut definition, dockerfile, name }, existing)| {
             let is_known = existing.is_some();
+            if let Some(written) = &existing {
+                findings.extend(input.existing.stale_args(written, &dockerfile));
+            }
             let name = match existing.as_ref().filter(|_| is_named(&definition)) {
                 Some(existing) => Ok(existing.image.clone()),
                 None => name,

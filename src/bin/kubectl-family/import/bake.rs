@@ -84,9 +84,10 @@ pub fn read_bake(
         }
     };
     let inherited = inherited_names(&targets);
+    let named = named_targets(&body, &targets, &variables);
     let mut whole = BTreeMap::new();
     let mut definitions = Vec::new();
-    for name in targets.keys().filter(|name| !name.starts_with('_')) {
+    for name in targets.keys().filter(|name| !name.starts_with('_') || named.contains(*name)) {
         with_inherited(name, &targets, &mut whole, 0);
         let Some(target) = whole.get(name) else { continue };
         let size = target.attributes.values().map(size_of).sum();
@@ -261,6 +262,25 @@ fn evaluated(block: &Block, variables: &BakeVariables) -> BakeTarget {
 fn inherited_names(targets: &BTreeMap<String, BakeTarget>) -> BTreeSet<String> {
     let all = targets.values().filter_map(|target| target.attributes.get("inherits"));
     all.flat_map(strings).collect()
+}
+
+/// Returns the targets that groups and named contexts name: each is built, whatever its name.
+fn named_targets(
+    body: &Body,
+    targets: &BTreeMap<String, BakeTarget>,
+    variables: &BakeVariables,
+) -> BTreeSet<String> {
+    let groups = body.blocks().filter(|block| block.identifier() == "group");
+    let of_groups = groups
+        .flat_map(|group| group.body().attributes().filter(|one| one.key() == "targets"))
+        .filter_map(|targets| variables.evaluate(targets.expr()).ok())
+        .flat_map(|targets| strings(&targets));
+    let contexts = targets.values().filter_map(|target| target.attributes.get("contexts"));
+    let of_contexts = contexts
+        .filter_map(Value::as_object)
+        .flat_map(|contexts| contexts.values())
+        .filter_map(|context| Some(context.as_str()?.strip_prefix("target:")?.to_owned()));
+    of_groups.chain(of_contexts).collect()
 }
 
 /// Adds a target with the attributes that it inherits to `whole`: the later of `inherits` wins, and

@@ -60,6 +60,25 @@ fn owned((key, value): (&str, &str)) -> (String, String) {
 }
 
 #[test]
+fn a_target_with_an_underscore_is_built_if_something_names_it() {
+    let (definitions, findings) = read(
+        r#"
+group "default" { targets = ["my_app", "_in_group"] }
+target "_common" { args = { LEVEL = 1 } }
+target "_base" { context = "base" }
+target "_in_group" { context = "group" }
+target "my_app" {
+  inherits = ["_common"]
+  contexts = { base = "target:_base" }
+}
+"#,
+    );
+    assert_eq!(findings, Vec::<String>::new());
+    let labels: Vec<_> = definitions.iter().filter_map(|one| one.label.as_deref()).collect();
+    assert_eq!(labels, ["_base", "_in_group", "my_app"]);
+}
+
+#[test]
 fn a_matrix_is_expanded() {
     let (definitions, findings) = read(
         r#"

@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::import::{
     bake::named_context,
     build_args,
-    definition::{BuildDefinition, DockerfileOrigin, MappedImage},
+    definition::{BuildContext, BuildDefinition, DockerfileOrigin, MappedImage},
     finding::ImportFinding,
     tree::{SourceTree, TreeFile, join, read_below},
 };
@@ -64,7 +64,8 @@ pub fn read_compose(
     }
     let variables = tree.environments.get(file.folder());
     let variables = variables.map(|file| build_args::environment(&file.text)).unwrap_or_default();
-    let mut definitions = Vec::new();
+    let mut definitions: Vec<BuildDefinition> = Vec::new();
+    let mut same = BTreeMap::new();
     for (name, service) in compose.services {
         let place = format!("{}: {name}", file.path);
         if let Some(extends) = &service.extends {
@@ -79,14 +80,42 @@ pub fn read_compose(
         }
         let Some(build) = &service.build else { continue };
         match definition(file, &name, &service, build, &variables) {
-            Ok(definition) => definitions.push(definition),
+            Ok(definition) => match definitions.iter_mut().find(|one| is_same(one, &definition)) {
+                Some(known) => {
+                    same.insert(name, known.label.clone().unwrap_or_default());
+                    known.add_references(definition.references);
+                }
+                None => definitions.push(definition),
+            },
             Err(problem) => {
                 refused.extend(dockerfile_of(file.folder(), build));
                 findings.push(ImportFinding::new(place, problem));
             }
         }
     }
+    for context in definitions.iter_mut().flat_map(|one| one.contexts.values_mut()) {
+        if let BuildContext::Target(service) = context
+            && let Some(known) = same.get(service)
+        {
+            service.clone_from(known);
+        }
+    }
     definitions
+}
+
+/// Whether two services run the same image: it is built from the same files in the same way, and is
+/// not pushed to two repositories.
+fn is_same(known: &BuildDefinition, other: &BuildDefinition) -> bool {
+    let repository = |one: &BuildDefinition| one.references.first().map(Reference::repository);
+    let (known_repository, repository) = (repository(known), repository(other));
+    let is_one_repository =
+        known_repository.is_none() || repository.is_none() || known_repository == repository;
+    is_one_repository
+        && known.context == other.context
+        && known.dockerfile == other.dockerfile
+        && known.target == other.target
+        && known.args == other.args
+        && known.contexts == other.contexts
 }
 
 /// Returns the files that `include` names: texts, or mappings with one `path` or several.
@@ -291,6 +320,25 @@ mod tests {
         assert_eq!(web.references[0].familiar(), "registry.example.com/team/web:1");
         assert_eq!(web.args.len(), 1);
         assert_eq!(web.contexts.len(), 1);
+    }
+
+    #[test]
+    fn services_of_one_build_are_one_image() {
+        let (definitions, findings) = read(
+            "services:\n  api: {build: ../app}\n  \
+             job: {build: ../job, image: 'r.example.com/job'}\n  \
+             web: {build: {context: ../web, additional_contexts: {base: 'service:worker'}}}\n  \
+             worker: {build: ../app, image: 'r.example.com/app:1'}\n  \
+             other: {build: ../job, image: 'r.example.com/other'}\n  \
+             tool: {build: {context: ../app, target: tool}}\n",
+            "",
+        );
+        assert_eq!(findings, Vec::<String>::new());
+        let labels: Vec<_> = definitions.iter().filter_map(|one| one.label.as_deref()).collect();
+        assert_eq!(labels, ["api", "job", "other", "tool", "web"]);
+        assert_eq!(definitions[0].references[0].familiar(), "r.example.com/app:1");
+        let base = definitions[4].contexts.get("base");
+        assert_eq!(base, Some(&BuildContext::Target("api".into())));
     }
 
     #[test]

@@ -84,6 +84,15 @@ impl BuildDefinition {
         }
     }
 
+    /// Adds references under which the image is pushed, too.
+    pub fn add_references(&mut self, references: Vec<Reference>) {
+        for reference in references {
+            if !self.references.contains(&reference) {
+                self.references.push(reference);
+            }
+        }
+    }
+
     /// Returns the path of the Dockerfile below the root, if it is a file there.
     pub fn dockerfile_path(&self) -> Option<String> {
         match &self.dockerfile {

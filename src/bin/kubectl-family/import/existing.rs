@@ -8,6 +8,7 @@ use std::{
 use anyhow::{Context as _, bail};
 use groundswell::{
     api::{GitSource, ImageFamily, Upstream},
+    builds::dockerfile::{Dockerfile, undeclared_args},
     engine::expansion::expand,
     registry::Reference,
 };
@@ -15,6 +16,7 @@ use serde_json::Value;
 
 use crate::import::{
     definition::{BuildDefinition, DockerfileOrigin},
+    finding::ImportFinding,
     tree::read_text_of,
 };
 
@@ -243,6 +245,23 @@ impl ExistingManifests {
         }
         let written = |image: Option<usize>| Some(&self.images.get(image?)?.1);
         found.into_iter().map(written).collect()
+    }
+
+    /// Lists the arguments that the manifests give to a build and that its Dockerfile does not
+    /// declare, for example not any more. Whether the import or a user has written them is not
+    /// known, so that they stay.
+    pub fn stale_args(&self, image: &WrittenImage, dockerfile: &Dockerfile) -> Vec<ImportFinding> {
+        let known = self.images.iter().find(|(_, written)| written == image);
+        let args = known.into_iter().flat_map(|(key, _)| key.args.keys());
+        let finding = |name: &str| {
+            let place = format!("family {}: image {}", image.family, image.image);
+            let why = format!(
+                "args.{name} of the manifest stays, but the Dockerfile does not declare it, so \
+                 that it changes nothing; remove it there"
+            );
+            ImportFinding::new(place, why)
+        };
+        undeclared_args(dockerfile, args).into_iter().map(finding).collect()
     }
 
     /// Returns the upstreams of a family by name, each with the reference that it follows.

@@ -38,7 +38,12 @@ pub fn find(
         Some(workdir) => workdir,
         None => common_folder(directories),
     };
-    if let Some(other) = directories.iter().find(|directory| !directory.starts_with(&root)) {
+    let is_elsewhere = |directory: &&PathBuf| {
+        let found = Repository::discover(directory).ok();
+        let found = found.as_ref().and_then(Repository::workdir).map(canonical);
+        !directory.starts_with(&root) || found.is_some_and(|found| found.is_ok_and(|f| f != root))
+    };
+    if let Some(other) = directories.iter().find(is_elsewhere) {
         bail!(
             "{} and {} are in different repositories; import each on its own",
             first.display(),

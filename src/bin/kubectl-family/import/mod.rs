@@ -68,6 +68,7 @@ use crate::{
         sources::builds,
         tree::read_tree,
     },
+    input::plural,
     output::{Outcome, note},
 };
 
@@ -139,21 +140,28 @@ pub fn run(arguments: &ImportArguments) -> anyhow::Result<Outcome> {
         write::print(&imported.manifests)?;
         Vec::new()
     };
-    let edges: usize = imported.images.iter().map(|image| image.edges.len()).sum();
     let mut lines = report;
     for finding in &imported.findings {
         lines.push(format!("not imported: {finding}"));
     }
-    lines.push(format!(
-        "{} images with {edges} edges in {} families; {} not imported",
-        imported.images.len(),
-        imported.manifests.len(),
-        imported.findings.len()
-    ));
+    lines.push(summary(&imported));
     for line in &lines {
         note(line);
     }
     Ok(if imported.findings.is_empty() { Outcome::Fine } else { Outcome::Findings })
+}
+
+/// Returns the line that counts what was imported.
+fn summary(imported: &ImportedTree) -> String {
+    let (images, families) = (imported.images.len(), imported.manifests.len());
+    let edges: usize = imported.images.iter().map(|image| image.edges.len()).sum();
+    format!(
+        "{images} image{} with {edges} edge{} in {families} {}; {} not imported",
+        plural(images),
+        plural(edges),
+        if families == 1 { "family" } else { "families" },
+        imported.findings.len()
+    )
 }
 
 /// Reads the directories, and returns the families that follow.

@@ -82,11 +82,7 @@ fn add(known: &mut Vec<BuildDefinition>, definition: BuildDefinition) {
     };
     match known.iter_mut().find(is_same) {
         Some(other) => {
-            for reference in definition.references {
-                if !other.references.contains(&reference) {
-                    other.references.push(reference);
-                }
-            }
+            other.add_references(definition.references);
             other.mapped = definition.mapped;
         }
         None => known.push(definition),

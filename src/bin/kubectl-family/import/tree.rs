@@ -64,7 +64,13 @@ pub struct SourceTree {
     pub environments: BTreeMap<String, TreeFile>,
     /// The paths of all files that were found, with those that could not be read.
     found: BTreeSet<String>,
+    /// The folders of other repositories that were found.
+    other_repositories: BTreeSet<String>,
 }
+
+/// Why files of a clone or a submodule are not read: a source of this repository lacks them.
+const OTHER_REPOSITORY: &str =
+    "it is another Git repository, and a source has files of one only; import it on its own";
 
 /// What a file is, by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +80,13 @@ enum FileRole {
     Bake,
     Compose,
     Environment,
+}
+
+impl FileRole {
+    /// Whether a file says by itself that something is built.
+    const fn is_build(self) -> bool {
+        matches!(self, Self::Dockerfile | Self::Bake | Self::Compose)
+    }
 }
 
 /// Reads the files below the directories. Paths are relative to `root`, and so are the globs of
@@ -159,6 +172,13 @@ impl SourceTree {
         let Some(role) = file.file_name().and_then(|name| name.to_str()).and_then(role) else {
             return Ok(());
         };
+        if let Some(other) = other_repository(root, file) {
+            let place = relative(root, other);
+            if role.is_build() && self.other_repositories.insert(place.clone()) {
+                findings.push(ImportFinding::new(place, OTHER_REPOSITORY));
+            }
+            return Ok(());
+        }
         let path = relative(root, file);
         let Ok(kind) = file.symlink_metadata() else { return Ok(()) };
         if (!kind.is_file() && !kind.is_symlink()) || !self.found.insert(path.clone()) {
@@ -285,10 +305,21 @@ pub fn read_text_of(path: &Path, max_bytes: u64) -> anyhow::Result<String> {
 pub fn read_below(root: &Path, path: &str) -> anyhow::Result<String> {
     let is_link = |part: &Path| part.symlink_metadata().is_ok_and(|found| found.is_symlink());
     let on_disk = root.join(path);
+    if let Some(other) = other_repository(root, &on_disk) {
+        bail!("{} is another Git repository", relative(root, other));
+    }
     if on_disk.ancestors().take_while(|part| *part != root).any(is_link) {
         bail!("it is behind a symbolic link");
     }
     read_text(&on_disk)
+}
+
+/// Returns the folder of the Git repository that a file below the root belongs to, if it is not
+/// that of the root.
+fn other_repository<'a>(root: &Path, file: &'a Path) -> Option<&'a Path> {
+    let folders = file.ancestors().skip(1).take_while(|folder| *folder != root);
+    let mut repositories = folders.filter(|folder| folder.join(".git").exists());
+    repositories.next()
 }
 
 /// Returns a path below the root, with `/` between folders; empty for the root itself.
@@ -384,6 +415,25 @@ mod tests {
             let error = read_text(&path).expect_err(problem).to_string();
             assert!(error.contains(problem), "{error}");
         }
+    }
+
+    #[test]
+    fn files_of_another_repository_are_not_read() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let root = folder.path();
+        for name in ["a/Dockerfile", "clone/b/Dockerfile", "clone/c/Dockerfile", "library/.env"] {
+            std::fs::create_dir_all(root.join(name).parent().expect("a folder")).expect("a folder");
+            std::fs::write(root.join(name), "FROM scratch\n").expect("written");
+        }
+        git2::Repository::init(root.join("clone")).expect("a repository");
+        // As in a submodule.
+        std::fs::write(root.join("library/.git"), "gitdir: ../none\n").expect("written");
+        let mut findings = Vec::new();
+        let tree = read_tree(root, &[root.to_owned()], &[], &mut findings).expect("a tree");
+        assert_eq!(tree.dockerfiles.keys().collect::<Vec<_>>(), ["a/Dockerfile"]);
+        assert_eq!(findings, [ImportFinding::new("clone", OTHER_REPOSITORY)]);
+        let error = read_below(root, "clone/b/Dockerfile").expect_err("another repository");
+        assert_eq!(error.to_string(), "clone is another Git repository");
     }
 
     #[cfg(unix)]

@@ -70,6 +70,19 @@ fn a_line_after_a_block_scalar_stays() {
 }
 
 #[test]
+fn an_argument_of_the_manifest_that_the_dockerfile_does_not_declare_is_listed() {
+    let once = ImportedOnce::new();
+    once.edit("      V: \"1\"\n", "      V: \"1\"\n      N: mine\n");
+    assert_eq!(once.run(&[]), Vec::<String>::new());
+    once.add("images/b/Dockerfile", "FROM registry.example.com/platform/a\nARG N=1\n");
+    let before = once.manifest();
+    let listed = once.run(&[]);
+    assert_eq!(once.manifest(), before);
+    let [stale] = listed.as_slice() else { panic!("{listed:?}") };
+    assert!(stale.contains(": image b: args.V of the manifest stays"), "{stale}");
+}
+
+#[test]
 fn an_image_of_another_kind_of_source_is_listed_and_stays() {
     let once = ImportedOnce::new();
     once.append(

@@ -8,7 +8,10 @@ use groundswell::api::ImageFamily;
 
 use crate::{
     cluster::ClusterConnection,
-    input::{Estate, EstateOrigin, InputArguments, InputObjects, Place, PlacedFamily},
+    input::{
+        Estate, EstateOrigin, InputArguments,
+        objects::{InputObjects, Place, PlacedFamily},
+    },
 };
 
 /// Reads the families that the flags select.
@@ -20,7 +23,13 @@ pub async fn read(arguments: &InputArguments) -> anyhow::Result<Estate> {
         cluster.list(api(&cluster, arguments), ListParams::default()),
         cluster.list(api(&cluster, arguments), ListParams::default()),
     )?;
-    let objects = InputObjects { families: placed(families), images, cascades, requests };
+    let objects = InputObjects {
+        families: placed(families),
+        images,
+        cascades,
+        requests,
+        ..InputObjects::default()
+    };
     Ok(objects.estate(Vec::new(), EstateOrigin::Cluster))
 }
 

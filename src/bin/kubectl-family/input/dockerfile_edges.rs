@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use groundswell::{
-    api::{Image, ImageFamily, SourceKind},
+    api::{Image, ImageFamily},
     found_edges::{KnownParents, dockerfile, expand_edges},
     registry::Platform,
 };
@@ -67,12 +67,4 @@ pub fn add_dockerfile_edges(
         }
     }
     family.spec = expansion.spec;
-}
-
-/// Returns the Dockerfile of an image that is part of its family.
-pub fn inline_dockerfile(image: &Image) -> Option<String> {
-    match image.source.kind() {
-        Some(SourceKind::Inline(text)) => Some(text.to_owned()),
-        _ => None,
-    }
 }

@@ -1,6 +1,6 @@
 //! The line of a manifest that declares an image or an upstream.
 
-use crate::input::{EstateFamily, Place};
+use crate::input::{EstateFamily, objects::Place};
 
 impl EstateFamily {
     /// Returns the file and the line that declare an image or an upstream; `None` in a cluster.

@@ -18,8 +18,9 @@ use groundswell::api::{Cascade, FamilyRequest, ImageFamily, ManagedImage};
 use crate::{
     cluster::ClusterConnection,
     input::{
-        Estate, EstateOrigin, InputArguments, InputObjects,
+        Estate, EstateOrigin, InputArguments,
         cluster_objects::{api, placed, read},
+        objects::InputObjects,
     },
 };
 
@@ -209,6 +210,7 @@ impl LiveObjects {
             images: self.images.objects()?,
             cascades: self.cascades.objects()?,
             requests: self.requests.objects()?,
+            ..InputObjects::default()
         };
         Some(objects.estate(Vec::new(), EstateOrigin::Cluster))
     }

@@ -7,6 +7,7 @@ use std::{
     sync::Arc,
 };
 
+use k8s_openapi::api::core::v1::ConfigMap;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use serde_yaml::Options;
@@ -39,6 +40,7 @@ pub struct ParsedFile {
     pub images: Vec<ManagedImage>,
     pub cascades: Vec<Cascade>,
     pub requests: Vec<FamilyRequest>,
+    pub config_maps: Vec<ConfigMap>,
     pub problems: Vec<InputProblem>,
 }
 
@@ -141,6 +143,10 @@ impl ParsedFile {
                         self.add(item, DocumentPlace { root, ..place.clone() });
                     }
                 }
+            }
+            // One that is not valid is none of ours.
+            Some("ConfigMap") if written == "v1" => {
+                self.config_maps.extend(serde_json::from_value(object).ok());
             }
             Some("ImageFamily") if is_ours => self.add_family(object, place),
             Some("ManagedImage") if is_ours => {

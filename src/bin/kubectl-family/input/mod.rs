@@ -3,9 +3,11 @@
 //!
 //! - `files`: which files are read, and how much of them
 //! - `manifests`: the objects in a text, with a place for every problem
+//! - `objects`: the families of these objects
 //! - `family_lines`: the line that declares an image or an upstream
 //! - `positions`: line and column of a field
 //! - `recorded_edges`: edges that only the cluster knows
+//! - `config_maps`: the `ConfigMap`s with Dockerfiles
 //! - `dockerfile_edges`: edges that Dockerfiles name
 //! - `schema`: what the API server would reject
 //! - `cluster_objects`: the objects of a cluster
@@ -13,6 +15,7 @@
 //! - [`target`]: the image or upstream that a user names
 
 mod cluster_objects;
+mod config_maps;
 mod dockerfile_edges;
 mod family_lines;
 mod files;
@@ -20,6 +23,7 @@ mod files;
 pub mod fixtures;
 pub mod live;
 mod manifests;
+mod objects;
 mod positions;
 mod recorded_edges;
 mod schema;
@@ -28,26 +32,27 @@ pub mod target;
 mod tests;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap},
     fmt,
     path::PathBuf,
+    sync::Arc,
 };
 
 use anyhow::bail;
 use clap::Args;
-use kube::ResourceExt as _;
 
 use groundswell::{
-    api::{Cascade, FamilyRequest, Image, ImageFamily, ManagedImage, ManagedImageStatus},
-    engine::{Blueprint, expansion::expand, validate::validate},
-    lineage::{ImageIndex, families::FamilyName},
+    api::{AdoptedDigest, Cascade, FamilyRequest, Image, ImageFamily, ManagedImage},
+    engine::{Blueprint, validate::validate},
+    lineage::families::FamilyName,
 };
 
 use crate::{
     command_line::KubectlFlags,
     input::{
-        dockerfile_edges::{add_dockerfile_edges, inline_dockerfile},
-        manifests::ParsedFile,
+        config_maps::ConfigMaps,
+        dockerfile_edges::add_dockerfile_edges,
+        objects::{InputObjects, Place},
     },
     output::note,
 };
@@ -115,6 +120,8 @@ pub struct EstateFamily {
     pub cascades: Vec<Cascade>,
     /// The requests, the oldest first.
     pub requests: Vec<FamilyRequest>,
+    /// The `ConfigMap`s of its namespace that are here.
+    config_maps: Arc<ConfigMaps>,
     /// The names of the images whose edges follow from Dockerfiles that are not here.
     pub unknown_edges: BTreeSet<String>,
     place: Place,
@@ -153,8 +160,9 @@ impl Estate {
         Ok(estate)
     }
 
-    /// Reads the families that the flags select as [`read`](Self::read) does, and the edges that
-    /// Dockerfiles name of which `text_of` returns the text.
+    /// Reads the families that the flags select as [`read`](Self::read) does, with the `ConfigMap`s
+    /// that they are built from, and the edges that Dockerfiles name of which `text_of` returns the
+    /// text.
     ///
     /// # Errors
     ///
@@ -164,6 +172,7 @@ impl Estate {
         text_of: &dyn Fn(&Image) -> Option<String>,
     ) -> anyhow::Result<Self> {
         let mut estate = Box::pin(Self::read_if_any(arguments)).await?.with_families(arguments)?;
+        Box::pin(estate.read_config_maps(arguments)).await?;
         for family in &mut estate.families {
             family.add_dockerfile_edges(text_of);
         }
@@ -276,11 +285,25 @@ impl EstateFamily {
     /// Adds the edges that Dockerfiles name, if the family is valid with them.
     fn add_dockerfile_edges(&mut self, text_of: &dyn Fn(&Image) -> Option<String>) {
         let (mut family, mut unknown) = (self.family.clone(), self.unknown_edges.clone());
-        add_dockerfile_edges(&mut family, &mut unknown, text_of);
+        let text = |image: &Image| self.dockerfile(image).or_else(|| text_of(image));
+        add_dockerfile_edges(&mut family, &mut unknown, &text);
         if let Ok(blueprint) = validate(&family.spec) {
             (self.family, self.blueprint, self.unknown_edges) = (family, blueprint, unknown);
         }
     }
+}
+
+/// Returns the digest that builds use now of an upstream. `pinned` is that of an earlier build: it
+/// is the digest of a platform if the tag points to an index.
+pub fn digest_in_use(adopted: &AdoptedDigest, pinned: &str) -> String {
+    let content = adopted.content();
+    let mut built = content.built();
+    let digest = match (built.next(), built.next()) {
+        _ if content.names(pinned) => pinned,
+        (Some(only), None) => only,
+        _ => content.digest,
+    };
+    digest.to_owned()
 }
 
 /// Returns the ending of a plural.
@@ -297,8 +320,9 @@ impl InputArguments {
     fn no_family(&self) -> String {
         if self.filenames.is_empty() {
             let scope = if self.all_namespaces { "the cluster" } else { "the namespace" };
-            let all = if self.all_namespaces { "" } else { "; read all namespaces with -A" };
-            format!("{scope} has no ImageFamily that matches{all}, or name a file with -f")
+            let all = if self.all_namespaces { "" } else { "read all namespaces with -A, or " };
+            let matching = if self.selector.is_some() { " that matches" } else { "" };
+            format!("{scope} has no ImageFamily{matching}; {all}name a file with -f")
         } else if let Some(namespace) = &self.kubectl_flags.namespace {
             format!("the files have no ImageFamily in namespace {namespace}; name another one")
         } else {
@@ -307,204 +331,4 @@ impl InputArguments {
                 .into()
         }
     }
-}
-
-/// The objects of an input, before the families are expanded.
-#[derive(Debug, Default)]
-struct InputObjects {
-    families: Vec<PlacedFamily>,
-    images: Vec<ManagedImage>,
-    cascades: Vec<Cascade>,
-    requests: Vec<FamilyRequest>,
-}
-
-/// A family, and where its problems are.
-#[derive(Debug)]
-struct PlacedFamily {
-    family: ImageFamily,
-    place: Place,
-}
-
-/// Where an object is.
-#[derive(Clone, Debug)]
-enum Place {
-    /// In a document of a file.
-    File(manifests::DocumentPlace),
-    /// In the cluster, under this name.
-    Cluster(String),
-}
-
-impl Place {
-    /// Returns the place of a field, given by its JSON pointer in the object.
-    fn field(&self, pointer: &str) -> String {
-        match self {
-            Self::File(place) => place.field(pointer),
-            Self::Cluster(name) => name.clone(),
-        }
-    }
-}
-
-impl InputObjects {
-    /// Returns the objects of files, and the problems of the files.
-    fn of_files(read: &files::FilesRead, namespace: &str) -> (Self, Vec<InputProblem>) {
-        let mut objects = Self::default();
-        let mut problems = read.problems.clone();
-        for file in &read.files {
-            let manifest = ParsedFile::parse(file);
-            problems.extend(manifest.problems.iter().cloned());
-            objects.add(manifest, namespace);
-        }
-        (objects, problems)
-    }
-
-    /// Replaces what files say is recorded by what an estate has recorded.
-    fn keep_records_of(&mut self, estate: &Estate) {
-        let (mut images, mut cascades, mut requests) = (Vec::new(), Vec::new(), Vec::new());
-        for PlacedFamily { family, .. } in &mut self.families {
-            let (namespace, name) = (family.namespace().unwrap_or_default(), family.name_any());
-            let known = estate.family(&FamilyName { namespace, name });
-            family.status = known.and_then(|known| known.family.status.clone());
-            let Some(known) = known else { continue };
-            images.extend(known.images.values().cloned());
-            cascades.extend_from_slice(&known.cascades);
-            requests.extend_from_slice(&known.requests);
-        }
-        (self.images, self.cascades, self.requests) = (images, cascades, requests);
-    }
-
-    /// Adds the objects of a file. `namespace` is that of objects that name none.
-    fn add(&mut self, manifest: ParsedFile, namespace: &str) {
-        let default = |metadata: &mut kube::api::ObjectMeta| {
-            metadata.namespace.get_or_insert_with(|| namespace.to_owned());
-        };
-        let ParsedFile { families, mut images, mut cascades, mut requests, .. } = manifest;
-        for (mut family, place) in families {
-            default(&mut family.metadata);
-            self.families.push(PlacedFamily { family, place: Place::File(place) });
-        }
-        let images_of = images.iter_mut().map(|image| &mut image.metadata);
-        let cascades_of = cascades.iter_mut().map(|cascade| &mut cascade.metadata);
-        let requests_of = requests.iter_mut().map(|request| &mut request.metadata);
-        for metadata in images_of.chain(cascades_of).chain(requests_of) {
-            default(metadata);
-        }
-        self.images.append(&mut images);
-        self.cascades.append(&mut cascades);
-        self.requests.append(&mut requests);
-    }
-
-    /// Expands and validates the families, and gives each what is recorded of it.
-    fn estate(self, mut problems: Vec<InputProblem>, origin: EstateOrigin) -> Estate {
-        let of = |namespace: Option<String>, family: &str| FamilyName {
-            namespace: namespace.unwrap_or_default(),
-            name: family.to_owned(),
-        };
-        let mut records: HashMap<FamilyName, HashMap<String, ManagedImage>> = HashMap::new();
-        for image in self.images {
-            let family = records.entry(of(image.namespace(), &image.spec.family)).or_default();
-            family.insert(image.spec.image.clone(), image);
-        }
-        let mut families: BTreeMap<FamilyName, EstateFamily> = BTreeMap::new();
-        let mut places: HashMap<FamilyName, String> = HashMap::new();
-        for PlacedFamily { family, place } in self.families {
-            let name = FamilyName {
-                namespace: family.namespace().unwrap_or_default(),
-                name: family.name_any(),
-            };
-            if let Some(first) = places.insert(name.clone(), place.field("")) {
-                let message = format!("ImageFamily {name} is in {first}, too; remove one");
-                problems.push(InputProblem { place: place.field(""), message });
-                continue;
-            }
-            let images = records.remove(&name).unwrap_or_default();
-            match valid_family(name.clone(), family, images, &place) {
-                Ok(valid) => _ = families.insert(name, valid),
-                Err(found) => problems.extend(found),
-            }
-        }
-        for cascade in self.cascades {
-            if let Some(family) = families.get_mut(&of(cascade.namespace(), &cascade.spec.family)) {
-                family.cascades.push(cascade);
-            }
-        }
-        for request in self.requests {
-            if let Some(family) = families.get_mut(&of(request.namespace(), &request.spec.family)) {
-                family.requests.push(request);
-            }
-        }
-        for family in families.values_mut() {
-            family
-                .cascades
-                .sort_by_key(|cascade| (cascade.creation_timestamp(), cascade.name_any()));
-            family
-                .requests
-                .sort_by_key(|request| (request.creation_timestamp(), request.name_any()));
-        }
-        Estate { families: families.into_values().collect(), problems, origin }
-    }
-}
-
-impl EstateFamily {
-    /// Returns what is recorded of an image.
-    pub fn recorded(&self, image: ImageIndex) -> Option<&ManagedImageStatus> {
-        let spec = self.family.spec.images.get(image.position())?;
-        self.images.get(&spec.name)?.status.as_ref()
-    }
-
-    /// Returns the family of a cluster with the records of its images, by their names; `None` if
-    /// it is not valid.
-    pub fn of_objects(family: ImageFamily, images: HashMap<String, ManagedImage>) -> Option<Self> {
-        let namespace = family.namespace().unwrap_or_default();
-        let name = FamilyName { namespace, name: family.name_any() };
-        let place = Place::Cluster(name.to_string());
-        valid_family(name, family, images, &place).ok()
-    }
-}
-
-/// Expands and validates a family.
-fn valid_family(
-    name: FamilyName,
-    mut family: ImageFamily,
-    images: HashMap<String, ManagedImage>,
-    place: &Place,
-) -> Result<EstateFamily, Vec<InputProblem>> {
-    let written: Vec<String> = family.spec.images.iter().map(|image| image.name.clone()).collect();
-    let position = |image: &str| {
-        let index = written.iter().position(|written| written == image);
-        place.field(&index.map_or("/spec/images".into(), |index| format!("/spec/images/{index}")))
-    };
-    family.spec = expand(std::mem::take(&mut family.spec));
-    let left_out = family.spec.left_out.iter().map(|left_out| InputProblem {
-        place: position(&left_out.image),
-        message: left_out.problem.message.clone(),
-    });
-    let mut problems: Vec<InputProblem> = left_out.collect();
-    let mut unknown_edges = recorded_edges::add_recorded_edges(&mut family, &images);
-    add_dockerfile_edges(&mut family, &mut unknown_edges, &inline_dockerfile);
-    match validate(&family.spec) {
-        Ok(blueprint) => {
-            let of_images = family.spec.images.iter().zip(&blueprint.images);
-            problems.extend(of_images.filter_map(|(image, known)| {
-                let message = known.problem.as_ref()?.message.clone();
-                Some(InputProblem { place: position(&image.name), message })
-            }));
-            if problems.is_empty() {
-                return Ok(EstateFamily {
-                    name,
-                    family,
-                    blueprint,
-                    images,
-                    cascades: Vec::new(),
-                    requests: Vec::new(),
-                    unknown_edges,
-                    place: place.clone(),
-                    written,
-                });
-            }
-        }
-        Err(problem) => {
-            problems.push(InputProblem { place: place.field("/spec"), message: problem.message });
-        }
-    }
-    Err(problems)
 }

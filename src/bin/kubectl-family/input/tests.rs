@@ -163,7 +163,7 @@ fn odd_texts_never_panic() {
         &bomb,
     ] {
         let file = files::InputFile { name: "x".into(), text: text.into(), named: true };
-        let manifest = ParsedFile::parse(&file);
+        let manifest = manifests::ParsedFile::parse(&file);
         assert!(manifest.families.is_empty(), "{text}");
     }
 }

@@ -48,8 +48,8 @@ const EXAMPLES: &str = "Examples:
 pub struct LintArguments {
     #[command(flatten)]
     input: InputArguments,
-    /// Checkout of the Git repository that has the Dockerfiles. Without it, only inline Dockerfiles
-    /// are read
+    /// Checkout of the Git repository that has the Dockerfiles. Without it, only those outside of
+    /// Git are read
     #[arg(long, value_name = "DIR")]
     checkout: Option<PathBuf>,
     /// Rule that is not checked. May be repeated, or a list with commas

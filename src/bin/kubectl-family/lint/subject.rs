@@ -60,7 +60,7 @@ impl<'e> LintedEstate<'e> {
                 .spec
                 .images
                 .iter()
-                .map(|image| LintedDockerfile::read(image, checkout))
+                .map(|image| LintedDockerfile::read(family, image, checkout))
                 .collect(),
         });
         Self { families: families.collect(), now }
@@ -88,12 +88,11 @@ pub fn checked_out_text(image: &Image, checkout: Option<&Checkout>) -> Option<St
 }
 
 impl LintedDockerfile {
-    /// Reads the Dockerfile of an image, if it is here: not in a `ConfigMap`, and not in Git
-    /// without a checkout of its repository.
-    fn read(image: &Image, checkout: Option<&Checkout>) -> Self {
+    /// Reads the Dockerfile of an image, if it is here: in a `ConfigMap` that was read, and in Git
+    /// with a checkout of its repository.
+    fn read(family: &EstateFamily, image: &Image, checkout: Option<&Checkout>) -> Self {
         let mut read = Self::default();
         let text = match image.source.kind() {
-            Some(SourceKind::Inline(text)) => Ok(text.to_owned()),
             Some(SourceKind::Git(git)) => {
                 let Some(checkout) = checkout.filter(|checkout| checkout.is_of(git)) else {
                     return read;
@@ -103,7 +102,10 @@ impl LintedDockerfile {
                 read.file = Some(file);
                 text
             }
-            _ => return read,
+            _ => match family.dockerfile(image) {
+                Some(text) => Ok(text),
+                None => return read,
+            },
         };
         let stage = text.and_then(|text| {
             let stage = FinalStage::parse(&text, image.target.as_deref());

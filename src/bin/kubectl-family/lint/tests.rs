@@ -482,3 +482,24 @@ async fn tags_that_name_no_version_are_found() {
         assert_eq!(!found.is_empty(), is_found, "{tag}: {found:?}");
     }
 }
+
+#[tokio::test]
+async fn dockerfiles_in_config_maps_are_read() {
+    let source = "source: {configMap: {name: web, items: [{key: web, path: Dockerfile}]}}";
+    let dockerfile = "FROM alpine:3.24\nUSER root\nRUN apt-get update && apt-get install -y curl\n";
+    let family = family("shop", ALPINE, &[["web", ON_ALPINE, dockerfile]]);
+    let config_map = |key: &str| {
+        let text = dockerfile.replace('\n', "\n    ");
+        format!(
+            "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: web}}\ndata:\n  {key}: |\n    \
+             {text}"
+        )
+    };
+    let (inline, _) = family.split_once("    source:").expect("a source");
+    let lint = async |key: &str| {
+        let files = [format!("{inline}    {source}\n{}", config_map(key))];
+        lint_files(&files, &["unused-image"]).await.0
+    };
+    assert_eq!(lint("web").await, ["package-cache web:3"]);
+    assert_eq!(lint("other").await, Vec::<String>::new());
+}

@@ -77,8 +77,20 @@ pub async fn run(arguments: LogsArguments) -> anyhow::Result<Outcome> {
     let estate = Box::pin(Estate::read(&input)).await?;
     let (family, index) = arguments.image.find_image(&estate)?;
     let run = LoggedRun::of(family, index, arguments.work())?;
-    show(&cluster, &run, &arguments, &mut output::write).await?;
+    if let Some(why) = run.not_begun() {
+        note(&why);
+    }
+    if show(&cluster, &run, &arguments, &mut output::write).await? == LogExtent::Empty {
+        note("the log is empty");
+    }
     Ok(Outcome::Fine)
+}
+
+/// Whether a log has lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum LogExtent {
+    Lines,
+    Empty,
 }
 
 /// Shows the logs of a run: those of its pod, or what is recorded if there is no pod.
@@ -87,10 +99,12 @@ async fn show(
     run: &LoggedRun<'_>,
     arguments: &LogsArguments,
     write: &mut dyn FnMut(&str) -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<LogExtent> {
     let Some(pod) = run.pod(cluster).await? else {
-        return write(&(printable(&run.recorded(Timestamp::now())?) + "\n"));
+        write(&(printable(&run.recorded(Timestamp::now())?) + "\n"))?;
+        return Ok(LogExtent::Lines);
     };
+    let mut extent = LogExtent::Empty;
     let containers = pods::containers(&pod, arguments.container.as_deref())?;
     let part = LogPart { follow: arguments.follow, tail: arguments.tail };
     let has_headers = containers.len() > 1;
@@ -99,14 +113,23 @@ async fn show(
         if has_headers {
             write(&printable(&format!("==> {container} <==\n")))?;
         }
-        match log.show(&container, write).await? {
+        let mut write_lines = |text: &str| {
+            if !text.is_empty() {
+                extent = LogExtent::Lines;
+            }
+            write(text)
+        };
+        match log.show(&container, &mut write_lines).await? {
             LogEnd::Complete => {}
-            LogEnd::NotStarted(why) => note(&format!("container {container} has no log: {why}")),
+            LogEnd::NotStarted(why) => {
+                note(&format!("container {container} has no log: {why}"));
+                extent = LogExtent::Lines;
+            }
             LogEnd::PodGone => {
                 note("the pod was deleted before its log ended");
-                return Ok(());
+                return Ok(LogExtent::Lines);
             }
         }
     }
-    Ok(())
+    Ok(extent)
 }

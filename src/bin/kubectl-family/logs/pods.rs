@@ -8,7 +8,7 @@ use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
 use kube::{ResourceExt as _, api::ListParams};
 
 use groundswell::{
-    api::{ManagedImageStatus, labels},
+    api::{ImageState, ManagedImageStatus, labels},
     lineage::ImageIndex,
 };
 
@@ -62,6 +62,15 @@ impl<'a> LoggedRun<'a> {
             }
         }
         Ok(Self { family, image: &spec.name, status, work })
+    }
+
+    /// Says that a build is due that has not begun, so that the log is that of an earlier one.
+    pub fn not_begun(&self) -> Option<String> {
+        let state = self.status.filter(|status| status.build.is_some())?.state;
+        let is_due = matches!(state, ImageState::Waiting | ImageState::Queued);
+        (is_due && self.work == LoggedWork::NewestBuild).then(|| {
+            format!("{} is {}: this is the log of an earlier build", self.image, state.as_str())
+        })
     }
 
     /// Returns the newest pod of the run, or `None` if there is none any more.
@@ -119,7 +128,9 @@ impl<'a> LoggedRun<'a> {
                     "{image} has no pod and no record of a build {number}; list its builds with \
                      kubectl family history {image}"
                 ),
-                LoggedWork::NewestBuild => bail!("{image} was not built yet"),
+                LoggedWork::NewestBuild => bail!(
+                    "{image} was not built yet; kubectl family why {image} says what it waits for"
+                ),
             }
         };
         Ok(format!(

@@ -205,9 +205,15 @@ impl LineBuffer {
             }
             None => text.as_str(),
         };
-        let plain = anstream::adapter::strip_str(line.trim_end_matches('\r')).to_string();
+        let plain = anstream::adapter::strip_str(last_overwritten(line)).to_string();
         format!("{}{}\n", printable(&plain), if is_cut { " ..." } else { "" })
     }
+}
+
+/// Returns what a terminal shows of a line that writes over itself to show its progress.
+fn last_overwritten(line: &str) -> &str {
+    let line = line.trim_end_matches('\r');
+    line.rsplit_once('\r').map_or(line, |(_, last)| last)
 }
 
 /// Whether a container has a log.

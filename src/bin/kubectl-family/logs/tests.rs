@@ -93,8 +93,8 @@ async fn logs(
         written.push_str(text);
         Ok(())
     };
-    show(&cluster(answer), &run, &arguments, &mut write).await?;
-    Ok(written)
+    let extent = show(&cluster(answer), &run, &arguments, &mut write).await?;
+    Ok(if extent == LogExtent::Empty { "(empty)".into() } else { written })
 }
 
 fn query(request: &http::Request<Vec<u8>>) -> String {
@@ -110,7 +110,8 @@ async fn containers_are_shown_in_order_and_nothing_acts_on_the_terminal() {
             let container = container.split('&').next().expect("a container");
             let line = "2026-05-01T12:00:01.5Z";
             return FakeReply::Text(format!(
-                "{line} {container} 1\n{line} \u{1b}[31mred\u{1b}[0m\u{9b}2J\n{line} no end"
+                "{line} {container} 1%\r{container} 1\r\n{line} \u{1b}[31mred\u{1b}[0m\u{9b}2J\n\
+                 {line} no end"
             ));
         }
         let states = [("prepare", ended()), ("build", ended()), ("buildkitd", ended())];
@@ -139,6 +140,33 @@ async fn containers_are_shown_in_order_and_nothing_acts_on_the_terminal() {
     assert!(one.starts_with("build 1\n"), "{one}");
     let error = logs(answer, "-c none").await.expect_err("no such container").to_string();
     assert!(error.contains("it has prepare, build, buildkitd"), "{error}");
+}
+
+#[test]
+fn a_build_that_is_due_is_not_confused_with_the_last_one() {
+    let said = |state: &str, work: LoggedWork| {
+        let estate =
+            estate(&FAMILY.replace("state: Failed", &format!("state: {state}\n  build: 2")));
+        let (family, index) = arguments("shop/app").image.find_image(&estate).expect("an image");
+        LoggedRun::of(family, index, work).expect("a run").not_begun()
+    };
+    let queued = said("Queued", LoggedWork::NewestBuild).expect("a note");
+    assert_eq!(queued, "app is Queued: this is the log of an earlier build");
+    assert_eq!(said("Queued", LoggedWork::Build(1)), None);
+    assert_eq!(said("Building", LoggedWork::NewestBuild), None);
+}
+
+#[tokio::test]
+async fn a_log_without_a_line_is_empty() {
+    let answer = |request: &http::Request<Vec<u8>>| {
+        if query(request).contains("/log?") {
+            return FakeReply::Text(String::new());
+        }
+        let states = [("prepare", ended()), ("build", ended()), ("buildkitd", ended())];
+        list("Pod", &[pod("Succeeded", &states)])
+    };
+    assert_eq!(logs(answer, "-c build").await.expect("a log"), "(empty)");
+    assert_eq!(logs(answer, "").await.expect("a log"), "(empty)");
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,8 +4,10 @@ use comfy_table::{Attribute, Cell, Color, Table, presets};
 
 use groundswell::{api::condition::shorten, terminal::printable};
 
+/// Width to which every column is cut before one of them is cut to less.
+const LEGIBLE_WIDTH: usize = 15;
 /// Minimum width to which a column is cut, however narrow the terminal.
-const MIN_COLUMN_WIDTH: usize = 15;
+const MIN_COLUMN_WIDTH: usize = 5;
 /// Number of spaces between two columns.
 const COLUMN_GAP: usize = 2;
 
@@ -56,7 +58,7 @@ pub fn render(header: &[&str], rows: Vec<Vec<StyledText>>, width: Option<u16>) -
     let widths = width.map_or(widths.clone(), |width| fit(widths, usize::from(width)));
     let mut table = Table::new();
     table.load_style(presets::NOTHING).enforce_styling();
-    table.set_header(header.to_vec());
+    table.set_header(header.iter().zip(&widths).map(|(name, width)| shorten(name, *width)));
     for row in rows {
         table.add_row(
             row.into_iter().zip(&widths).map(|(cell, width)| cell.cut(*width)).collect::<Vec<_>>(),
@@ -68,13 +70,13 @@ pub fn render(header: &[&str], rows: Vec<Vec<StyledText>>, width: Option<u16>) -
     table.lines().fold(String::new(), |text, line| text + line.trim_end() + "\n")
 }
 
-/// Reduces the widths of columns to fit into `width`: first that of the last column down to the
-/// minimum, then always the widest.
+/// Reduces the widths of columns to fit into `width`: first that of the last column as long as it
+/// is legible, then always the widest.
 fn fit(mut widths: Vec<usize>, width: usize) -> Vec<usize> {
-    let excess =
-        (widths.iter().map(|width| width + COLUMN_GAP).sum::<usize>()).saturating_sub(width);
+    let gaps = COLUMN_GAP * widths.len().saturating_sub(1);
+    let excess = (widths.iter().sum::<usize>() + gaps).saturating_sub(width);
     for _ in 0..excess {
-        let last = widths.last().is_some_and(|last| *last > MIN_COLUMN_WIDTH);
+        let last = widths.last().is_some_and(|last| *last > LEGIBLE_WIDTH);
         let chosen = if last { widths.last_mut() } else { widths.iter_mut().max() };
         match chosen {
             Some(width) if *width > MIN_COLUMN_WIDTH => *width -= 1,
@@ -97,4 +99,23 @@ impl StyledText {
 /// Returns a text as one line without control characters.
 pub fn one_line(text: &str) -> String {
     printable(&text.split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_line_is_wider_than_the_terminal() {
+        let header = ["LEVEL", "IMAGE", "STATE", "BUILD", "DIGEST", "STATE-AGE", "MESSAGE"];
+        let row =
+            ["1", "flask-helloworld", "Building", "12", "2aea60fbe9b0", "118s", "build 12 runs"];
+        for width in [49, 60, 80] {
+            let text = render(&header, vec![row.map(StyledText::from).to_vec()], Some(width));
+            let plain = anstream::adapter::strip_str(&text).to_string();
+            assert_eq!(plain.lines().count(), 2, "{plain}");
+            let widest = plain.lines().map(|line| line.chars().count()).max();
+            assert!(widest <= Some(usize::from(width)), "{width}: {plain}");
+        }
+    }
 }

@@ -2,6 +2,7 @@ use std::{collections::BTreeSet, path::Path};
 
 use groundswell::{
     api::{ImageState, Window},
+    engine::Observed,
     lineage::UpstreamIndex,
 };
 
@@ -69,6 +70,48 @@ fn a_move_builds_the_descendants_of_the_upstream_and_nothing_else() {
             assert_eq!(built(family, &moved(family, upstream)), expected);
         }
     }
+}
+
+#[test]
+fn the_source_of_an_image_is_that_of_its_newest_build_also_if_it_has_failed() {
+    let recorded = |state: &str| {
+        format!(
+            "apiVersion: groundswell.dev/v1alpha1
+kind: ImageFamily
+metadata: {{name: shop}}
+spec:
+  repository: registry.example.com/shop
+  upstreams: [{{name: debian, image: docker.io/library/debian}}]
+  images:
+  - {{name: app, from: [{{upstream: debian}}], source: {{configMap: {{name: app}}}}}}
+status:
+  upstreams: [{{name: debian, adopted: {{digest: 'sha256:d1'}}}}]
+---
+apiVersion: groundswell.dev/v1alpha1
+kind: ManagedImage
+metadata: {{name: shop.app}}
+spec: {{family: shop, image: app}}
+status:
+  state: {state}
+  digest: sha256:a1
+  build: 1
+  fingerprint: f1
+  inputs: {{parents: [{{name: debian, digest: 'sha256:d1'}}], source: s1, spec: s, strategy: s}}
+  history:
+  - {{build: 2, fingerprint: f2, message: failed,
+     causes: [{{type: Source, name: app, from: s1, to: s2}}]}}
+  - {{build: 1, fingerprint: f1, digest: 'sha256:a1', message: new}}
+"
+        )
+    };
+    let source = |state: &str| {
+        let estate = estate(&recorded(state));
+        let assumed = AssumedDigests::default();
+        let run = DryRun::new(&estate.families[0], &assumed, now());
+        run.input().images[0].source.clone()
+    };
+    assert_eq!(source("Failed"), Observed::Known("s2".to_owned()));
+    assert_eq!(source("Current"), Observed::Known("s1".to_owned()));
 }
 
 #[test]

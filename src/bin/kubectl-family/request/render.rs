@@ -29,7 +29,10 @@ pub fn answer(request: &FamilyRequest) -> String {
         None => return "not read by a controller yet".into(),
     };
     let message = request.status.as_ref().map_or("", |status| status.message.as_str());
-    let images = request.status.as_ref().and_then(|status| status.images);
+    let is_carried_out =
+        !matches!(request.state(), Some(RequestState::Refused | RequestState::Superseded));
+    let images = request.status.as_ref().filter(|_| is_carried_out);
+    let images = images.and_then(|status| status.images);
     let images = images.map_or_else(String::new, |images| {
         format!("; it applies to {images} image{}", if images == 1 { "" } else { "s" })
     });

@@ -88,10 +88,10 @@ fn digest_of(image: &str, status: ManagedImageStatus, asked: &str) -> anyhow::Re
             bail!("several builds of {image} begin with {}: write more of it", printable(asked))
         }
         (None, _) => {
-            let known: Vec<String> =
-                builds.iter().take(MAX_BUILDS).map(BuildChoice::describe).collect();
-            let known = if known.is_empty() { "none".into() } else { known.join("\n  ") };
-            bail!("{image} has no recorded build {}; it has\n  {known}", printable(asked))
+            let line = |build: &BuildChoice| format!("\n  {}", build.describe());
+            let known: String = builds.iter().take(MAX_BUILDS).map(line).collect();
+            let known = if known.is_empty() { " none" } else { &known };
+            bail!("{image} has no recorded build {}; it has{known}", printable(asked))
         }
     }
 }

@@ -26,7 +26,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use groundswell::api::{ImageFamily, ManagedImage};
 
-pub use crate::status::render::age;
+pub use crate::status::render::{age, age_of};
 use crate::{
     cluster::ClusterConnection,
     command_line::KubectlFlags,

@@ -152,17 +152,22 @@ fn elapsed(image: &ManagedImage, now: Timestamp) -> Duration {
 
 /// Returns the failures of images, each with the last lines of its log, at most `lines` lines.
 pub fn failures(images: &[&ManagedImage], lines: Option<usize>) -> Vec<String> {
+    let failed = images.iter().filter_map(|image| {
+        let status = image.status.as_ref().filter(|status| status.state == ImageState::Failed)?;
+        Some((image, status.state, &status.failure.as_ref()?.last))
+    });
+    let failed: Vec<_> = failed.collect();
+    // What has gone wrong is at the end of a log.
+    let of_each = lines.map(|lines| (lines / failed.len().max(1)).max(2));
     let mut shown = Vec::new();
-    for image in images {
-        let Some(status) = &image.status else { continue };
-        let Some(failure) = status.failure.as_ref().filter(|_| status.state == ImageState::Failed)
-        else {
-            continue;
-        };
-        let head = format!("{}: {}", image.spec.image, failure.last.reason);
-        shown.push(paint(&crate::output::table::one_line(&head), Some(of_state(status.state))));
-        let text = groundswell::terminal::printable(&failure.last.message);
-        shown.extend(text.lines().map(|line| format!("  {line}")));
+    for (image, state, last) in &failed {
+        let head = format!("{}: {}", image.spec.image, last.reason);
+        shown.push(paint(&crate::output::table::one_line(&head), Some(of_state(*state))));
+        let text = groundswell::terminal::printable(&last.message);
+        let text: Vec<&str> = text.lines().collect();
+        let skipped = of_each.map_or(0, |lines| text.len().saturating_sub(lines - 1));
+        let end = text.iter().skip(skipped);
+        shown.extend(end.map(|line| format!("  {line}")));
     }
     if let Some(lines) = lines.filter(|lines| shown.len() > *lines) {
         let hidden = shown.len() - lines.saturating_sub(1);

@@ -272,6 +272,8 @@ fn image_row(image: &ManagedImage, now: Timestamp) -> Vec<StyledText> {
         row.push("not reconciled yet".into());
         return row;
     };
+    // A column has the state already.
+    let reason = if status.reason == status.state.as_str() { "" } else { &status.reason };
     vec![
         image.spec.level.into(),
         StyledText { bold: true, ..(&image.spec.image).into() },
@@ -279,7 +281,7 @@ fn image_row(image: &ManagedImage, now: Timestamp) -> Vec<StyledText> {
         status.build.map_or_else(|| "-".to_owned(), |build| build.to_string()).into(),
         short(status.digest.as_deref()).into(),
         age(status.since, now).into(),
-        explanation(&status.reason, &status.message).into(),
+        explanation(reason, &status.message).into(),
     ]
 }
 
@@ -403,7 +405,12 @@ pub fn explanation(reason: &str, message: &str) -> String {
 /// Returns the time since `since`, in the format of kubectl.
 pub fn age(since: Option<Timestamp>, now: Timestamp) -> String {
     let Some(since) = since else { return "-".into() };
-    let seconds = now.duration_since(since).as_secs().max(0);
+    age_of(now.duration_since(since).as_secs())
+}
+
+/// Returns an age of this many seconds, in the format of kubectl.
+pub fn age_of(seconds: i64) -> String {
+    let seconds = seconds.max(0);
     match seconds {
         0..120 => format!("{seconds}s"),
         120..7_200 => format!("{}m", seconds / 60),

@@ -16,7 +16,7 @@ use groundswell::{
 };
 
 use crate::{
-    input::{Estate, EstateFamily, InputArguments, target::TargetName},
+    input::{Estate, EstateFamily, InputArguments, digest_in_use, target::TargetName},
     output::{self, Document, Outcome, Terminal},
     plan::dry_run::{AssumedDigests, DryRun},
     why::report::{BuiltOn, Reported, WaitsFor},
@@ -157,7 +157,7 @@ impl<'a> ExplainedImage<'a> {
             at = image.parent(parent);
             let newest = match (at, parent) {
                 (Some(base), _) => base.status().and_then(|status| status.digest.clone()),
-                (None, Parent::Upstream(upstream)) => image.adopted(upstream),
+                (None, Parent::Upstream(upstream)) => image.adopted(upstream, &pinned.digest),
                 (None, _) => None,
             };
             chain.push(BuiltOn::new(pinned, newest));
@@ -174,11 +174,12 @@ impl<'a> ExplainedImage<'a> {
         Some((*parents.get(base)?, inputs.parents.get(base)?))
     }
 
-    /// Returns the digest at which an upstream is adopted.
-    fn adopted(self, upstream: UpstreamIndex) -> Option<String> {
+    /// Returns the digest that builds use of an upstream. `pinned` is that of the last build.
+    fn adopted(self, upstream: UpstreamIndex, pinned: &str) -> Option<String> {
         let name = &self.family.family.spec.upstreams.get(upstream.position())?.name;
         let mut known = self.family.family.status.as_ref()?.upstreams.iter();
-        Some(known.find(|known| known.name == *name)?.adopted.as_ref()?.digest.clone())
+        let adopted = known.find(|known| known.name == *name)?.adopted.as_ref()?;
+        Some(digest_in_use(adopted, pinned))
     }
 
     /// Returns what the image waits for: the parents that are not current, to those that no parent

@@ -5,7 +5,10 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use groundswell::{
-    api::{BuildRecord, Cause, CauseType, ImageState, ManagedImageStatus, ParentDigest},
+    api::{
+        BuildRecord, Cause, CauseType, ImageState, ManagedImageStatus, ParentDigest,
+        request::name_of_nonce,
+    },
     engine::causes::short,
     lineage::families::FamilyName,
     terminal::printable,
@@ -153,9 +156,10 @@ impl Reported<'_> {
 
     fn headline(&self) -> String {
         let status = self.status;
-        let since = match status.since {
-            Some(since) => format!(" since {}", age(Some(since), self.now)),
-            None => String::new(),
+        let state = status.state.as_str();
+        let state = match status.since {
+            Some(since) => format!("has been {state} for {}", age(Some(since), self.now)),
+            None => format!("is {state}"),
         };
         let last = status.history.iter().find(|build| build.build == status.build);
         let last = match status.build {
@@ -165,7 +169,7 @@ impl Reported<'_> {
             None => String::new(),
         };
         let (family, image) = (self.family, self.image);
-        format!("{family}/{image} is {}{since}{last}", status.state.as_str())
+        format!("{family}/{image} {state}{last}")
     }
 }
 
@@ -207,7 +211,9 @@ fn sentence(
         CauseType::Spec if cause.from.is_empty() => format!("image {name} was added"),
         CauseType::Spec => format!("the spec of {name} changed"),
         CauseType::Strategy => format!("the build strategy {name} changed{values}"),
-        CauseType::Manual => format!("a user requested it with {name}"),
+        CauseType::Manual => {
+            format!("a user requested a rebuild of {name} ({})", name_of_nonce(&cause.to))
+        }
     };
     let through = cause.via.iter().map(|image| format!(", so {image} was rebuilt"));
     let end = match tense {

@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use serde::Serialize;
 
 use groundswell::{
-    api::{ManagedImageStatus, Upstream},
+    api::{Cause, CauseType, ImageState, ManagedImageStatus, Upstream},
     engine::{
         BuildAllowance, BuildOutcome, DecideInput, Observed, ObservedBuild, ObservedDigest,
         ObservedImage, ObservedImport, ObservedRequest, ObservedUpstream,
@@ -93,7 +93,9 @@ impl DryRun<'_> {
         let known = self.images.get(index.position())?;
         let object = self.family.images.get(&image.name);
         let inputs = known.verified.as_ref().map(|verified| &verified.inputs);
-        let recorded = inputs.map(|inputs| &inputs.source).filter(|_| !known.has_new_source);
+        let moved = known.record.as_ref().and_then(|record| moved_source(record, &image.name));
+        let recorded = moved.or(inputs.map(|inputs| &inputs.source));
+        let recorded = recorded.filter(|_| !known.has_new_source);
         let source = blueprint.inline.clone();
         let source = source.unwrap_or_else(|| revision(&image.source, recorded));
         let strategy = strategy_of(&self.family.family.spec, image);
@@ -155,6 +157,17 @@ pub(super) fn running_build(record: &ManagedImageStatus) -> Option<ObservedBuild
         repository: None,
         live: true,
     })
+}
+
+/// Returns the revision to which the source of an image has moved since its last verified build, if
+/// the causes of a later build that has failed say so.
+fn moved_source<'a>(record: &'a ManagedImageStatus, image: &str) -> Option<&'a String> {
+    let failed = record.history.first().filter(|build| build.digest.is_empty())?;
+    let causes = Some(&failed.causes).filter(|_| record.state != ImageState::Current)?;
+    let is_source = |cause: &&Cause| {
+        cause.type_ == CauseType::Source && cause.name == image && cause.via.is_empty()
+    };
+    causes.iter().find(is_source).map(|cause| &cause.to).filter(|to| !to.is_empty())
 }
 
 /// Returns the revision of a source or a strategy: the recorded one of a build, or else one that
