@@ -9,7 +9,7 @@ use std::str;
 
 use crate::{
     api::{FamilyRequestSpec, request::RequestedAction},
-    builds, contents, engine, registry,
+    builds, contents, engine, package_indexes, registry,
     terminal::printable,
 };
 
@@ -25,7 +25,7 @@ pub struct Target {
 }
 
 /// All formats.
-pub const TARGETS: [Target; 14] = [
+pub const TARGETS: [Target; 17] = [
     Target { name: "builder-output", run: builds::fuzz::builder_output },
     Target { name: "docker-config", run: registry::fuzz::docker_config },
     Target { name: "dockerfile", run: builds::fuzz::dockerfile },
@@ -35,6 +35,9 @@ pub const TARGETS: [Target; 14] = [
     Target { name: "image-config", run: registry::fuzz::image_config },
     Target { name: "layer", run: contents::fuzz::layer },
     Target { name: "manifest", run: registry::fuzz::manifest },
+    Target { name: "package-index", run: package_indexes::fuzz::package_index },
+    Target { name: "package-release", run: package_indexes::fuzz::release },
+    Target { name: "package-sources", run: package_indexes::fuzz::package_sources },
     Target { name: "package-version", run: contents::fuzz::version },
     Target { name: "reference", run: registry::fuzz::reference },
     Target { name: "request", run: request },

@@ -27,6 +27,7 @@ pub mod lease;
 pub mod lineage;
 pub mod object_watch;
 pub mod operator;
+pub mod package_indexes;
 pub mod preflight;
 pub mod registry;
 pub mod rollout;

@@ -2,18 +2,19 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    io::{self, Read},
+    io,
     sync::{Arc, Mutex, PoisonError},
 };
 
-use bytes::{Buf, Bytes};
 use indexmap::IndexMap;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
-use tokio::sync::mpsc;
 
 use crate::{
-    contents::{ImagePackages, LayerContent, LayerError, Stack},
+    contents::{
+        ImagePackages, Inventory, LayerContent, LayerError, Stack, inventory::Inventories,
+        received::ReceivedParts,
+    },
     registry::{
         Client, Descriptor, Digest, ImageConfig, ImageManifest, Index, IndexEntry, Keychain,
         ManifestKind, Platform, Reference, RegistryError,
@@ -26,8 +27,6 @@ const MAX_IMAGE_LAYERS: usize = 512;
 const MAX_PLATFORMS: usize = 64;
 /// Maximum size of the compressed layers of an image together in bytes.
 const MAX_IMAGE_BYTES: u64 = 64 << 30;
-/// Number of parts of a layer that wait to be decompressed.
-const WAITING_PARTS: usize = 1;
 /// Maximum size of the databases of layers that are kept for other images in bytes.
 const MAX_KEPT_BYTES: usize = 256 << 20;
 /// Maximum size of an image's configuration in bytes.
@@ -241,6 +240,25 @@ impl ContentsReader {
         })
     }
 
+    /// Reads the packages of an image from its layers, with the layer that brings each, and the
+    /// settings that say where they come from.
+    pub async fn inventory(&self, image: &ReadImage) -> Result<Inventory, ContentsError> {
+        let mut inventories = Inventories::default();
+        for layer in &image.manifest.layers {
+            let content = self.layer(&image.reference, layer).await?;
+            inventories.add(content).map_err(|problem| ContentsError::Layer {
+                image: image.reference.to_string(),
+                digest: layer.digest.clone(),
+                problem,
+            })?;
+        }
+        let inventory = tokio::task::spawn_blocking(move || inventories.finish()).await;
+        inventory.map_err(|error| ContentsError::Image {
+            image: image.reference.to_string(),
+            problem: format!("its databases cannot be read: {error}"),
+        })
+    }
+
     /// Reads a layer of an image. A layer that another image needs at the same time is read once.
     pub async fn layer(
         &self,
@@ -271,8 +289,7 @@ impl ContentsReader {
             digest: layer.digest.clone(),
             problem,
         };
-        let (sender, receiver) = mpsc::channel(WAITING_PARTS);
-        let parts = ReceivedParts { receiver, current: Bytes::new() };
+        let (sender, parts) = ReceivedParts::channel();
         let reading = tokio::task::spawn_blocking(move || LayerContent::read(parts));
         let (mut hash, mut start) = (Sha256::new(), 0);
         while start < layer.size {
@@ -332,22 +349,4 @@ fn commands(config: &Value) -> Vec<String> {
         command.unwrap_or_default().to_owned()
     };
     history.filter(is_layer).map(command).collect()
-}
-
-/// The parts of a layer as they are received.
-struct ReceivedParts {
-    receiver: mpsc::Receiver<Bytes>,
-    current: Bytes,
-}
-
-impl Read for ReceivedParts {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.current.is_empty() {
-            match self.receiver.blocking_recv() {
-                Some(part) => self.current = part,
-                None => return Ok(0),
-            }
-        }
-        (&mut self.current).reader().read(buffer)
-    }
 }

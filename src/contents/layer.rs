@@ -1,5 +1,5 @@
-//! Reads one layer: a tar, of which only the databases of package managers and what removes them
-//! are kept.
+//! Reads one layer: a tar, of which only the databases and settings of package managers and what
+//! removes them are kept.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,7 +11,7 @@ use tar::{Archive, Entry, EntryType};
 
 use crate::contents::{
     decompress::{Decompressed, OutputBounds},
-    packages::{is_database, may_hold_database},
+    packages::{is_database, is_setting, may_hold_database},
     stack::DatabaseFile,
 };
 
@@ -28,6 +28,8 @@ const MAX_DEPTH: usize = 256;
 const MAX_EXTENSION_BYTES: u64 = 1 << 20;
 /// Maximum size of one database in bytes.
 const MAX_DATABASE_BYTES: u64 = 256 << 20;
+/// Maximum size of one setting in bytes: larger ones are none.
+const MAX_SETTING_BYTES: u64 = 1 << 20;
 /// Maximum size of the databases of a layer together in bytes.
 const MAX_DATABASES_BYTES: u64 = 384 << 20;
 /// Maximum number of databases that a layer has, and that it removes: distroless images have one
@@ -169,6 +171,8 @@ impl LayerReader {
         } else if !is_database(&path) {
             // A file in place of a folder hides what the layers below have in that.
             self.remove(path)?;
+        } else if kind.is_file() && is_setting(&path) && entry.size() > MAX_SETTING_BYTES {
+            self.content.databases.insert(path, DatabaseFile::Oversized);
         } else if kind.is_file() {
             let bytes = self.database(&path, &mut entry)?;
             self.content.databases.insert(path, DatabaseFile::Content(bytes));

@@ -6,9 +6,13 @@
 
 mod decompress;
 mod image;
+mod inventory;
+#[cfg(test)]
+mod inventory_tests;
 mod layer;
 mod package;
 mod packages;
+mod received;
 mod rpm_header;
 mod rpm_sqlite;
 mod stack;
@@ -22,8 +26,10 @@ mod layer_tests;
 #[cfg(test)]
 mod packages_tests;
 
+pub(crate) use crate::contents::received::ReceivedParts;
 pub use crate::contents::{
     image::{ContentsError, ContentsReader, ReadImage},
+    inventory::{Inventory, PackageSettings},
     layer::{LayerContent, LayerError},
     package::{Ecosystem, Package},
     packages::ImagePackages,

@@ -1,4 +1,5 @@
-//! Where package managers keep their databases, and the packages that an image's databases list.
+//! Where package managers keep their databases and settings, and the packages that an image's
+//! databases list.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,9 +20,12 @@ enum Format {
     /// A format of RPM that is not read: Berkeley DB (until Red Hat Enterprise Linux 8), and ndb
     /// (SUSE).
     OtherRpm,
+    /// No database: a setting that says which repositories packages come from, and which keys sign
+    /// them.
+    Settings,
 }
 
-/// A place of databases: a file, or all files of a folder.
+/// A place of databases or settings: a file, or all files of a folder.
 pub(super) struct DatabasePath {
     path: &'static str,
     format: Format,
@@ -34,7 +38,7 @@ impl DatabasePath {
 }
 
 /// All places. One that ends with a slash is a folder, of whose files each is a database.
-pub(super) const DATABASE_PATHS: [DatabasePath; 12] = [
+pub(super) const DATABASE_PATHS: [DatabasePath; 31] = [
     DatabasePath::new("lib/apk/db/installed", Format::Apk),
     DatabasePath::new("usr/lib/apk/db/installed", Format::Apk),
     DatabasePath::new("var/lib/dpkg/status", Format::Dpkg),
@@ -47,6 +51,25 @@ pub(super) const DATABASE_PATHS: [DatabasePath; 12] = [
     DatabasePath::new("usr/lib/sysimage/rpm/Packages", Format::OtherRpm),
     DatabasePath::new("var/lib/rpm/Packages.db", Format::OtherRpm),
     DatabasePath::new("usr/lib/sysimage/rpm/Packages.db", Format::OtherRpm),
+    DatabasePath::new("etc/apk/keys/", Format::Settings),
+    DatabasePath::new("etc/apk/repositories", Format::Settings),
+    DatabasePath::new("etc/apk/repositories.d/", Format::Settings),
+    DatabasePath::new("etc/apk/world", Format::Settings),
+    DatabasePath::new("etc/apt/keyrings/", Format::Settings),
+    DatabasePath::new("etc/apt/preferences", Format::Settings),
+    DatabasePath::new("etc/apt/preferences.d/", Format::Settings),
+    DatabasePath::new("etc/apt/sources.list", Format::Settings),
+    DatabasePath::new("etc/apt/sources.list.d/", Format::Settings),
+    DatabasePath::new("etc/apt/trusted.gpg", Format::Settings),
+    DatabasePath::new("etc/apt/trusted.gpg.d/", Format::Settings),
+    DatabasePath::new("etc/distro.repos.d/", Format::Settings),
+    DatabasePath::new("etc/dnf/vars/", Format::Settings),
+    DatabasePath::new("etc/os-release", Format::Settings),
+    DatabasePath::new("etc/yum.repos.d/", Format::Settings),
+    DatabasePath::new("etc/yum/vars/", Format::Settings),
+    DatabasePath::new("etc/zypp/repos.d/", Format::Settings),
+    DatabasePath::new("usr/lib/os-release", Format::Settings),
+    DatabasePath::new("usr/share/keyrings/", Format::Settings),
 ];
 
 /// The files of `status.d` that list the files of a package.
@@ -63,7 +86,17 @@ fn format(path: &str) -> Option<Format> {
     place.map(|place| place.format)
 }
 
-/// Whether a file of this path is a database.
+/// Whether a file of this path is a database that lists installed packages.
+pub(super) fn lists_packages(path: &str) -> bool {
+    format(path).is_some_and(|format| format != Format::Settings)
+}
+
+/// Whether a file of this path is a setting: it says where packages come from.
+pub(super) fn is_setting(path: &str) -> bool {
+    format(path) == Some(Format::Settings)
+}
+
+/// Whether a file of this path is a database or a setting.
 pub(super) fn is_database(path: &str) -> bool {
     format(path).is_some()
 }
@@ -92,7 +125,9 @@ impl ImagePackages {
     pub(super) fn read(databases: BTreeMap<String, DatabaseFile>) -> Self {
         let (mut read, mut empty) = (Self::default(), Vec::new());
         for (path, file) in databases {
-            let Some(format) = format(&path) else { continue };
+            let Some(format) = format(&path).filter(|format| *format != Format::Settings) else {
+                continue;
+            };
             let DatabaseFile::Content(bytes) = file else {
                 read.problems.push(format!("{path} is a link, which is not followed"));
                 continue;
@@ -106,6 +141,7 @@ impl ImagePackages {
                 Format::SqliteLog => {
                     Err("has changes that are not in the database yet, which are not read".into())
                 }
+                Format::Settings => continue,
                 Format::OtherRpm => Err("is a database of RPM in a format that is not read".into()),
             };
             match packages {

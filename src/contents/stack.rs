@@ -17,13 +17,15 @@ pub(super) enum DatabaseFile {
     Content(Bytes),
     /// A link, which is not followed.
     Link,
+    /// A setting that is too large to be one.
+    Oversized,
 }
 
 impl DatabaseFile {
     pub(super) const fn len(&self) -> usize {
         match self {
             Self::Content(bytes) => bytes.len(),
-            Self::Link => 0,
+            Self::Link | Self::Oversized => 0,
         }
     }
 }
@@ -31,7 +33,7 @@ impl DatabaseFile {
 /// The databases of package managers in an image, from its layers.
 #[derive(Clone, Debug, Default)]
 pub struct Stack {
-    databases: BTreeMap<String, DatabaseFile>,
+    pub(super) databases: BTreeMap<String, DatabaseFile>,
     databases_bytes: usize,
     unpacked: u64,
 }

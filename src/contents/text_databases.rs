@@ -24,6 +24,15 @@ pub(super) fn dpkg(bytes: &[u8]) -> Result<Vec<Package>, String> {
     Ok(packages)
 }
 
+/// Returns the packages of `var/lib/dpkg/status` that a user has set on hold, as
+/// `name:architecture`.
+pub(super) fn held(bytes: &[u8]) -> impl Iterator<Item = String> + '_ {
+    let found = paragraphs(bytes, ": ", ["package", "architecture", "status"]);
+    found
+        .filter(|[.., status]| status.split_whitespace().next() == Some("hold"))
+        .map(|[name, architecture, _]| format!("{name}:{architecture}"))
+}
+
 /// Reads `lib/apk/db/installed`.
 pub(super) fn apk(bytes: &[u8]) -> Result<Vec<Package>, String> {
     let mut packages = Vec::new();

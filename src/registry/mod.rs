@@ -67,6 +67,7 @@ pub use crate::registry::{
     platform::Platform,
     reference::{ParseReferenceError, Reference},
     transport::{
-        MayWrite, OutgoingRequest, ResponseBody, Transport, TransportError, full_body, with_causes,
+        MayWrite, OutgoingRequest, ResponseBody, Transport, TransportError, full_body,
+        http_transport, with_causes,
     },
 };

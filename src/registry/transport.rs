@@ -114,6 +114,15 @@ impl HttpTransport {
     }
 }
 
+/// Returns a transport over HTTP with this configuration of registries: its timeouts, authorities
+/// and addresses. Proxies are those of the environment.
+///
+/// # Errors
+/// Returns an error if the configuration cannot be used.
+pub fn http_transport(config: &Config) -> Result<Arc<dyn Transport>, RegistryError> {
+    Ok(Arc::new(HttpTransport::new(config)?))
+}
+
 impl Transport for HttpTransport {
     fn check(&self, url: &Url) -> Result<(), RefusedAddress> {
         self.addresses.check_url(url)

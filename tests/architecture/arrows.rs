@@ -6,7 +6,7 @@ use crate::sources::{Reexports, paths_in, sources};
 
 /// Each module with the modules that it may use in addition to itself. A module that is not listed
 /// fails the test.
-const MODULES: [(&str, &[&str]); 26] = [
+const MODULES: [(&str, &[&str]); 27] = [
     ("api", &[]),
     ("backoff", &[]),
     ("build_info", &[]),
@@ -25,6 +25,7 @@ const MODULES: [(&str, &[&str]); 26] = [
     ("builds", &["api", "identity", "registry"]),
     ("found_edges", &["api", "builds", "engine", "lineage", "registry"]),
     ("contents", &["registry"]),
+    ("package_indexes", &["contents", "registry"]),
     ("rollout", &["api", "object_watch"]),
     ("server", &["api", "build_info"]),
     ("hints", &["registry"]),
@@ -79,7 +80,7 @@ const MODULES: [(&str, &[&str]); 26] = [
 const ROOTS: [&str; 3] = ["lib", "main", "fuzz"];
 
 /// What the plugin uses of the library: what the controller decides with, and nothing that acts.
-const PLUGIN: [&str; 12] = [
+const PLUGIN: [&str; 13] = [
     "api",
     "build_info",
     "builds",
@@ -89,6 +90,7 @@ const PLUGIN: [&str; 12] = [
     "engine",
     "identity",
     "lineage",
+    "package_indexes",
     "preflight",
     "registry",
     "terminal",

@@ -74,9 +74,10 @@ const REPLACED: [(&str, &str); 43] = [
 ];
 
 /// Phrases in which such a word is right, and why.
-const ALLOWED: [(&str, &str); 3] = [
+const ALLOWED: [(&str, &str); 4] = [
     ("budget: serde yaml::budget!", "the option of the YAML parser that bounds what it reads"),
     ("retry budget", "what `policy.retries` leaves of the attempts"),
+    ("etc/apk/world", "the file of apk that lists what a user has installed"),
     ("disruption budget", "the kind `PodDisruptionBudget` of Kubernetes"),
 ];
 

@@ -17,6 +17,7 @@ mod input;
 mod krew;
 mod lint;
 mod online;
+mod outdated;
 mod plan;
 mod runs;
 mod ui;

@@ -11,7 +11,7 @@ use groundswell::{
 
 use crate::{
     audit, check, completion, contains, diff, discover, examples, graph, history, impact, import,
-    layers, lint, logs, man, output, plan, request, status, ui, why,
+    layers, lint, logs, man, outdated, output, plan, request, status, ui, why,
 };
 
 /// The command line.
@@ -44,6 +44,8 @@ enum PluginCommand {
     Layers(Box<layers::LayersArguments>),
     /// Check families and their Dockerfiles for what a linter of single Dockerfiles cannot see
     Lint(Box<lint::LintArguments>),
+    /// Show which installed packages have a newer version in the repositories of their image
+    Outdated(Box<outdated::OutdatedArguments>),
     /// Show the status of a family and its images, or of all families if no name is given
     #[command(after_long_help = examples::STATUS)]
     Status(status::StatusArguments),
@@ -140,6 +142,9 @@ pub async fn run(command_line: CommandLine) -> anyhow::Result<ExitCode> {
         }
         PluginCommand::Lint(arguments) => {
             return Box::pin(lint::run(*arguments)).await.map(Into::into);
+        }
+        PluginCommand::Outdated(arguments) => {
+            return Box::pin(outdated::run(*arguments)).await.map(Into::into);
         }
         PluginCommand::Status(arguments) => status::run(arguments).await?,
         PluginCommand::Graph(arguments) => return Ok(graph::run(*arguments).await?.into()),
@@ -264,7 +269,7 @@ mod tests {
         command.build();
         let mut texts = vec![command.render_long_help().to_string()];
         texts.extend(command.get_subcommands_mut().map(|one| one.render_long_help().to_string()));
-        assert_eq!(texts.len(), 30, "the command itself, its commands, and help");
+        assert_eq!(texts.len(), 31, "the command itself, its commands, and help");
         for text in texts {
             assert!(!text.contains('`'), "a back-quote in:\n{text}");
         }

@@ -27,6 +27,7 @@ mod layers;
 mod lint;
 mod logs;
 mod man;
+mod outdated;
 mod output;
 mod plan;
 #[cfg(test)]

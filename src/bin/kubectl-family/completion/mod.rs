@@ -106,9 +106,9 @@ fn kind(command: &str, argument: &str) -> Option<NameKind> {
         }
         ("hold" | "unhold" | "approve", "upstream") | ("plan", "moved") => Some(NameKind::Upstream),
         ("graph", "image") | ("impact", "target") => Some(NameKind::Target),
-        ("graph", "focus") | ("why" | "layers" | "diff" | "history" | "logs", "image") => {
-            Some(NameKind::Image)
-        }
+        ("graph", "focus")
+        | ("why" | "layers" | "diff" | "history" | "logs", "image")
+        | ("outdated", "images") => Some(NameKind::Image),
         _ => None,
     }
 }

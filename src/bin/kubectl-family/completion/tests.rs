@@ -17,6 +17,7 @@ fn the_arguments_that_take_names_exist() {
             "check family",
             "diff image",
             "layers image",
+            "outdated images",
             "status family",
             "graph image",
             "graph focus",

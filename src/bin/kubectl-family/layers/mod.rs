@@ -128,7 +128,7 @@ pub async fn layers_in_family(
     let spec = &family.family.spec;
     let read = reader.image(&current_reference(family, image)?).await?;
     let mut ancestors = Vec::new();
-    for Ancestor { name, reference } in base_chain(estate, family, image) {
+    for Ancestor { name, reference, .. } in base_chain(estate, family, image) {
         let found = match &reference {
             Some(reference) => reader.image(reference).await.map(Some),
             None => Ok(None),
@@ -284,7 +284,11 @@ enum Columns {
 
 /// Returns the name of the image that brings each layer: the lowest of those that begin with it. It
 /// is empty if an ancestor below that one is not known, which may bring the layer, too.
-fn owners(name: &str, image: &ReadImage, ancestors: &[(String, Option<ReadImage>)]) -> Vec<String> {
+pub fn owners(
+    name: &str,
+    image: &ReadImage,
+    ancestors: &[(String, Option<ReadImage>)],
+) -> Vec<String> {
     let digests: Vec<&Digest> = image.manifest.layers.iter().map(|layer| &layer.digest).collect();
     let shared = |ancestor: &ReadImage| {
         let layers = ancestor.manifest.layers.iter().map(|layer| &layer.digest);

@@ -15,6 +15,7 @@ use crate::{
     impact::ImpactDocument,
     layers::ImageLayers,
     lint::LintReport,
+    outdated::report::OutdatedReport,
     output::API_VERSION,
     plan::PlanDocument,
     why::WhyDocument,
@@ -51,6 +52,7 @@ fn the_schemas_are_published() {
         ("impact", schema::<ImpactDocument>("Impact")),
         ("layers", schema::<ImageLayers>("ImageLayers")),
         ("lint", schema::<LintReport>("LintReport")),
+        ("outdated", schema::<OutdatedReport>("OutdatedPackages")),
         ("plan", schema::<PlanDocument>("Plan")),
         ("why", schema::<WhyDocument>("Why")),
     ] {

@@ -73,6 +73,21 @@ impl RegistryArguments {
     ///
     /// Returns an error if a flag or the Docker configuration cannot be used.
     pub fn access(&self) -> anyhow::Result<RegistryAccess> {
+        let config = self.config()?;
+        let default = format!("linux/{}", std::env::consts::ARCH);
+        let platform = self.platform.as_deref().unwrap_or(&default);
+        let platform = Platform::from_user(platform)
+            .ok_or_else(|| anyhow!("`{platform}` is no platform; write linux/amd64"))?;
+        let keychain = keychain(|name| std::env::var(name).ok())?;
+        Ok(RegistryAccess { client: Client::new(config)?, keychain, platform })
+    }
+
+    /// Returns how hosts are reached.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if a flag cannot be used.
+    pub fn config(&self) -> anyhow::Result<Config> {
         let mut config = Config {
             plain_http: self.plain_http.clone(),
             timeout: REQUEST_TIMEOUT,
@@ -83,12 +98,7 @@ impl RegistryArguments {
             config.ca_bundle = CaBundle::read(path).with_context(|| path.display().to_string())?;
         }
         config.validate()?;
-        let default = format!("linux/{}", std::env::consts::ARCH);
-        let platform = self.platform.as_deref().unwrap_or(&default);
-        let platform = Platform::from_user(platform)
-            .ok_or_else(|| anyhow!("`{platform}` is no platform; write linux/amd64"))?;
-        let keychain = keychain(|name| std::env::var(name).ok())?;
-        Ok(RegistryAccess { client: Client::new(config)?, keychain, platform })
+        Ok(config)
     }
 }
 

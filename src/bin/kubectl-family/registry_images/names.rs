@@ -82,6 +82,8 @@ pub struct Ancestor {
     pub name: String,
     /// What it is, if that is known.
     pub reference: Option<Reference>,
+    /// Whether it is an upstream, which no family builds.
+    pub is_upstream: bool,
 }
 
 /// Returns the images that an image is built on by `use: Base`, the lowest first, through all
@@ -95,7 +97,7 @@ pub fn base_chain(estate: &Estate, family: &EstateFamily, image: ImageIndex) -> 
             break;
         }
         let Some(spec) = family.family.spec.images.get(current.position()) else { break };
-        let unknown = || Ancestor { name: String::new(), reference: None };
+        let unknown = || Ancestor { name: String::new(), reference: None, is_upstream: false };
         if family.unknown_edges.contains(&spec.name) {
             chain.push(unknown());
             break;
@@ -115,7 +117,8 @@ pub fn base_chain(estate: &Estate, family: &EstateFamily, image: ImageIndex) -> 
                     let used = used_digest(family, &spec.name, &upstream.name);
                     Some(used.map_or(reference.clone(), |used| reference.with_digest(&used)))
                 });
-                chain.push(Ancestor { name: edge.parent().to_owned(), reference });
+                let name = edge.parent().to_owned();
+                chain.push(Ancestor { name, reference, is_upstream: true });
             }
             Parent::Import(import) => {
                 next = imported(estate, family, edge);
@@ -124,7 +127,7 @@ pub fn base_chain(estate: &Estate, family: &EstateFamily, image: ImageIndex) -> 
                 if let Some((other, image)) = next {
                     chain.push(ancestor(other, image, &name));
                 } else {
-                    chain.push(Ancestor { name, reference: None });
+                    chain.push(Ancestor { name, reference: None, is_upstream: false });
                     chain.push(unknown());
                 }
             }
@@ -135,7 +138,8 @@ pub fn base_chain(estate: &Estate, family: &EstateFamily, image: ImageIndex) -> 
 }
 
 fn ancestor(family: &EstateFamily, image: ImageIndex, name: &str) -> Ancestor {
-    Ancestor { name: name.to_owned(), reference: current_reference(family, image).ok() }
+    let reference = current_reference(family, image).ok();
+    Ancestor { name: name.to_owned(), reference, is_upstream: false }
 }
 
 /// Returns the image of another family that an edge names, if the estate has it.
