@@ -77,7 +77,7 @@ pub fn package_sources(input: &[u8]) {
         let uri = match &repository.location {
             Location::Deb { uri, .. } | Location::Apk { uri, .. } | Location::Rpm { uri } => uri,
         };
-        let url: url::Url = uri.parse().expect("a URL");
+        let Ok(url) = uri.parse::<url::Url>() else { unreachable!("{uri} is no URL") };
         assert!(url.username().is_empty() && url.password().is_none(), "{url} has a credential");
         _ = repository.keyring(&inventory.settings);
     }

@@ -1,4 +1,4 @@
-//! Signatures that GnuPG and OpenSSL have made, in `fixtures`.
+//! Signatures that `GnuPG` and OpenSSL have made, in `fixtures`.
 
 use jiff::Timestamp;
 
@@ -15,7 +15,9 @@ const APK_SHA256: &[u8] = include_bytes!("fixtures/APKINDEX.sha256.tar.gz");
 
 fn keyring(keys: &[&[u8]]) -> Keyring {
     let mut keyring = Keyring::default();
-    keys.iter().for_each(|key| keyring.add(key));
+    for key in keys {
+        keyring.add(key);
+    }
     keyring
 }
 

@@ -1,4 +1,4 @@
-//! Who has signed an index: signatures of OpenPGP for Debian and its kin, and of RSA for Alpine.
+//! Who has signed an index: signatures of `OpenPGP` for Debian and its kin, and of RSA for Alpine.
 //!
 //! The keys are those of the image, as its package manager uses them: an index that the image would
 //! reject must not say what is newest.
@@ -46,7 +46,7 @@ pub struct Keyring {
 }
 
 impl Keyring {
-    /// Adds the keys of a file of OpenPGP, in binary form or armoured. What is no key is skipped,
+    /// Adds the keys of a file of `OpenPGP`, in binary form or armoured. What is no key is skipped,
     /// as apt does.
     pub fn add(&mut self, file: &[u8]) {
         let Ok((keys, _)) = SignedPublicKey::from_reader_many_buf(Cursor::new(file)) else {

@@ -56,7 +56,7 @@ async fn registry() -> TestRegistry {
     let middle = layer(&[("var/lib/dpkg/status", &status(&runtime))]);
     let top = layer(&[("var/lib/dpkg/status", &status(&app))]);
     let mut images = TestImages::default();
-    images.add("library/debian:12", &[below.clone()], json!({}));
+    images.add("library/debian:12", std::slice::from_ref(&below), json!({}));
     images.add("team/runtime:latest", &[below.clone(), middle.clone()], json!({}));
     images.add("team/app:latest", &[below, middle, top], json!({}));
     images.add("team/static:latest", &[layer(&[("app", "x")])], json!({}));

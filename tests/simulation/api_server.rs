@@ -81,7 +81,7 @@ impl Call {
         self.method != Method::GET && !self.dry_run
     }
 
-    fn shown(&self) -> String {
+    pub fn shown(&self) -> String {
         let kind = self.kind.map_or_else(|| "Event".to_owned(), |kind| format!("{kind:?}"));
         // The name of an Event contains the real time.
         let name = if self.kind.is_some() { &self.key.name } else { "" };
@@ -156,7 +156,7 @@ fn arrive(cluster: &mut Cluster, call: Call) -> Option<Result<Answer, tower::Box
                     let down = u64::try_from(crash.down.as_millis()).unwrap_or(u64::MAX);
                     let latest = if call.status { down + 20_000 } else { 3000 };
                     let late = cluster.faults.machinery.pause(1..latest);
-                    cluster.schedule(late, Event::Late(Box::new(call)));
+                    cluster.schedule(late, Event::Late(cluster.process, Box::new(call)));
                 }
             }
             cluster.kill(crash.down);
@@ -199,7 +199,11 @@ fn arrive(cluster: &mut Cluster, call: Call) -> Option<Result<Answer, tower::Box
 pub fn execute(cluster: &mut Cluster, call: Call) -> Answer {
     let shown = call.shown();
     let writes = call.writes();
+    let written = call.kind.filter(|_| call.status).map(|kind| (kind, call.key.clone()));
     let (code, answer) = answer(cluster, call);
+    if let Some(written) = written.filter(|_| code == 200 && !cluster.is_late) {
+        cluster.status_writers.insert(written, cluster.process);
+    }
     if writes {
         cluster.note(format_args!("{code} {shown}"));
     }

@@ -49,8 +49,8 @@ pub enum Event {
     Collect,
     /// The invariants are inspected that no event violates.
     Inspect,
-    /// A write arrives whose sender has died.
-    Late(Box<crate::api_server::Call>),
+    /// A write of the process with this number arrives after that has died.
+    Late(u64, Box<crate::api_server::Call>),
 }
 
 /// A violated invariant.
@@ -85,6 +85,8 @@ pub struct Cluster {
     pub limits: BuildLimits,
     /// Whether the call that takes effect now was sent by a process that has died.
     pub is_late: bool,
+    /// The process that has written a status last.
+    pub status_writers: BTreeMap<(Kind, Key), u64>,
     pub crash: Option<Crash>,
     /// The number of the running process; 0 while none runs.
     pub process: u64,
@@ -134,6 +136,7 @@ impl Cluster {
             faults,
             limits: BuildLimits::default(),
             is_late: false,
+            status_writers: BTreeMap::new(),
             crash: None,
             process: 0,
             traffic: None,

@@ -11,6 +11,7 @@ use jiff::SignedDuration;
 use serde_json::{Value, json};
 
 use crate::{
+    api_server::{self, Call},
     cluster::{Cluster, Event},
     edits::{edit_family, provide_source},
     garbage_collector,
@@ -103,12 +104,7 @@ pub fn handle_event(cluster: &mut Cluster, script: &Script, event: Event) {
         Event::Work(job, stage) => job_controller::proceed(cluster, &job, stage),
         Event::Inspect => invariants::inspection::inspect(cluster),
         Event::Collect => garbage_collector::collect(cluster),
-        Event::Late(call) => {
-            cluster.is_late = true;
-            let (code, _) = crate::api_server::execute(cluster, *call);
-            cluster.is_late = false;
-            cluster.note(format_args!("late {code}"));
-        }
+        Event::Late(sender, call) => arrive_late(cluster, sender, *call),
         Event::Completes(name, whole) => {
             if cluster.invariants.history.is_completion_due(&name, &whole) {
                 set_upstream(cluster, &name, &whole);
@@ -151,3 +147,17 @@ pub fn stop_faults(cluster: &mut Cluster) {
 
 /// Upper bound on the time until the system converges.
 pub const MAX_CONVERGENCE_TIME: Duration = Duration::from_hours(12);
+
+/// A write arrives after its sender has died. It must not replace what a later process has written.
+fn arrive_late(cluster: &mut Cluster, sender: u64, call: Call) {
+    let shown = call.shown();
+    let status = call.kind.filter(|_| call.status).map(|kind| (kind, call.key.clone()));
+    let writer = status.and_then(|status| cluster.status_writers.get(&status).copied());
+    cluster.is_late = true;
+    let (code, _) = api_server::execute(cluster, call);
+    cluster.is_late = false;
+    cluster.note(format_args!("late {code}"));
+    if code == 200 && writer.is_some_and(|writer| writer > sender) {
+        cluster.violated("no late status replaces a newer one", shown);
+    }
+}

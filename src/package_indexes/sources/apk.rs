@@ -3,7 +3,7 @@
 use crate::{
     contents::PackageSettings,
     package_indexes::sources::{
-        Architectures, ImageSources, Location, PackageRepository, SignedBy,
+        Architectures, ImageSources, Location, PackageRepository, SignedBy, has_extension,
     },
 };
 
@@ -19,7 +19,7 @@ pub(super) fn read(
     let lists = settings.files.get_key_value(REPOSITORIES).into_iter();
     let lists = lists.map(|(path, text)| (path.as_str(), text));
     let folder = settings.folder("etc/apk/repositories.d/");
-    for (path, text) in lists.chain(folder.filter(|(path, _)| path.ends_with(".list"))) {
+    for (path, text) in lists.chain(folder.filter(|(path, _)| has_extension(path, "list"))) {
         for (number, line) in String::from_utf8_lossy(text).lines().enumerate() {
             read_line(&format!("{path}:{}", number + 1), line, architectures, sources);
         }

@@ -6,6 +6,7 @@ use crate::{
     contents::PackageSettings,
     package_indexes::sources::{
         Architectures, ImageSources, Location, MAX_REPOSITORIES, PackageRepository, SignedBy,
+        has_extension,
     },
 };
 
@@ -19,14 +20,14 @@ pub(super) fn read(
     let list = list.map(|(path, text)| (path.as_str(), text));
     for (path, text) in list.chain(settings.folder("etc/apt/sources.list.d/")) {
         let text = String::from_utf8_lossy(text);
-        if path.ends_with(".list") {
+        if has_extension(path, "list") {
             for (number, line) in text.lines().enumerate() {
                 let place = format!("{path}:{}", number + 1);
                 if let Some(entry) = SourceEntry::of_line(&place, line, sources) {
                     entry.add_to(architectures, sources);
                 }
             }
-        } else if path.ends_with(".sources") {
+        } else if has_extension(path, "sources") {
             for entry in fields(path, &text).filter_map(SourceEntry::of_fields) {
                 entry.add_to(architectures, sources);
             }

@@ -251,3 +251,8 @@ impl Architectures {
         }
     }
 }
+
+/// Whether the name of a file has this extension, in which case counts.
+fn has_extension(path: &str, extension: &str) -> bool {
+    std::path::Path::new(path).extension().is_some_and(|known| known == extension)
+}

@@ -1,4 +1,4 @@
-//! PackageSettings of images, as distributions and users write them.
+//! Settings of images, as distributions and users write them.
 
 use std::collections::BTreeMap;
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::{
     contents::PackageSettings,
     package_indexes::sources::{
-        Architectures, ImageSources, Location, PackageRepository, SignedBy,
+        Architectures, ImageSources, Location, PackageRepository, SignedBy, has_extension,
     },
 };
 
@@ -30,7 +30,7 @@ pub(super) fn read(
 ) {
     let variables = variables(settings, &architectures.native);
     for (path, text) in FOLDERS.iter().flat_map(|folder| settings.folder(folder)) {
-        if !path.ends_with(".repo") {
+        if !has_extension(path, "repo") {
             continue;
         }
         for section in sections(path, &String::from_utf8_lossy(text)) {

@@ -118,17 +118,14 @@ pub async fn run(arguments: OutdatedArguments) -> anyhow::Result<Outcome> {
     let indexes = IndexClient::new(http_transport(&config)?, mirrors);
     let needs_families = arguments.images.is_empty()
         || arguments.images.iter().any(|image| matches!(image, ImageArgument::Name(_)));
-    let estate = match needs_families {
-        true => Some(Box::pin(Estate::read(&arguments.input)).await?),
-        false => None,
-    };
+    let estate =
+        if needs_families { Some(Box::pin(Estate::read(&arguments.input)).await?) } else { None };
     let mut report = OutdatedReport::default();
     let images = arguments.checked(estate.as_ref(), &mut report)?;
     OutdatedReader::new(&contents, &indexes, &exclude).read(images, &mut report).await;
-    report.finish(match arguments.security {
-        true => UpdateSelection::Security,
-        false => UpdateSelection::All,
-    });
+    let selection =
+        if arguments.security { UpdateSelection::Security } else { UpdateSelection::All };
+    report.finish(selection);
     for problem in &report.problems {
         note(&format!("incomplete: {problem}"));
     }
