@@ -120,6 +120,8 @@ fn next_query(link: &str, page: &Url) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
     use crate::registry::{
         Config,
@@ -160,8 +162,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_list_that_never_ends_is_cut() {
-        let endless = |request: &RecordedRequest| {
-            let next = format!("</v2/x?last={}a>; rel=\"next\"", request.target.len());
+        let page = AtomicUsize::new(0);
+        let endless = move |_: &RecordedRequest| {
+            let page = page.fetch_add(1, Ordering::SeqCst);
+            let next = format!("</v2/x?last={page}>; rel=\"next\"");
             reply(200, &[("link", &next)], r#"{"tags":["a"]}"#)
         };
         let (result, requests) = list(3, endless).await;

@@ -33,7 +33,7 @@ const EXAMPLES: &str = "Examples:
   kubectl family outdated shop/web -o wide
   kubectl family outdated -f family.yaml --security
   kubectl family outdated registry.example.com/shop/web:latest
-  kubectl family outdated --mirror http://deb.debian.org=https://mirror.example.com";
+  kubectl family outdated --mirror http://debian.example.org=https://mirror.example.com";
 
 /// The arguments of the command.
 #[derive(Args, Clone, Debug)]
@@ -69,7 +69,7 @@ impl FromStr for MirrorArgument {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        const FORM: &str = "write http://deb.debian.org=https://mirror.example.com";
+        const FORM: &str = "write http://debian.example.org=https://mirror.example.com";
         let (from, to) = text.split_once('=').ok_or(FORM)?;
         for url in [from, to] {
             let url = Url::parse(url).map_err(|_| FORM)?;
