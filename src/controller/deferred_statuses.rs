@@ -10,11 +10,12 @@ use std::{
 };
 
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 
-use crate::{
-    api::{CheckRecord, CheckState, ImageState, ManagedImage, ManagedImageStatus},
-    controller::family::record::image_status::own_conditions,
+use crate::api::{
+    CheckRecord, CheckState, ImageState, ManagedImage, ManagedImageStatus,
+    condition::{READY, RECONCILING, STALLED},
 };
 
 /// How long an image is in a passing state before that state is written.
@@ -190,6 +191,16 @@ fn with_status(record: &ManagedImage, status: &ManagedImageStatus) -> ManagedIma
     let foreign = stored.conditions.iter().filter(|condition| !own.contains(condition));
     status.conditions.extend(foreign.cloned());
     ManagedImage { status: Some(status), ..record.clone() }
+}
+
+/// Returns the conditions that the family reconciler owns.
+#[must_use]
+pub fn own_conditions(conditions: &[Condition]) -> Vec<Condition> {
+    conditions
+        .iter()
+        .filter(|condition| [READY, RECONCILING, STALLED].contains(&condition.type_.as_str()))
+        .cloned()
+        .collect()
 }
 
 /// Returns the part of a status that the family reconciler writes.

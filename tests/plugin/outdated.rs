@@ -202,7 +202,10 @@ async fn an_index_that_cannot_be_read_is_no_answer() {
 #[test]
 fn bad_arguments_are_named() {
     for (line, said) in [
-        ("outdated --mirror http://debian.example.org", "write http://debian.example.org=https://mirror"),
+        (
+            "outdated --mirror http://debian.example.org",
+            "write http://debian.example.org=https://mirror",
+        ),
         ("outdated --mirror file:/a=http://b", "write http://debian.example.org=https://mirror"),
         ("outdated r.example/a:1 --exclude [", "error"),
         ("outdated no/such/family/image", "error"),

@@ -17,7 +17,7 @@ use serde_json::json;
 use crate::{
     api::{ManagedImage, ManagedImageSpec, ManagedImageStatus, labels},
     controller::{
-        deferred_statuses::DeferredStatuses,
+        deferred_statuses::{DeferredStatuses, own_conditions},
         error::{ReconcileError, call},
         family::{
             observe::ownership::record_name,
@@ -25,7 +25,7 @@ use crate::{
             record::{
                 counting::RecordChange,
                 events::Notice,
-                image_status::{ImageChange, needs_user, own_conditions},
+                image_status::{ImageChange, needs_user},
             },
         },
         object_cache::Key,

@@ -1,7 +1,6 @@
 //! What the record of an image says: the status of its `ManagedImage`. Pure.
 
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use crate::{
     api::{
@@ -231,15 +230,6 @@ fn adoption_to_record(change: ImageChange<'_>) -> Option<AdoptionRecord> {
     let earlier = old.adopted.as_ref();
     let earlier = earlier.filter(|old| promoted.is_some_and(|digest| *digest == old.digest));
     of_verified.or_else(|| earlier.cloned())
-}
-
-/// Returns the conditions that the family reconciler owns.
-pub(crate) fn own_conditions(conditions: &[Condition]) -> Vec<Condition> {
-    conditions
-        .iter()
-        .filter(|condition| [READY, RECONCILING, STALLED].contains(&condition.type_.as_str()))
-        .cloned()
-        .collect()
 }
 
 /// Returns whether an image in this state stays in it until a user changes something.
