@@ -49,9 +49,12 @@ pub fn compare(seeds: impl Iterator<Item = u64>) -> Comparison {
     let mut comparison = Comparison::default();
     for seed in seeds {
         let script = Script::draw(seed);
-        let Some(moved) = move_upstreams(&script) else {
-            comparison.wrong.push((seed, "an invariant is violated".into()));
-            continue;
+        let moved = match move_upstreams(&script) {
+            Ok(moved) => moved,
+            Err(violation) => {
+                comparison.wrong.push((seed, format!("{violation:?}")));
+                continue;
+            }
         };
         match plan(&folder.join(format!("{seed}.json")), &script, &moved) {
             Ok(planned) => comparison.add(seed, &planned, &moved),

@@ -71,8 +71,9 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 /// Runs a script until its faults have stopped and every family is at rest, and on until the
-/// patches of all upstreams have arrived. Returns nothing if an invariant is violated.
-pub fn move_upstreams(script: &Script) -> Option<MovedUpstreams> {
+/// patches of all upstreams have arrived. Returns the first violation of an invariant, if there is
+/// one.
+pub fn move_upstreams(script: &Script) -> Result<MovedUpstreams, Violation> {
     runtime().block_on(async {
         let mut simulation = Simulation::new(script, TraceOutput::None);
         simulation.run_script().await;
@@ -93,13 +94,8 @@ pub fn move_upstreams(script: &Script) -> Option<MovedUpstreams> {
             attempts.iter().all(|attempt| matches!(attempt.end, Some((AttemptEnd::Succeeded, _))))
                 && plans::all_at_rest(&cluster);
         let built = attempts.iter().map(name).collect();
-        cluster.violation.is_none().then_some(MovedUpstreams {
-            objects,
-            at,
-            built,
-            has_succeeded,
-            traffic,
-        })
+        let moved = MovedUpstreams { objects, at, built, has_succeeded, traffic };
+        cluster.violation.take().map_or(Ok(moved), Err)
     })
 }
 

@@ -97,6 +97,7 @@ fn script() -> Script {
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "takes minutes without optimization")]
 fn a_cascade_of_200_images_asks_registries_a_few_times_per_image() {
     let images: usize = LEVELS.iter().sum();
     let moved = move_upstreams(&script()).expect("no invariant is violated");

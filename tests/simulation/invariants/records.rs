@@ -25,8 +25,10 @@ use crate::{
     registry::built_digest,
 };
 
-/// Upper bound on the bytes of a status.
+/// Upper bound on the bytes of a status that lists few images.
 const MAX_STATUS_BYTES: usize = 96 * 1024;
+/// Upper bound on the bytes per image of a status that lists many.
+const MAX_BYTES_PER_IMAGE: usize = 1024;
 /// How long a tag must point to a digest again that was replaced before.
 const RETURN_AGE: Duration = Duration::from_hours(24);
 /// The precision of times in records.
@@ -164,7 +166,8 @@ pub fn written(cluster: &mut Cluster, kind: Kind, before: Option<&Value>, object
         }
     }
     let bytes = status.to_string().len();
-    if bytes > MAX_STATUS_BYTES {
+    let listed = status["images"].as_array().map_or(0, Vec::len);
+    if bytes > MAX_STATUS_BYTES.max(listed * MAX_BYTES_PER_IMAGE) {
         found.push((
             "statuses are bounded",
             format!("{kind:?} {name}: its status has {bytes} bytes"),
