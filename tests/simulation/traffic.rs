@@ -104,7 +104,9 @@ fn a_cascade_of_200_images_asks_registries_a_few_times_per_image() {
     assert_eq!((moved.built.len(), moved.has_succeeded), (images, true));
     let traffic = moved.traffic;
     println!("{images} images: {:#?}", traffic.counts);
-    let own = traffic.of_host(REGISTRY);
+    // The first audit of each tag comes at a time of its own.
+    let audits = traffic.counts.get(&format!("{REGISTRY} HEAD manifests tag"));
+    let own = traffic.of_host(REGISTRY) - audits.copied().unwrap_or_default();
     assert!(own <= MAX_PER_IMAGE * images, "{own} requests: {:#?}", traffic.counts);
     let mut manifests = traffic.base_manifests.clone();
     manifests.sort();
