@@ -20,12 +20,12 @@ async fn killed_in_a_cascade_nothing_is_built_twice() {
     // The first time its container restarts in the same pod; the second time another pod takes
     // over.
     for (level, pod_stays) in [("base", true), ("left", false)] {
-        place
-            .wait_image(FAMILY, level, "its second build runs", |image| {
-                let running = image.status.as_ref().and_then(|status| status.running.as_ref());
-                running.is_some_and(|running| running.build == 2)
-            })
-            .await;
+        // The Job says so at once; the image's status names a running build only once it has lasted.
+        wait_for(format!("{level}'s second build to start"), CASCADE, async || {
+            let builds = place.builds(FAMILY, None).await;
+            if builds.get(level) == Some(&2) { Ok(()) } else { Err(format!("{builds:?}")) }
+        })
+        .await;
         let leader = session.kill_leader().await;
         if !pod_stays {
             session.delete(&leader).await;

@@ -14,7 +14,7 @@ use groundswell::{
 use jiff::SignedDuration;
 use serde_json::Value;
 
-use super::{SETTLED_AFTER, Violations, builds, calm, quiet_time};
+use super::{SETTLED_AFTER, Violations, builds, calm, limits, quiet_time};
 use crate::{
     cluster::Cluster,
     job_controller::Work,
@@ -91,8 +91,9 @@ impl Waiting<'_> {
             }
             "BuildLimitReached" => {
                 let (running, changed) = self.places(None);
-                (running == 0 && self.is_over(changed, RESERVATION_TIME))
-                    .then(|| ("shared places are used", "nothing runs at all".to_owned()))
+                let (used, limit) = self.limit(running)?;
+                (used < limit && self.is_over(changed, RESERVATION_TIME))
+                    .then(|| ("shared places are used", format!("{used} of {limit} are used")))
             }
             "RateLimited" => {
                 let per = self.spec.policy.rate_limit.as_ref()?.per;
@@ -142,6 +143,23 @@ impl Waiting<'_> {
             }
             _ => None,
         }
+    }
+
+    /// Returns how many places are used of the operator's limit that the image waits for, and that
+    /// limit. `running` builds and checks take a place in all.
+    fn limit(&self, running: usize) -> Option<(usize, usize)> {
+        let limits = self.cluster.limits;
+        let message = self.record["status"]["message"].as_str()?;
+        let Some((_, caused)) = message.split_once(" caused by ") else {
+            // All families are in one namespace.
+            let limit = limits.cluster.into_iter().chain(limits.namespace).min();
+            return Some((running, limit.unwrap_or(usize::MAX)));
+        };
+        let upstream = caused.split(' ').next()?;
+        let is_counted = |work: &&Work| {
+            work.takes_place() && limits::upstreams(&work.job).iter().any(|name| name == upstream)
+        };
+        Some((self.cluster.work.values().filter(is_counted).count(), limits.upstream?))
     }
 
     /// Returns whether this time passed so long ago.

@@ -25,10 +25,11 @@ use crate::{
     registry::built_digest,
 };
 
-/// Upper bound on the bytes of a status that lists few images.
+/// Upper bound on the bytes of a status.
 const MAX_STATUS_BYTES: usize = 96 * 1024;
-/// Upper bound on the bytes per image of a status that lists many.
-const MAX_BYTES_PER_IMAGE: usize = 1024;
+/// Upper bound on the bytes of a cascade's status, which lists every image of the family: what the
+/// product promises.
+const MAX_CASCADE_STATUS_BYTES: usize = 660 * 1024;
 /// How long a tag must point to a digest again that was replaced before.
 const RETURN_AGE: Duration = Duration::from_hours(24);
 /// The precision of times in records.
@@ -166,8 +167,8 @@ pub fn written(cluster: &mut Cluster, kind: Kind, before: Option<&Value>, object
         }
     }
     let bytes = status.to_string().len();
-    let listed = status["images"].as_array().map_or(0, Vec::len);
-    if bytes > MAX_STATUS_BYTES.max(listed * MAX_BYTES_PER_IMAGE) {
+    let limit = if kind == Kind::Cascade { MAX_CASCADE_STATUS_BYTES } else { MAX_STATUS_BYTES };
+    if bytes > limit {
         found.push((
             "statuses are bounded",
             format!("{kind:?} {name}: its status has {bytes} bytes"),
