@@ -31,6 +31,7 @@ use crate::{
     controller::{
         backoff::ReconcileBackoff,
         context::Context,
+        deferred_triggers::DeferredTriggers,
         dependents::Dependents,
         event_queue::EventQueue,
         installations::Installations,
@@ -404,6 +405,7 @@ fn build_context(
             platform: settings.default_platform.clone().unwrap_or_else(Platform::of_this_machine),
         },
         audit: settings.tag_audit_interval,
+        deferred_triggers: DeferredTriggers::default(),
         dependents: Dependents::default(),
         quota: BuildQuota::new(settings.limits()),
         resource_quotas: QuotaChanges::default(),

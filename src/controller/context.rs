@@ -8,10 +8,10 @@ use crate::{
     builds::job::BuildEnvironment,
     clock::Clock,
     controller::{
-        backoff::ReconcileBackoff, dependents::Dependents, event_queue::EventQueue,
-        folder_poller::FolderPoller, installations::Installations, quota::BuildQuota,
-        reconcile_cache::ReconcileCaches, resource_quotas::QuotaChanges, rollouts::Rollouts,
-        stores::Stores, tag_owners::TagOwners, watch::Scopes,
+        backoff::ReconcileBackoff, deferred_triggers::DeferredTriggers, dependents::Dependents,
+        event_queue::EventQueue, folder_poller::FolderPoller, installations::Installations,
+        quota::BuildQuota, reconcile_cache::ReconcileCaches, resource_quotas::QuotaChanges,
+        rollouts::Rollouts, stores::Stores, tag_owners::TagOwners, watch::Scopes,
     },
     object_watch::DeniedWatches,
     registry, rollout,
@@ -51,6 +51,8 @@ pub struct Context {
     pub environment: BuildEnvironment,
     /// How often our own tags are polled, because somebody else may have moved them.
     pub audit: crate::api::Duration,
+    /// Which families are to be reconciled soon.
+    pub deferred_triggers: DeferredTriggers,
     /// Which families depend on which others.
     pub dependents: Dependents,
     /// The operator's limits, and which families run and queue builds within them.

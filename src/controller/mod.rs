@@ -9,6 +9,7 @@
 //! - [`job_seals`]: which Jobs are ours
 //! - [`deferred_jobs`]: Jobs that are not admitted now, and when they are created again
 //! - [`deferred_statuses`]: statuses of images that are not written yet
+//! - [`deferred_triggers`]: families that are to be reconciled soon
 //! - [`record_schedule`]: when the records of current builds are written
 //! - [`check_images`]: the digests of the images that checks run in, as registries have answered
 //! - [`dependents`], [`rollouts`], [`tag_owners`]: indexes over families and images
@@ -22,6 +23,7 @@ pub mod check_images;
 pub mod context;
 pub mod deferred_jobs;
 pub mod deferred_statuses;
+pub mod deferred_triggers;
 pub mod dependents;
 pub mod error;
 pub mod event_queue;

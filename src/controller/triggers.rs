@@ -36,6 +36,25 @@ use crate::{
 /// A family to reconcile.
 pub type FamilyObjectRef = ObjectRef<ImageFamily>;
 
+/// A family that a change concerns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trigger {
+    /// The family.
+    pub family: Key,
+    /// When it is to be reconciled.
+    pub urgency: Urgency,
+}
+
+/// When a family is to be reconciled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Urgency {
+    /// Now: something may be decided.
+    Now,
+    /// With the next reconcile, or in two seconds: something is to be shown, or a status has changed
+    /// that only the controller writes.
+    Soon,
+}
+
 /// Returns the families to reconcile, whatever triggers them. The stores are filled only while this
 /// stream is polled.
 ///
@@ -87,7 +106,7 @@ pub fn families(
         concerned(context, cascades, |_, cascade| of_cascade(cascade)),
         concerned(context, requests, |_, request| of_request(request)),
         concerned(context, jobs, of_job),
-        concerned(context, pods, |_, pod| of_label(pod)),
+        concerned(context, pods, |_, pod| of_pod(pod)),
         concerned(context, strategies, of_strategy),
         concerned(context, config_maps, of_config_map),
         concerned(context, secrets, of_secret),
@@ -95,19 +114,40 @@ pub fn families(
         context.tags.changes().boxed(),
         context.revisions.changes().boxed(),
         admitted(context),
+        deferred(context),
     ])
     .boxed()
 }
 
-/// Returns the families that the changes of a watch concern. What we have written ourselves is
-/// known already.
+/// Returns the families that the changes of a watch concern and that are to be reconciled now. What
+/// we have written ourselves is known already.
 fn concerned<K: Send + Sync + 'static>(
     context: &Arc<Context>,
     changes: BoxStream<'static, CacheEvent<K>>,
-    of: fn(&Context, &CacheEvent<K>) -> Vec<FamilyObjectRef>,
+    of: fn(&Context, &CacheEvent<K>) -> Vec<Trigger>,
 ) -> BoxStream<'static, FamilyObjectRef> {
     let context = Arc::clone(context);
-    changes.flat_map(move |change| stream::iter(of(&context, &change))).boxed()
+    changes.flat_map(move |change| stream::iter(urgent(&context, of(&context, &change)))).boxed()
+}
+
+/// Defers what is not urgent. Returns the families to reconcile now.
+pub fn urgent(context: &Context, triggers: Vec<Trigger>) -> Vec<FamilyObjectRef> {
+    let mut now = Vec::new();
+    for Trigger { family, urgency } in triggers {
+        match urgency {
+            Urgency::Now => now.push(reference(&family)),
+            Urgency::Soon => context.deferred_triggers.defer(family),
+        }
+    }
+    now
+}
+
+/// Returns the families whose triggers were deferred and have waited for long enough.
+#[must_use]
+pub fn deferred(context: &Arc<Context>) -> BoxStream<'static, FamilyObjectRef> {
+    let context = Arc::clone(context);
+    let due = stream::poll_fn(move |task| context.deferred_triggers.poll_due(task).map(Some));
+    due.map(|family| reference(&family)).boxed()
 }
 
 /// Returns the families whose queued builds may start within the operator's limits.
@@ -165,74 +205,98 @@ fn mirrored(
 /// - stalled families, which may wait for one of its tags, unless we have written the change
 /// - families that depend on its images, even if we have written the change
 #[must_use]
-pub fn of_family(context: &Context, change: &CacheEvent<ImageFamily>) -> Vec<FamilyObjectRef> {
-    let mut concerned: Vec<FamilyObjectRef> =
-        context.dependents.of_family(&Key::of(&**change.object())).iter().map(reference).collect();
+pub fn of_family(context: &Context, change: &CacheEvent<ImageFamily>) -> Vec<Trigger> {
+    let dependents = context.dependents.of_family(&Key::of(&**change.object()));
+    let mut concerned: Vec<Trigger> = dependents.into_iter().map(now).collect();
     let Some(family) = change.foreign_change() else { return concerned };
-    if matches!(change, CacheEvent::Deleted(_)) {
+    let is_deleted = matches!(change, CacheEvent::Deleted(_));
+    if is_deleted {
         context.forget(&family);
     }
-    concerned.extend(families_where(context, is_stalled));
-    concerned.push(reference(&Key::of(&*family)));
+    let urgency = if is_deleted || has_new_spec(&family) { Urgency::Now } else { Urgency::Soon };
+    let own = [Key::of(&*family)];
+    let families = families_where(context, is_stalled).into_iter().chain(own);
+    concerned.extend(families.map(|family| Trigger { family, urgency }));
     concerned
 }
 
 /// Returns the family of an image's record, unless we have written the change, and the families
 /// that depend on the image.
 #[must_use]
-pub fn of_image(context: &Context, change: &CacheEvent<ManagedImage>) -> Vec<FamilyObjectRef> {
+pub fn of_image(context: &Context, change: &CacheEvent<ManagedImage>) -> Vec<Trigger> {
     let image = change.object();
     let family = Key::new(&image.namespace().unwrap_or_default(), &image.spec.family);
     let dependents = context.dependents.of_image(&family, &image.spec.image);
-    change.foreign_change().map(|_| family).iter().chain(&dependents).map(reference).collect()
+    let own = change.foreign_change().map(|_| Trigger { family, urgency: of_record(change) });
+    own.into_iter().chain(dependents.into_iter().map(now)).collect()
 }
 
 /// Returns the family of a cascade.
 #[must_use]
-pub fn of_cascade(change: &CacheEvent<Cascade>) -> Vec<FamilyObjectRef> {
-    let family = |cascade: Arc<Cascade>| {
-        Key::new(&cascade.namespace().unwrap_or_default(), &cascade.spec.family)
+pub fn of_cascade(change: &CacheEvent<Cascade>) -> Vec<Trigger> {
+    let trigger = |cascade: Arc<Cascade>| Trigger {
+        family: Key::new(&cascade.namespace().unwrap_or_default(), &cascade.spec.family),
+        urgency: of_record(change),
     };
-    change.foreign_change().map(family).iter().map(reference).collect()
+    change.foreign_change().map(trigger).into_iter().collect()
 }
 
 /// Returns the family of a request.
 #[must_use]
-pub fn of_request(change: &CacheEvent<FamilyRequest>) -> Vec<FamilyObjectRef> {
+pub fn of_request(change: &CacheEvent<FamilyRequest>) -> Vec<Trigger> {
     let family = |request: Arc<FamilyRequest>| {
         Key::new(&request.namespace().unwrap_or_default(), &request.spec.family)
     };
-    change.foreign_change().map(family).iter().map(reference).collect()
+    change.foreign_change().map(family).map(now).into_iter().collect()
 }
 
 /// Returns the family that a Job of ours belongs to. If that was deleted, it is not reconciled any
 /// more, and the places of its builds are counted again here.
 #[must_use]
-pub fn of_job(context: &Context, change: &CacheEvent<Job>) -> Vec<FamilyObjectRef> {
-    let family = family_of(&**change.object());
-    if let Some(family) = family.filter(|key| context.stores.families.get(key).is_none()) {
+pub fn of_job(context: &Context, change: &CacheEvent<Job>) -> Vec<Trigger> {
+    let job = change.object();
+    let Some(family) = family_of(&**job) else { return Vec::new() };
+    if context.stores.families.get(&family).is_none() {
         context.quota.forget(&family, &context.stores, context.clock.now());
     }
-    of_label(change)
+    // The end of its pod said so before.
+    let pods = || context.stores.pods.group(&family);
+    let has_ended_pod = || pods().iter().any(|pod| is_owned_by(pod, job) && has_ended(pod));
+    let is_known = match change {
+        CacheEvent::Deleted(_) => is_finished(job),
+        _ if job.metadata.deletion_timestamp.is_some() => false,
+        _ => !is_finished(job) || has_ended_pod(),
+    };
+    let urgency = if is_known { Urgency::Soon } else { Urgency::Now };
+    change.foreign_change().map(|_| Trigger { family, urgency }).into_iter().collect()
 }
 
-/// Returns the family that a Job or a Pod of ours belongs to.
+/// Returns the family that a Pod of ours belongs to.
 #[must_use]
-pub fn of_label<K: ResourceExt>(change: &CacheEvent<K>) -> Vec<FamilyObjectRef> {
-    change.foreign_change().and_then(|object| family_of(&*object)).iter().map(reference).collect()
+pub fn of_pod(change: &CacheEvent<Pod>) -> Vec<Trigger> {
+    let trigger = |pod: Arc<Pod>| {
+        let is_known = match change {
+            CacheEvent::Deleted(_) => has_ended(&pod),
+            _ => pod.metadata.deletion_timestamp.is_none() && !has_ended(&pod),
+        };
+        let urgency = if is_known { Urgency::Soon } else { Urgency::Now };
+        Some(Trigger { family: family_of(&*pod)?, urgency })
+    };
+    change.foreign_change().and_then(trigger).into_iter().collect()
 }
 
 /// Returns the families that use a strategy.
 #[must_use]
-pub fn of_strategy(context: &Context, change: &CacheEvent<BuildStrategy>) -> Vec<FamilyObjectRef> {
+pub fn of_strategy(context: &Context, change: &CacheEvent<BuildStrategy>) -> Vec<Trigger> {
     let Some(strategy) = change.foreign_change().map(|strategy| strategy.name_any()) else {
         return Vec::new();
     };
-    families_where(context, |family| {
+    let users = families_where(context, |family| {
         let spec = &family.spec;
         let of_images = spec.images.iter().filter_map(|image| image.strategy.as_ref());
         of_images.chain([&spec.strategy]).any(|used| used.name == strategy)
-    })
+    });
+    users.into_iter().map(now).collect()
 }
 
 /// Returns the families with a `ConfigMap` as a source.
@@ -240,7 +304,7 @@ pub fn of_strategy(context: &Context, change: &CacheEvent<BuildStrategy>) -> Vec
 pub fn of_config_map(
     context: &Context,
     change: &CacheEvent<PartialObjectMeta<ConfigMap>>,
-) -> Vec<FamilyObjectRef> {
+) -> Vec<Trigger> {
     users_of(context, change, names_config_map)
 }
 
@@ -249,7 +313,7 @@ pub fn of_config_map(
 pub fn of_secret(
     context: &Context,
     change: &CacheEvent<PartialObjectMeta<Secret>>,
-) -> Vec<FamilyObjectRef> {
+) -> Vec<Trigger> {
     users_of(context, change, names_secret)
 }
 
@@ -258,10 +322,47 @@ pub fn of_secret(
 pub fn of_quota(
     context: &Context,
     change: &CacheEvent<PartialObjectMeta<ResourceQuota>>,
-) -> Vec<FamilyObjectRef> {
+) -> Vec<Trigger> {
     let namespace = change.object().namespace().unwrap_or_default();
     let woken = context.resource_quotas.note_change(&namespace, context.clock.now());
-    woken.iter().map(reference).collect()
+    woken.into_iter().map(now).collect()
+}
+
+fn now(family: Key) -> Trigger {
+    Trigger { family, urgency: Urgency::Now }
+}
+
+/// Returns how urgent a change of a record is that only the controller writes. One that is gone is
+/// restored at once; a change may be our own write, whose answer is still on its way.
+const fn of_record<K>(change: &CacheEvent<K>) -> Urgency {
+    if matches!(change, CacheEvent::Deleted(_)) { Urgency::Now } else { Urgency::Soon }
+}
+
+/// Returns whether a family's spec has changed since the controller recorded one, or the family is
+/// being deleted.
+fn has_new_spec(family: &ImageFamily) -> bool {
+    let observed = family.status.as_ref().and_then(|status| status.observed_generation);
+    family.metadata.deletion_timestamp.is_some() || family.metadata.generation != observed
+}
+
+/// Returns whether a Job has ended, with success or without.
+fn is_finished(job: &Job) -> bool {
+    let conditions = job.status.as_ref().and_then(|status| status.conditions.as_deref());
+    conditions.unwrap_or_default().iter().any(|condition| condition.status == "True")
+}
+
+/// Returns whether a Pod has ended, or a container of it.
+fn has_ended(pod: &Pod) -> bool {
+    let Some(status) = &pod.status else { return false };
+    let containers = status.container_statuses.iter().flatten();
+    let mut states = containers.filter_map(|container| container.state.as_ref());
+    matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"))
+        || states.any(|state| state.terminated.is_some())
+}
+
+fn is_owned_by(pod: &Pod, job: &Job) -> bool {
+    let uid = job.metadata.uid.as_deref();
+    pod.owner_references().iter().any(|owner| Some(owner.uid.as_str()) == uid)
 }
 
 fn reference(key: &Key) -> FamilyObjectRef {
@@ -277,15 +378,9 @@ fn is_stalled(family: &ImageFamily) -> bool {
 }
 
 /// Returns the families of any namespace that match, sorted by key.
-fn families_where(
-    context: &Context,
-    concerned: impl Fn(&ImageFamily) -> bool,
-) -> Vec<FamilyObjectRef> {
+fn families_where(context: &Context, concerned: impl Fn(&ImageFamily) -> bool) -> Vec<Key> {
     let all = context.stores.families.all();
-    all.iter()
-        .filter(|family| concerned(family))
-        .map(|family| reference(&Key::of(&**family)))
-        .collect()
+    all.iter().filter(|family| concerned(family)).map(|family| Key::of(&**family)).collect()
 }
 
 /// Returns the families of an object's namespace that name it.
@@ -293,13 +388,13 @@ fn users_of<K: Resource>(
     context: &Context,
     change: &CacheEvent<K>,
     names: fn(&ImageFamily, &str) -> bool,
-) -> Vec<FamilyObjectRef> {
+) -> Vec<Trigger> {
     let Some(object) = change.foreign_change().map(|object| Key::of(&*object)) else {
         return Vec::new();
     };
     let neighbours = context.stores.families.group(&Key::new(&object.namespace, ""));
     let users = neighbours.iter().filter(|family| names(family, &object.name));
-    users.map(|family| reference(&Key::of(&**family))).collect()
+    users.map(|family| now(Key::of(&**family))).collect()
 }
 
 fn names_config_map(family: &ImageFamily, name: &str) -> bool {

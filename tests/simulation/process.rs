@@ -15,6 +15,7 @@ use groundswell::{
     controller::{
         backoff::ReconcileBackoff,
         context::Context,
+        deferred_triggers::DeferredTriggers,
         dependents::Dependents,
         error::ReconcileError,
         event_queue::EventQueue,
@@ -30,7 +31,7 @@ use groundswell::{
         rollouts::Rollouts,
         stores::Stores,
         tag_owners::TagOwners,
-        triggers::{self, FamilyObjectRef},
+        triggers::{self, FamilyObjectRef, Trigger},
         watch::Scopes,
     },
     object_watch::DeniedWatches,
@@ -165,6 +166,7 @@ impl Process {
             audit: groundswell::api::Duration::from_secs(
                 u32::try_from(audit.as_secs()).unwrap_or(600),
             ),
+            deferred_triggers: DeferredTriggers::default(),
             dependents: Dependents::default(),
             quota: BuildQuota::new(limits),
             resource_quotas: QuotaChanges::default(),
@@ -178,6 +180,7 @@ impl Process {
             context.tags.changes().boxed(),
             context.revisions.changes().boxed(),
             triggers::admitted(&context),
+            triggers::deferred(&context),
         ];
         let woken = futures::stream::select_all(changes).boxed();
         let events = Arc::clone(&context);
@@ -325,7 +328,7 @@ impl Process {
             Kind::Job => {
                 self.deliver_to(kind, &stores.jobs, |change| triggers::of_job(&context, change))
             }
-            Kind::Pod => self.deliver_to(kind, &stores.pods, triggers::of_label),
+            Kind::Pod => self.deliver_to(kind, &stores.pods, triggers::of_pod),
             Kind::ConfigMap => self.deliver_to(kind, &stores.config_maps, |change| {
                 triggers::of_config_map(&context, change)
             }),
@@ -341,7 +344,7 @@ impl Process {
         &mut self,
         kind: Kind,
         cache: &ObjectCache<K>,
-        of: impl Fn(&CacheEvent<K>) -> Vec<FamilyObjectRef>,
+        of: impl Fn(&CacheEvent<K>) -> Vec<Trigger>,
     ) -> Vec<FamilyObjectRef>
     where
         K: kube::Resource + DeserializeOwned,
@@ -399,7 +402,7 @@ impl Process {
         self.watches.insert(kind, next);
         let changes: Vec<CacheEvent<K>> =
             events.into_iter().flat_map(|event| cache.observe("", event)).collect();
-        changes.iter().flat_map(of).collect()
+        triggers::urgent(&self.context, changes.iter().flat_map(of).collect())
     }
 }
 

@@ -70,6 +70,7 @@ async fn reconcile_once(
     let mut cache = cache.lock().await;
     let now = context.clock.now();
     cache.begin_reconcile(now);
+    context.deferred_triggers.begin_reconcile(&key);
 
     // 1. (API) Find out the results of earlier writes that got no answer, and claim the family for
     // this installation.

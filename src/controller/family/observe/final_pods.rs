@@ -3,7 +3,7 @@
 //! either counts. Needs a client.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -15,7 +15,10 @@ use crate::{
     builds::outcome::PushReport,
     controller::{
         error::{ReconcileError, call},
-        family::observe::{Observer, jobs},
+        family::observe::{
+            Observer,
+            jobs::{self, has_completed},
+        },
         object_cache::Key,
         stores::Stores,
     },
@@ -26,22 +29,25 @@ const JOB_NAME: &str = "batch.kubernetes.io/job-name";
 /// The most pods of a Job that are read.
 const MAX_PODS: u32 = 16;
 
-/// The Jobs of a family that have completed and whose pods were read, by uid.
+/// The Jobs of a family that have completed, by uid.
 #[derive(Debug, Default)]
-pub struct FinalPods(HashSet<String>);
+pub struct FinalPods {
+    /// Those of which a pod has said how it ended. They are not looked at again.
+    known: HashSet<String>,
+    /// Those whose pods were read.
+    read: HashSet<String>,
+}
 
 impl Observer<'_> {
     /// Reads the pods of the Jobs that have completed without a pod that says how it ended. That is
     /// rare: a watch of pods is behind that of Jobs, or the pod is gone.
     pub(super) async fn read_final_pods(&mut self) -> Result<(), ReconcileError> {
         let stores = &self.context.stores;
-        let unknown = unknown_ends(stores, &self.key);
-        let is_unknown = |uid: &String| unknown.iter().any(|job| job.uid().as_ref() == Some(uid));
-        self.cache.final_pods.0.retain(is_unknown);
+        let unknown = self.cache.final_pods.update(stores, &self.key);
         let api: Api<Pod> = Api::namespaced(self.context.client.clone(), &self.key.namespace);
         for job in unknown {
             let Some(uid) = job.uid() else { continue };
-            if self.cache.final_pods.0.contains(&uid) {
+            if self.cache.final_pods.read.contains(&uid) {
                 continue;
             }
             let name = job.name_any();
@@ -52,7 +58,7 @@ impl Observer<'_> {
                     stores.pods.record_write(pod);
                 }
             }
-            self.cache.final_pods.0.insert(uid);
+            self.cache.final_pods.read.insert(uid);
         }
         Ok(())
     }
@@ -72,35 +78,44 @@ fn is_pod_of(pod: &Pod, uid: &str) -> bool {
         && jobs::controlling_job(pod).is_some_and(|owner| owner.uid == uid)
 }
 
-/// Returns the Jobs of a family that have completed and of which no pod says how it ended.
-fn unknown_ends(stores: &Stores, family: &Key) -> Vec<Arc<Job>> {
-    let mut jobs = stores.jobs.group(family);
-    jobs.retain(|job| jobs::has_completed(job));
-    if jobs.is_empty() {
-        return jobs;
-    }
-    let known = stores.pods.group(family);
-    let mut pods: HashMap<&str, Vec<&Pod>> = HashMap::new();
-    for pod in &known {
-        if let Some(owner) = jobs::controlling_job(pod) {
-            pods.entry(owner.uid.as_str()).or_default().push(pod);
+impl FinalPods {
+    /// Returns the Jobs of a family that have completed and of which no pod has said how it ended.
+    fn update(&mut self, stores: &Stores, family: &Key) -> Vec<Arc<Job>> {
+        let completed = stores.jobs.group(family).into_iter().filter(|job| has_completed(job));
+        let completed: HashMap<String, Arc<Job>> =
+            completed.filter_map(|job| Some((job.uid()?, job))).collect();
+        self.known.retain(|uid| completed.contains_key(uid));
+        self.read.retain(|uid| completed.contains_key(uid));
+        let mut unknown: BTreeMap<String, Arc<Job>> =
+            completed.into_iter().filter(|(uid, _)| !self.known.contains(uid)).collect();
+        if unknown.is_empty() {
+            return Vec::new();
         }
-    }
-    jobs.retain(|job| {
-        let uid = job.metadata.uid.as_deref();
-        let report = match uid.and_then(|uid| pods.get(uid)).map_or(&[][..], Vec::as_slice) {
-            [] => return true,
-            // Nearly every Job has one pod, which need not be copied.
-            [pod] => PushReport::of(job, std::slice::from_ref(*pod)),
-            pods => PushReport::of(job, &pods.iter().copied().cloned().collect::<Vec<Pod>>()),
+        let stored = stores.pods.group(family);
+        let mut pods: HashMap<&str, Vec<&Pod>> = HashMap::new();
+        for pod in &stored {
+            if let Some(owner) = jobs::controlling_job(pod) {
+                pods.entry(owner.uid.as_str()).or_default().push(pod);
+            }
+        }
+        let is_unknown = |uid: &String, job: &mut Arc<Job>| {
+            let report = match pods.get(uid.as_str()).map_or(&[][..], Vec::as_slice) {
+                [] => return true,
+                // Nearly every Job has one pod, which need not be copied.
+                [pod] => PushReport::of(job, std::slice::from_ref(*pod)),
+                pods => PushReport::of(job, &pods.iter().copied().cloned().collect::<Vec<Pod>>()),
+            };
+            report == PushReport::Unknown
         };
-        report == PushReport::Unknown
-    });
-    jobs
+        let known = unknown.extract_if(.., |uid, job| !is_unknown(uid, job)).map(|(uid, _)| uid);
+        self.known.extend(known);
+        unknown.into_values().collect()
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use kube::runtime::watcher::Event;
     use serde_json::{Value, json};
 
     use super::*;
@@ -145,11 +160,17 @@ mod tests {
             });
             stores.jobs.record_write(serde_json::from_value::<Job>(job).expect("a Job"));
         }
-        assert_eq!(unknown_ends(&stores, &family).len(), 2);
+        let mut final_pods = FinalPods::default();
+        assert_eq!(final_pods.update(&stores, &family).len(), 2);
         let ours = json!({labels::MANAGED_BY: "groundswell", labels::FAMILY: "python"});
-        stores.pods.record_write(pod(&ours, labels::COMPONENT_CHECK));
-        let unknown = unknown_ends(&stores, &family);
-        let unknown: Vec<String> = unknown.iter().map(|job| job.name_any()).collect();
-        assert_eq!(unknown, [labels::COMPONENT_BUILD]);
+        let ended = pod(&ours, labels::COMPONENT_CHECK);
+        stores.pods.record_write(ended.clone());
+        let mut unknown = || {
+            let jobs = final_pods.update(&stores, &family);
+            jobs.iter().map(|job| job.name_any()).collect::<Vec<String>>()
+        };
+        assert_eq!(unknown(), [labels::COMPONENT_BUILD]);
+        stores.pods.observe("", Event::Delete(ended));
+        assert_eq!(unknown(), [labels::COMPONENT_BUILD], "what a pod has said stays known");
     }
 }
