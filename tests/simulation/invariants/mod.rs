@@ -60,6 +60,8 @@ use crate::{
 /// Upper bound on the requests to registries between the starts of two reconciles: a converged
 /// system makes some thousands of polls.
 const MAX_REGISTRY_REQUESTS: usize = 5000;
+/// Upper bound on the reconciles that start in one second: what triggers itself never ends.
+const MAX_RECONCILES_PER_SECOND: u64 = 2000;
 /// How long the controller may take to follow a change while nothing disturbs it.
 const SETTLED_AFTER: Duration = Duration::from_secs(20);
 
@@ -130,6 +132,8 @@ pub struct Invariants {
     pub family_status_writes: u64,
     /// How many reconciles have started.
     pub reconciles_started: u64,
+    /// The current second, and how many reconciles had started before it.
+    reconciles_before: (u64, u64),
 }
 
 /// The values of a leaf that a digest represents. Each has the time when it was last true before
@@ -249,12 +253,21 @@ pub fn reconcile_starts(cluster: &mut Cluster, key: &Key, generation: i64) {
     let records = reconcile_records(cluster, key, generation);
     let invariants = &mut cluster.invariants;
     invariants.registry_requests = 0;
+    if invariants.reconciles_before.0 != started_at.as_secs() {
+        invariants.reconciles_before = (started_at.as_secs(), invariants.reconciles_started);
+    }
     invariants.reconciles_started += 1;
+    let is_spinning =
+        invariants.reconciles_started - invariants.reconciles_before.1 > MAX_RECONCILES_PER_SECOND;
     let last_completed = invariants.reconciles.get(key).and_then(|last| last.last_completed);
     invariants.reconciles.insert(
         key.clone(),
         ReconcileStart { generation, at, started_at, last_completed, records },
     );
+    if is_spinning {
+        let message = format!("more than {MAX_RECONCILES_PER_SECOND} start in a second");
+        cluster.violated("reconciles do not trigger themselves", message);
+    }
 }
 
 /// Returns the records of a family, if the order of its builds is checked.
