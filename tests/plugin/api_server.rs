@@ -29,6 +29,8 @@ struct ApiState {
     later: Vec<Value>,
     watches: AtomicUsize,
     posted: Mutex<Vec<(String, Value)>>,
+    /// The kinds that nobody may list or watch, as their plurals.
+    forbidden: Mutex<Vec<&'static str>>,
 }
 
 impl ApiServer {
@@ -42,6 +44,7 @@ impl ApiServer {
             later,
             watches: AtomicUsize::new(0),
             posted: Mutex::default(),
+            forbidden: Mutex::default(),
         });
         let answering = state.clone();
         let handler = move |request: Request| {
@@ -57,6 +60,11 @@ impl ApiServer {
                           "context": {"cluster": "c", "user": "u", "namespace": "team"}}],
         });
         Self { files: Files::new(&[("config", &config.to_string())]), state }
+    }
+
+    /// Rejects all calls about these kinds from now on.
+    pub fn forbid(&self, plurals: &[&'static str]) {
+        self.state.forbidden.lock().expect("the kinds").extend(plurals);
     }
 
     /// Returns the flag that selects the server.
@@ -81,10 +89,15 @@ impl ApiState {
             self.posted.lock().expect("the requests").push((query, object.clone()));
             return axum::Json(object).into_response();
         }
-        let Some(at) = path.iter().position(|part| *part == "namespaces") else {
-            return not_found();
+        // `.../PLURAL` of the whole cluster, or `.../namespaces/NAMESPACE/PLURAL[/NAME]`.
+        let at = path.iter().position(|part| *part == "namespaces").map(|at| at + 2);
+        let (plural, name) = match at.and_then(|at| path.get(at)) {
+            Some(plural) => (*plural, at.and_then(|at| path.get(at + 1))),
+            None => (path.last().copied().unwrap_or_default(), None),
         };
-        let (plural, name) = (path.get(at + 2).copied().unwrap_or_default(), path.get(at + 3));
+        if self.forbidden.lock().expect("the kinds").contains(&plural) {
+            return forbidden(plural);
+        }
         if query.contains("watch=") {
             return self.watch(plural);
         }
@@ -119,9 +132,19 @@ fn kind_of(plural: &str) -> &str {
     match plural {
         "imagefamilies" => "ImageFamily",
         "managedimages" => "ManagedImage",
+        "cascades" => "Cascade",
+        "buildstrategies" => "BuildStrategy",
+        "namespaces" => "Namespace",
         "configmaps" => "ConfigMap",
         other => other,
     }
+}
+
+fn forbidden(plural: &str) -> Response {
+    let message = format!("{plural} is forbidden: User \"u\" cannot list resource \"{plural}\"");
+    let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 403,
+                        "reason": "Forbidden", "message": message});
+    (StatusCode::FORBIDDEN, axum::Json(status)).into_response()
 }
 
 fn not_found() -> Response {

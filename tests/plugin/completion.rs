@@ -7,11 +7,23 @@ use std::{
     sync::mpsc,
 };
 
-use crate::runs::{Files, plugin, root, run};
+use serde_json::json;
+
+use crate::{
+    api_server::ApiServer,
+    runs::{Files, plugin, root, run},
+};
+
+/// Lets a busy machine take its time.
+const PATIENCE: (&str, &str) = ("KUBECTL_FAMILY_COMPLETE_SECONDS", "600");
 
 /// Asks as kubectl does: the last word is being typed. Returns the lines of the answer.
 fn ask(words: &[&str]) -> Vec<String> {
-    let output = plugin()
+    ask_with(plugin().env(PATIENCE.0, PATIENCE.1), words)
+}
+
+fn ask_with(plugin: &mut Command, words: &[&str]) -> Vec<String> {
+    let output = plugin
         .env("KUBECTL_FAMILY_COMPLETE", "kubectl")
         .args(["--", "kubectl-family"])
         .args(words)
@@ -73,6 +85,57 @@ fn names_that_two_families_have_are_completed_with_the_family() {
     assert_eq!(ask(&["why", "-f", &folder, "a"]), ["a/base", "app", ":4"]);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn live_names_are_those_of_the_cluster_and_of_the_image_on_the_line() {
+    let image = json!({
+        "name": "app", "from": [{"upstream": "debian"}], "source": {"inline": "FROM debian"},
+        "checks": [{"name": "smoke", "command": ["true"]}, {"name": "scan", "command": ["true"]}],
+    });
+    let build = |number: i64, digest: &str| json!({"build": number, "digest": digest});
+    let objects = vec![
+        json!({
+            "apiVersion": "groundswell.dev/v1alpha1", "kind": "ImageFamily",
+            "metadata": {"name": "shop", "namespace": "team"},
+            "spec": {"repository": "registry.example.com/shop", "images": [image],
+                     "upstreams": [{"name": "debian", "image": "docker.io/library/debian",
+                                    "follow": {"tag": "12"}}]},
+        }),
+        json!({
+            "apiVersion": "groundswell.dev/v1alpha1", "kind": "ManagedImage",
+            "metadata": {"name": "shop.app", "namespace": "team"},
+            "spec": {"family": "shop", "image": "app", "level": 1, "repository": "r"},
+            "status": {"state": "Current", "history": [build(12, ""), build(11, "sha256:b")]},
+        }),
+        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "team"}}),
+        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "test"}}),
+        json!({"apiVersion": "groundswell.dev/v1alpha1", "kind": "BuildStrategy",
+               "metadata": {"name": "buildkit"}, "spec": {"template": {}}}),
+    ];
+    let server = ApiServer::start(objects, Vec::new()).await;
+    let flags: Vec<String> = server.flag().split(' ').map(str::to_owned).collect();
+    let ask = async |line: &str| {
+        let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
+        let (command, rest) = words.split_first().expect("a command");
+        let words = [std::slice::from_ref(command), flags.as_slice(), rest].concat();
+        let asked = move || ask(&words.iter().map(String::as_str).collect::<Vec<_>>());
+        let mut answer = tokio::task::spawn_blocking(asked).await.expect("an answer");
+        assert_eq!(answer.pop().as_deref().map(|last| &last[..1]), Some(":"), "{line}");
+        answer
+    };
+    assert_eq!(ask("status -n te").await, ["team", "test"]);
+    assert_eq!(ask("status --context ").await, ["c"]);
+    assert_eq!(ask("check --strategy b").await, ["buildkit"]);
+    assert_eq!(ask("plan --set ").await, ["upstream.debian="]);
+    assert_eq!(ask("logs shop/app --check s").await, ["smoke", "scan"]);
+    assert_eq!(ask("logs --follow team/shop/app --build ").await, ["12", "11"]);
+    assert_eq!(ask("diff app 1").await, ["11"], "build 12 has failed");
+    assert_eq!(ask("rollback shop/app --to 1").await, ["11"]);
+    assert_eq!(ask("logs other --build ").await, Vec::<String>::new());
+    server.forbid(&["namespaces"]);
+    assert_eq!(ask("status -n te").await, ["team"], "the namespaces that have families");
+    assert_eq!(ask_about(&["graph", "-n"], ""), ["default", ":4"]);
+}
+
 #[test]
 fn nothing_that_is_wrong_reaches_the_line() {
     let files = Files::new(&[("broken.yaml", "kind: \"ImageFamily\n")]);
@@ -106,7 +169,7 @@ fn a_cluster_that_does_not_answer_keeps_nobody_waiting() {
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
         let words = ["why", "--request-timeout", "10h", "--kubeconfig", &path, "x"];
-        sender.send(ask(&words)).expect("the test waits");
+        sender.send(ask_with(&mut plugin(), &words)).expect("the test waits");
     });
     let answer = receiver.recv_timeout(std::time::Duration::from_mins(1)).expect("an answer");
     assert_eq!(answer, [":4"]);
@@ -125,6 +188,7 @@ fn the_script_for_kubectl_asks_the_plugin() {
         .arg(script)
         .args(["why", INPUT[0], INPUT[1], "le"])
         .env("PATH", path)
+        .env(PATIENCE.0, PATIENCE.1)
         .current_dir(root())
         .output()
         .expect("the script runs");
@@ -145,6 +209,7 @@ fn the_script_for_bash_completes_names() {
     let output = Command::new("bash")
         .args(["--norc", "--noprofile", "-c", &line])
         .env("PATH", path)
+        .env(PATIENCE.0, PATIENCE.1)
         .current_dir(root())
         .stdin(Stdio::null())
         .output()

@@ -115,9 +115,9 @@ async fn workloads_without_a_family_are_searched() {
     let image = registry.reader().image(&registry.reference("team/app:1")).await.expect("an image");
     let id = format!("{}@{}", id.trim_end_matches(":1"), image.digest);
     for (state, id, code, said) in [
-        ("waiting", id.as_str(), 1, "shop/Pod/web"),
-        ("running", id.as_str(), 1, "shop/Pod/web"),
-        ("running", "sha256:abc", 2, "shop/Pod/web runs web:1, of which its node records no"),
+        ("waiting", id.as_str(), 1, "Pod shop/web"),
+        ("running", id.as_str(), 1, "Pod shop/web"),
+        ("running", "sha256:abc", 2, "Pod shop/web runs web:1, of which its node records no"),
     ] {
         let cluster = cluster(json!([pod("web", id, state)])).await;
         let config = cluster.path("config").display().to_string();

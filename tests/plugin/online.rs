@@ -65,6 +65,52 @@ async fn a_family_has_a_bar_for_each_level() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn all_rights_that_are_missing_are_named_at_once() {
+    let server = server().await;
+    server.forbid(&["managedimages", "cascades", "pods"]);
+    for (line, expected) in [
+        ("graph", &["managedimages", "cascades"][..]),
+        ("status shop", &["managedimages", "cascades"]),
+        ("contains openssl", &["managedimages", "cascades", "pods"]),
+        ("force shop --dry-run", &["managedimages", "cascades"]),
+    ] {
+        let refused = run_on(&server, line).await;
+        assert_eq!(refused.code, Some(2), "{line}: {refused:#?}");
+        let head = format!("error: {} rights are missing:\n", expected.len());
+        assert!(refused.stderr.starts_with(&head), "{line}: {refused:#?}");
+        for plural in expected {
+            let right = format!("\n  {plural} is forbidden: User \"u\" cannot list");
+            assert!(refused.stderr.contains(&right), "{line}: {refused:#?}");
+        }
+    }
+}
+
+/// The record of the image is as old as the cascade.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_built_now_is_read_from_the_running_cascade() {
+    let written = |second: u32| {
+        json!([{"manager": "groundswell", "operation": "Apply", "subresource": "status",
+                "apiVersion": "groundswell.dev/v1alpha1", "fieldsType": "FieldsV1", "fieldsV1": {},
+                "time": format!("2026-05-01T12:00:{second:02}Z")}])
+    };
+    let mut app = image("app", 2, "Current");
+    app["metadata"]["managedFields"] = written(1);
+    let cascade = json!({
+        "apiVersion": "groundswell.dev/v1alpha1", "kind": "Cascade",
+        "metadata": {"name": "shop-1", "namespace": "team", "resourceVersion": "1",
+                     "managedFields": written(2)},
+        "spec": {"family": "shop", "levels": [["base"], ["app"]]},
+        "status": {"phase": "Running", "images": [
+            {"name": "app", "state": "Building", "message": "base was rebuilt"}]},
+    });
+    let objects = vec![family(), image("base", 1, "Current"), app, cascade];
+    let server = ApiServer::start(objects, Vec::new()).await;
+    let text = run_on(&server, "status shop").await.fine();
+    assert!(text.contains("0/1   1 Building"), "{text}");
+    assert!(text.contains("base was rebuilt"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_watch_that_breaks_is_opened_again_and_changes_are_lines() {
     let server = server().await;
     let flag = server.flag();

@@ -15,7 +15,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use groundswell::api::family_request::MAX_BY;
 
-use crate::command_line::KubectlFlags;
+use crate::{command_line::KubectlFlags, missing_rights::MissingRights};
 
 /// Timeout of one call to the API server, if `--request-timeout` is not set.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -176,9 +176,10 @@ impl ClusterConnection {
                      cluster with --context"
                 )
             }
-            Ok(Err(kube::Error::Api(status))) if status.is_forbidden() || status.is_invalid() => {
-                bail!("{}", status.message)
+            Ok(Err(kube::Error::Api(status))) if status.is_forbidden() => {
+                Err(MissingRights::of(status.message.clone()).into())
             }
+            Ok(Err(kube::Error::Api(status))) if status.is_invalid() => bail!("{}", status.message),
             Ok(answer) => answer.with_context(|| format!("read or write {plural}")),
         }
     }

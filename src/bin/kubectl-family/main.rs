@@ -27,6 +27,7 @@ mod layers;
 mod lint;
 mod logs;
 mod man;
+mod missing_rights;
 mod outdated;
 mod output;
 mod plan;

@@ -1,10 +1,11 @@
 //! `kubectl family completion`: the shell completes commands, flags, files, and the names of
-//! families, images and upstreams.
+//! families, images, upstreams, namespaces, checks, builds and more.
 //!
 //! The script of a shell calls the plugin again with [`VARIABLE`] set, and the plugin answers with
 //! candidates. kubectl does the same through the script `kubectl_complete-family`.
 
 mod kubectl;
+mod live_names;
 mod names;
 #[cfg(test)]
 mod tests;
@@ -109,6 +110,13 @@ fn kind(command: &str, argument: &str) -> Option<NameKind> {
         ("graph", "focus")
         | ("why" | "layers" | "diff" | "history" | "logs", "image")
         | ("outdated", "images") => Some(NameKind::Image),
+        ("plan", "set") => Some(NameKind::SetUpstream),
+        ("check", "strategy") => Some(NameKind::Strategy),
+        ("logs", "check") => Some(NameKind::Check),
+        ("logs", "build") => Some(NameKind::Build),
+        ("diff", "builds") | ("rollback", "to") => Some(NameKind::VerifiedBuild),
+        (_, "namespace") => Some(NameKind::Namespace),
+        (_, "context") => Some(NameKind::Context),
         _ => None,
     }
 }

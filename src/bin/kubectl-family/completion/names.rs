@@ -1,6 +1,5 @@
 //! The names that a shell completes. Another process reads them, so that whatever a cluster, a
-//! credential plugin or a large file does, the shell waits at most for [`TIME_LIMIT`] and shows no
-//! error.
+//! credential plugin or a large file does, the shell waits for a bounded time and shows no error.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -12,17 +11,23 @@ use std::{
     time::Duration,
 };
 
-use clap::{Args, ValueEnum};
+use clap::{Args, CommandFactory as _, ValueEnum};
 
 use crate::{
-    input::{Estate, EstateFamily, InputArguments},
+    command_line::CommandLine,
+    completion::live_names,
+    input::{Estate, EstateFamily, InputArguments, target::TargetName},
     output,
 };
 
 /// Name of the command that prints names.
 pub const COMMAND: &str = "__names";
-/// How long a shell waits for names.
-const TIME_LIMIT: Duration = Duration::from_secs(1);
+/// Environment variable with the number of seconds that a shell waits for names.
+const SECONDS_VARIABLE: &str = "KUBECTL_FAMILY_COMPLETE_SECONDS";
+/// How long a shell waits, if the variable says nothing.
+const DEFAULT_SECONDS: u64 = 1;
+/// Upper bound on what the variable says.
+const MAX_SECONDS: u64 = 600;
 /// Maximum number of bytes of names that are read.
 const MAX_BYTES: u64 = 1 << 20;
 /// Maximum number of names that are shown.
@@ -41,6 +46,20 @@ pub enum NameKind {
     Upstream,
     /// UPSTREAM, IMAGE or FAMILY/IMAGE
     Target,
+    /// upstream.UPSTREAM=
+    SetUpstream,
+    /// A namespace
+    Namespace,
+    /// A context of the kubeconfig
+    Context,
+    /// A build strategy
+    Strategy,
+    /// A check of an image
+    Check,
+    /// The number of a build of an image
+    Build,
+    /// The number of a build of an image that was verified
+    VerifiedBuild,
 }
 
 #[derive(Args, Debug)]
@@ -50,22 +69,41 @@ pub struct NamesArguments {
     /// Beginning of the names
     #[arg(long, allow_hyphen_values = true)]
     current: String,
+    /// Image whose checks or builds are named
+    #[arg(long)]
+    image: Option<TargetName>,
     #[command(flatten)]
     input: InputArguments,
 }
 
-/// Prints the names of the input, one per line.
+/// Prints the names, one per line.
 pub async fn print(arguments: NamesArguments) -> anyhow::Result<()> {
-    let estate = Box::pin(Estate::read_names(&arguments.input)).await?;
-    let names = matching(&estate.families, arguments.kind, &arguments.current);
-    let lines: Vec<String> = names.into_iter().map(|name| name + "\n").collect();
+    let NamesArguments { kind, current, image, input } = &arguments;
+    let names = match (kind, image) {
+        (NameKind::Namespace, _) => Box::pin(live_names::namespaces(input)).await?,
+        (NameKind::Context, _) => live_names::contexts(&input.kubectl_flags)?,
+        (NameKind::Strategy, _) => Box::pin(live_names::strategies(input)).await?,
+        (NameKind::Check, Some(image)) => Box::pin(live_names::checks(input, image)).await?,
+        (NameKind::Build | NameKind::VerifiedBuild, Some(image)) => {
+            let builds = Box::pin(live_names::builds(input, image)).await?;
+            let is_named = |verified| verified || *kind == NameKind::Build;
+            let named = builds.into_iter().filter(|(_, verified)| is_named(*verified));
+            named.map(|(number, _)| number.to_string()).collect()
+        }
+        _ => {
+            let estate = Box::pin(Estate::read_names(input)).await?;
+            of_families(&estate.families, *kind, current).into_iter().collect()
+        }
+    };
+    let names = names.into_iter().filter(|name| name.starts_with(current) && is_plain(name));
+    let lines: Vec<String> = names.map(|name| name + "\n").collect();
     output::write(&lines.concat())?;
     Ok(())
 }
 
-/// Returns the names of this kind that begin with `current`. An image is named without its family
-/// as long as `current` has no slash and no other family has an image of this name.
-fn matching(families: &[EstateFamily], kind: NameKind, current: &str) -> BTreeSet<String> {
+/// Returns the names of this kind. An image is named without its family as long as `current` has no
+/// slash and no other family has an image of this name.
+fn of_families(families: &[EstateFamily], kind: NameKind, current: &str) -> BTreeSet<String> {
     let images = || {
         families.iter().flat_map(|family| {
             let images = family.family.spec.images.iter();
@@ -80,7 +118,12 @@ fn matching(families: &[EstateFamily], kind: NameKind, current: &str) -> BTreeSe
     if matches!(kind, NameKind::Upstream | NameKind::Target) {
         names.extend(upstreams.map(|upstream| upstream.name.clone()));
     }
-    if current.contains('/') && kind != NameKind::Family && kind != NameKind::Upstream {
+    if kind == NameKind::SetUpstream {
+        let upstreams = families.iter().flat_map(|family| &family.family.spec.upstreams);
+        names.extend(upstreams.map(|upstream| format!("upstream.{}=", upstream.name)));
+    }
+    let has_images = matches!(kind, NameKind::Scope | NameKind::Image | NameKind::Target);
+    if current.contains('/') && has_images {
         names.extend(images().map(|(family, image)| format!("{family}/{image}")));
     } else if matches!(kind, NameKind::Image | NameKind::Target) {
         let mut counts: HashMap<&String, usize> = HashMap::new();
@@ -92,14 +135,14 @@ fn matching(families: &[EstateFamily], kind: NameKind, current: &str) -> BTreeSe
             _ => format!("{family}/{image}"),
         }));
     }
-    names.retain(|name| name.starts_with(current) && is_plain(name));
     names
 }
 
 /// Returns whether a shell takes the name as it is. The names of a valid family are such names; a
-/// shell would expand others.
+/// shell would expand others, and take one that begins with a dash as a flag.
 fn is_plain(name: &str) -> bool {
-    name.chars().all(|c| c.is_ascii_alphanumeric() || "-._/".contains(c))
+    name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || "-._/@:=".contains(c))
 }
 
 /// Returns the names that complete `current`, or none if they cannot be read in time.
@@ -109,8 +152,10 @@ pub fn ask(kind: NameKind, current: &OsStr) -> Vec<String> {
     };
     let Ok(program) = std::env::current_exe() else { return Vec::new() };
     let words: Vec<OsString> = std::env::args_os().skip_while(|word| word != "--").collect();
+    let image = named_image(&words).map(|image| format!("--image={image}"));
     let child = Command::new(program)
         .args([COMMAND, kind.get_name(), &format!("--current={current}")])
+        .args(image)
         .args(input_flags(&words))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -132,7 +177,26 @@ fn read_in_time(child: &mut Child) -> String {
         let read = output.take(MAX_BYTES).read_to_string(&mut text);
         _ = sender.send(read.map(|_| text));
     });
-    receiver.recv_timeout(TIME_LIMIT).ok().and_then(Result::ok).unwrap_or_default()
+    receiver.recv_timeout(time_limit()).ok().and_then(Result::ok).unwrap_or_default()
+}
+
+/// Returns how long the shell waits.
+fn time_limit() -> Duration {
+    let set = std::env::var(SECONDS_VARIABLE).ok().and_then(|text| text.parse().ok());
+    Duration::from_secs(set.unwrap_or(DEFAULT_SECONDS).min(MAX_SECONDS))
+}
+
+/// Returns the image that an unfinished line names.
+fn named_image(words: &[OsString]) -> Option<String> {
+    let line = words.iter().skip(1);
+    let command = CommandLine::command().ignore_errors(true);
+    let matches = command.try_get_matches_from(line).ok()?;
+    let (_, of_command) = matches.subcommand()?;
+    let mut images = ["image", "target"].into_iter().filter_map(|argument| {
+        let mut values = of_command.try_get_raw(argument).ok()??;
+        values.next()?.to_str()
+    });
+    images.next().map(str::to_owned)
 }
 
 /// Returns the flags of an unfinished line that say where the families are, with their values.

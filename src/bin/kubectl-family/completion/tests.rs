@@ -10,12 +10,22 @@ fn the_arguments_that_take_names_exist() {
             .filter(|one| one.get::<ArgValueCompleter>().is_some())
             .map(move |one| format!("{} {}", command.get_name(), one.get_id()))
     });
-    let completed: Vec<String> = completed.collect();
+    let (of_all, completed): (Vec<String>, Vec<String>) =
+        completed.partition(|one| one.ends_with(" namespace") || one.ends_with(" context"));
+    let of_cluster = command.get_subcommands().filter(|command| {
+        command.get_arguments().any(|argument| argument.get_long() == Some("kubeconfig"))
+    });
+    let of_cluster = of_cluster.count();
+    let count = |name: &str| of_all.iter().filter(|one| one.ends_with(name)).count();
+    assert_eq!(count(" context"), of_cluster, "{of_all:?}");
+    assert_eq!(count(" namespace"), of_cluster + 2, "import and discover write one: {of_all:?}");
     assert_eq!(
         completed,
         [
             "check family",
+            "check strategy",
             "diff image",
+            "diff builds",
             "layers image",
             "outdated images",
             "status family",
@@ -23,10 +33,13 @@ fn the_arguments_that_take_names_exist() {
             "graph focus",
             "impact target",
             "plan moved",
+            "plan set",
             "why image",
             "history image",
             "history family",
             "logs image",
+            "logs check",
+            "logs build",
             "trigger target",
             "retry target",
             "cancel target",
@@ -38,6 +51,7 @@ fn the_arguments_that_take_names_exist() {
             "approve family",
             "approve upstream",
             "rollback target",
+            "rollback to",
         ]
     );
 }

@@ -21,9 +21,10 @@ use serde::Serialize;
 use crate::{
     contains::{
         query::{PackageMatch, PackageQuery},
-        workloads::running_images,
+        workloads::{RunningImages, running_images},
     },
     input::{Estate, InputArguments, plural},
+    missing_rights::check_rights,
     output::{self, Document, ListFormat, Outcome, Terminal, note, table},
     registry_images::{ImageArgument, MAX_CONCURRENT_IMAGES, RegistryArguments, current_reference},
 };
@@ -73,7 +74,7 @@ struct ContainingImage {
     platform: String,
     /// The images of families that it is, as `namespace/family/image`.
     names: BTreeSet<String>,
-    /// The workloads that run it, as `namespace/kind/name`.
+    /// The workloads that run it, as `Kind namespace/name`.
     workloads: BTreeSet<String>,
     /// The packages.
     packages: Vec<Package>,
@@ -147,12 +148,7 @@ impl ContainsArguments {
         if !self.references.is_empty() {
             return Ok(images);
         }
-        // Pods run images whether a family has them or not.
-        let estate = if self.input.filenames.is_empty() && self.input.selector.is_none() {
-            Box::pin(Estate::read_if_any(&self.input)).await?
-        } else {
-            Box::pin(Estate::read(&self.input)).await?
-        };
+        let (estate, running) = Box::pin(self.estate_and_pods()).await?;
         for family in &estate.families {
             for (index, image) in ImageIndex::enumerate(&family.family.spec.images) {
                 match current_reference(family, index) {
@@ -164,14 +160,28 @@ impl ContainsArguments {
                 }
             }
         }
-        if self.input.filenames.is_empty() {
-            let running = running_images(&self.input).await?;
-            problems.extend(running.problems);
-            for running in running.images {
-                images.entry(running.reference).workloads.insert(running.workload);
-            }
+        problems.extend(running.problems);
+        for running in running.images {
+            images.entry(running.reference).workloads.insert(running.workload);
         }
         Ok(images)
+    }
+
+    /// Reads the families, and in a cluster what its pods run.
+    async fn estate_and_pods(&self) -> anyhow::Result<(Estate, RunningImages)> {
+        if !self.input.filenames.is_empty() {
+            return Ok((Box::pin(Estate::read(&self.input)).await?, RunningImages::default()));
+        }
+        let estate = async {
+            // Pods run images whether a family has them or not.
+            match self.input.selector {
+                None => Estate::read_if_any(&self.input).await,
+                Some(_) => Estate::read(&self.input).await,
+            }
+        };
+        let (estate, running) = tokio::join!(estate, running_images(&self.input));
+        check_rights([estate.as_ref().err(), running.as_ref().err()])?;
+        Ok((estate?, running?))
     }
 }
 

@@ -21,7 +21,7 @@ async fn search(query: &str) -> PackageReport {
     for name in ["old", "new", "alpine", "static", "gone"] {
         let entry = images.entry(registry.reference(&format!("team/{name}:1")));
         entry.names.insert(format!("default/team/{name}"));
-        entry.workloads.insert(format!("shop/Deployment/{name}"));
+        entry.workloads.insert(format!("Deployment shop/{name}"));
     }
     let mut report = PackageReport::default();
     let query = query.parse().expect("a question");
@@ -69,7 +69,7 @@ async fn versions_that_do_not_compare_are_named() {
 async fn the_table_names_workloads() {
     let report = search("libssl3=3.0.14-1~deb12u1").await;
     let text = report.rendered(ListFormat::Wide).expect("a text");
-    assert!(text.contains("shop/Deployment/old"), "{text}");
+    assert!(text.contains("Deployment shop/old"), "{text}");
     assert!(text.contains("linux/amd64") && text.contains("1 of 4 images contains it"), "{text}");
     let names = report.rendered(ListFormat::Name).expect("names");
     assert!(names.contains("team/old@sha256:"), "{names}");
@@ -86,7 +86,7 @@ async fn search_in(
     let mut images = SearchedImages::default();
     for name in names {
         let entry = images.entry(registry.reference(name));
-        entry.workloads.insert(format!("shop/Pod/{name}"));
+        entry.workloads.insert(format!("Pod shop/{name}"));
     }
     let mut report = PackageReport::default();
     let query = query.parse().expect("a question");

@@ -17,7 +17,7 @@ const ID_PREFIXES: [&str; 2] = ["docker-pullable://", "docker://"];
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunningImage {
     pub reference: Reference,
-    /// As `namespace/kind/name`.
+    /// As `Kind namespace/name`.
     pub workload: String,
 }
 
@@ -87,12 +87,12 @@ fn has_image(container: &ContainerStatus) -> bool {
 fn workload(pod: &Pod) -> String {
     let namespace = pod.namespace().unwrap_or_default();
     let owner = pod.owner_references().iter().find(|owner| owner.controller == Some(true));
-    let Some(owner) = owner else { return format!("{namespace}/Pod/{}", pod.name_any()) };
+    let Some(owner) = owner else { return format!("Pod {namespace}/{}", pod.name_any()) };
     let hash = pod.labels().get(TEMPLATE_HASH);
     let deployment = hash.and_then(|hash| owner.name.strip_suffix(hash)?.strip_suffix('-'));
     match deployment.filter(|_| owner.kind == "ReplicaSet") {
-        Some(deployment) => format!("{namespace}/Deployment/{deployment}"),
-        None => format!("{namespace}/{}/{}", owner.kind, owner.name),
+        Some(deployment) => format!("Deployment {namespace}/{deployment}"),
+        None => format!("{} {namespace}/{}", owner.kind, owner.name),
     }
 }
 
@@ -132,7 +132,7 @@ mod tests {
                 container(&id("old"), "terminated"),
             ]},
         });
-        let expected = vec![format!("shop/Deployment/web {}", id("a"))];
+        let expected = vec![format!("Deployment shop/web {}", id("a"))];
         assert_eq!(running(pod), (expected, vec![]));
         let pod = json!({"metadata": {"name": "pending"}});
         assert_eq!(running(pod), (vec![], vec![]));
@@ -149,7 +149,7 @@ mod tests {
                 "metadata": {"name": "alone", "namespace": "shop"},
                 "status": {list: [container(&id("a"), state)]},
             });
-            let expected = vec![format!("shop/Pod/alone {}", id("a"))];
+            let expected = vec![format!("Pod shop/alone {}", id("a"))];
             assert_eq!(running(pod), (expected, vec![]), "{list} {state}");
         }
         let pod = json!({
@@ -169,7 +169,7 @@ mod tests {
             let (images, problems) = running(pod);
             assert!(images.is_empty(), "{id}: {images:?}");
             assert_eq!(problems.len(), 1, "{id}");
-            assert!(problems[0].contains("shop/Pod/imported runs r.example/a:1"), "{problems:?}");
+            assert!(problems[0].contains("Pod shop/imported runs r.example/a:1"), "{problems:?}");
         }
     }
 }

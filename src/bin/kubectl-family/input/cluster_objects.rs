@@ -12,22 +12,29 @@ use crate::{
         Estate, EstateOrigin, InputArguments,
         objects::{InputObjects, Place, PlacedFamily},
     },
+    missing_rights::check_rights,
 };
 
 /// Reads the families that the flags select.
 pub async fn read(arguments: &InputArguments) -> anyhow::Result<Estate> {
     let cluster = ClusterConnection::connect(&arguments.kubectl_flags).await?;
-    let (families, images, cascades, requests) = tokio::try_join!(
+    let (families, images, cascades, requests) = tokio::join!(
         cluster.list::<ImageFamily>(api(&cluster, arguments), selected(arguments)),
         cluster.list(api(&cluster, arguments), ListParams::default()),
         cluster.list(api(&cluster, arguments), ListParams::default()),
         cluster.list(api(&cluster, arguments), ListParams::default()),
-    )?;
+    );
+    check_rights([
+        families.as_ref().err(),
+        images.as_ref().err(),
+        cascades.as_ref().err(),
+        requests.as_ref().err(),
+    ])?;
     let objects = InputObjects {
-        families: placed(families),
-        images,
-        cascades,
-        requests,
+        families: placed(families?),
+        images: images?,
+        cascades: cascades?,
+        requests: requests?,
         ..InputObjects::default()
     };
     Ok(objects.estate(Vec::new(), EstateOrigin::Cluster))

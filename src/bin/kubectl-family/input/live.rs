@@ -1,10 +1,15 @@
 //! The objects of a cluster as they change. A list that is broken off and read again replaces what
 //! is known only when it is complete, so that nobody gets half of it.
 
-use std::{collections::BTreeMap, fmt::Debug, time::Duration};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+    fmt::Debug,
+    time::Duration,
+};
 
 use anyhow::bail;
-use futures::{Stream, StreamExt as _, TryStreamExt as _, stream};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use k8s_openapi::NamespaceResourceScope;
 use kube::{
     Resource, ResourceExt,
@@ -20,6 +25,7 @@ use crate::{
     input::{
         Estate, EstateOrigin, InputArguments,
         cluster_objects::{api, placed, read},
+        live_states::set_live_states,
         objects::InputObjects,
     },
 };
@@ -62,7 +68,10 @@ pub async fn follow(
     let (mut ticks, mut retries) = (interval(MIN_INTERVAL), interval(RETRY_INTERVAL));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     retries.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut is_changed, mut problem) = (false, None);
+    let mut is_changed = false;
+    // What is wrong with the watch of each kind: all fail for the same reason, or each lacks
+    // another right.
+    let mut problems: BTreeMap<&str, String> = BTreeMap::new();
     loop {
         tokio::select! {
             event = events.next() => match event {
@@ -70,10 +79,11 @@ pub async fn follow(
                     objects.apply(event);
                     is_changed = true;
                 }
-                // The watches fail one after the other for the same reason.
-                Some(Err(error)) => {
-                    let text = sentence(&error);
-                    if problem.replace(text.clone()).as_ref() != Some(&text) {
+                Some(Err(failed)) => {
+                    let known = joined(&problems);
+                    problems.insert(failed.plural, sentence(&failed.error));
+                    let text = joined(&problems);
+                    if text != known {
                         publish(LiveUpdate::Problem(text));
                     }
                 }
@@ -82,13 +92,13 @@ pub async fn follow(
             _ = ticks.tick(), if is_changed => {
                 is_changed = false;
                 if let Some(estate) = objects.estate() {
-                    problem = None;
+                    problems.clear();
                     publish(LiveUpdate::Estate(Box::new(estate)));
                 }
             }
-            _ = retries.tick(), if problem.is_some() => {
+            _ = retries.tick(), if !problems.is_empty() => {
                 if let Ok(estate) = Box::pin(read(arguments)).await {
-                    problem = None;
+                    problems.clear();
                     publish(LiveUpdate::Estate(Box::new(estate)));
                 }
             }
@@ -105,7 +115,15 @@ enum LiveEvent {
     Request(Box<Event<FamilyRequest>>),
 }
 
-type LiveEvents = stream::BoxStream<'static, watcher::Result<LiveEvent>>;
+/// A watch that has failed. It is started again.
+#[derive(Debug)]
+struct FailedWatch {
+    /// What it watches.
+    plural: &'static str,
+    error: watcher::Error,
+}
+
+type LiveEvents = stream::BoxStream<'static, Result<LiveEvent, FailedWatch>>;
 
 fn watched<K>(
     cluster: &ClusterConnection,
@@ -125,14 +143,22 @@ where
     if let Some(selector) = arguments.selector.as_ref().filter(|_| K::kind(&()) == "ImageFamily") {
         config = config.labels(selector);
     }
-    mapped(watcher(api::<K>(cluster, arguments), config).default_backoff(), wrap)
+    let plural = match K::plural(&()) {
+        Cow::Borrowed(plural) => plural,
+        // No kind of ours.
+        Cow::Owned(_) => "objects",
+    };
+    let events = watcher(api::<K>(cluster, arguments), config).default_backoff();
+    events
+        .map_ok(move |event| wrap(Box::new(event)))
+        .map_err(move |error| FailedWatch { plural, error })
+        .boxed()
 }
 
-fn mapped<K: 'static>(
-    events: impl Stream<Item = watcher::Result<Event<K>>> + Send + 'static,
-    wrap: fn(Box<Event<K>>) -> LiveEvent,
-) -> LiveEvents {
-    events.map_ok(move |event| wrap(Box::new(event))).boxed()
+/// Returns the different problems as one text.
+fn joined(problems: &BTreeMap<&str, String>) -> String {
+    let different: BTreeSet<&str> = problems.values().map(String::as_str).collect();
+    different.into_iter().collect::<Vec<_>>().join("; ")
 }
 
 /// Says what is wrong with a watch.
@@ -205,10 +231,12 @@ impl LiveObjects {
 
     /// Returns the estate; `None` until all first lists are complete.
     fn estate(&self) -> Option<Estate> {
+        let (mut images, cascades) = (self.images.objects()?, self.cascades.objects()?);
+        set_live_states(&mut images, &cascades);
         let objects = InputObjects {
             families: placed(self.families.objects()?),
-            images: self.images.objects()?,
-            cascades: self.cascades.objects()?,
+            images,
+            cascades,
             requests: self.requests.objects()?,
             ..InputObjects::default()
         };

@@ -12,6 +12,7 @@
 //! - `schema`: what the API server would reject
 //! - `cluster_objects`: the objects of a cluster
 //! - [`live`]: the objects of a cluster as they change
+//! - [`live_states`]: states that only the record of a cascade has yet
 //! - [`target`]: the image or upstream that a user names
 
 mod cluster_objects;
@@ -22,6 +23,7 @@ mod files;
 #[cfg(test)]
 pub mod fixtures;
 pub mod live;
+pub mod live_states;
 mod manifests;
 mod objects;
 mod positions;

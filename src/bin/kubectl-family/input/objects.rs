@@ -130,13 +130,15 @@ impl InputObjects {
             of_namespace.insert(config_map.name_any(), config_map);
         }
         let mut families: BTreeMap<FamilyName, EstateFamily> = BTreeMap::new();
-        let mut places: HashMap<FamilyName, String> = HashMap::new();
+        let mut places: HashMap<FamilyName, Place> = HashMap::new();
         for PlacedFamily { family, place } in self.families {
             let name = FamilyName {
                 namespace: family.namespace().unwrap_or_default(),
                 name: family.name_any(),
             };
-            if let Some(first) = places.insert(name.clone(), place.field("")) {
+            // Positions are read only for a problem: that takes longer than all the rest.
+            if let Some(first) = places.insert(name.clone(), place.clone()) {
+                let first = first.field("");
                 let message = format!("ImageFamily {name} is in {first}, too; remove one");
                 problems.push(InputProblem { place: place.field(""), message });
                 continue;

@@ -10,7 +10,8 @@ mod observed;
 mod records;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    cell::OnceCell,
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -90,6 +91,10 @@ struct DryImage {
     has_new_source: bool,
     /// Whether the spec names another strategy than at the last build.
     has_new_strategy: bool,
+    /// The revision of a source that no build records.
+    own_source: OnceCell<String>,
+    /// The revision of a strategy that no build records.
+    own_strategy: OnceCell<String>,
 }
 
 struct DryCascade {
@@ -192,11 +197,18 @@ impl<'a> DryRun<'a> {
             let Some((before, known)) = known.remove(image.name.as_str()) else {
                 return DryImage::default();
             };
-            DryImage {
+            let mut known = DryImage {
                 has_new_source: before.source != image.source,
                 has_new_strategy: strategy_of(old, before) != strategy_of(new, image),
                 ..known
+            };
+            if known.has_new_source {
+                known.own_source.take();
             }
+            if known.has_new_strategy {
+                known.own_strategy.take();
+            }
+            known
         });
         let images = after.collect();
         let Self { status, cascades, ended, requests, now, .. } = self;
@@ -314,12 +326,13 @@ impl<'a> DryRun<'a> {
             end.requests.entry(decided.name.clone()).or_insert_with(|| decided.clone());
         }
         let begun = end.builds.len();
+        let mut started: HashSet<ImageIndex> = end.builds.iter().map(|one| one.image).collect();
         for effect in &decision.effects {
             match effect {
                 Effect::Build(build) => {
                     let decided = decision.images.get(build.image.position());
                     let causes = decided.map(|decided| decided.causes.clone()).unwrap_or_default();
-                    if end.builds.iter().all(|known| known.image != build.image) {
+                    if started.insert(build.image) {
                         end.builds.push(DryBuild { image: build.image, at: self.now, causes });
                     }
                     self.build(build);

@@ -3,7 +3,7 @@
 mod markdown;
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     time::Duration,
 };
 
@@ -114,12 +114,21 @@ pub struct Planned<'a> {
     pub end: &'a DryRunEnd,
 }
 
+/// A planned family, and which of its images are built.
+struct ReportedPlan<'a> {
+    planned: Planned<'a>,
+    built: HashSet<ImageIndex>,
+    /// The names of these images.
+    built_names: HashSet<&'a str>,
+}
+
 impl FamilyPlan {
     /// Creates the plan of a family from the end of a dry run that has begun `now`.
     pub fn of(planned: Planned<'_>, assumed_imports: Vec<String>, now: Timestamp) -> Self {
         let Planned { before, after, end, .. } = planned;
+        let reported = ReportedPlan::of(planned);
         let builds: Vec<PlannedImage> =
-            planned.builds().filter_map(|build| planned.built(build, now)).collect();
+            planned.builds().filter_map(|build| reported.built(build, now)).collect();
         let mut plan = Self {
             namespace: after.name.namespace.clone(),
             name: after.name.name.clone(),
@@ -128,22 +137,23 @@ impl FamilyPlan {
             builds,
             waits_for: planned.waits_for(),
             planned_until: end.cut_at.map(|at| at.strftime("%Y-%m-%d").to_string()),
-            others: planned.others(),
+            others: reported.others(),
             assumed_imports,
             added: Vec::new(),
             removed: Vec::new(),
             unbuilt_changes: Vec::new(),
             family_changes: Vec::new(),
         };
-        if let Some(before) = before {
-            plan.compare(before, planned);
+        // Without another manifest, both are the same object.
+        if let Some(before) = before.filter(|before| !std::ptr::eq(*before, after)) {
+            plan.compare(before, &reported);
         }
         plan
     }
 
     /// Adds what differs between two manifests.
-    fn compare(&mut self, before: &EstateFamily, planned: Planned<'_>) {
-        let (old, new) = (&before.family.spec, &planned.after.family.spec);
+    fn compare(&mut self, before: &EstateFamily, reported: &ReportedPlan<'_>) {
+        let (old, new) = (&before.family.spec, &reported.planned.after.family.spec);
         let known: HashMap<&str, _> =
             old.images.iter().map(|image| (image.name.as_str(), image)).collect();
         for (index, image) in ImageIndex::enumerate(&new.images) {
@@ -152,13 +162,13 @@ impl FamilyPlan {
                 continue;
             };
             let fields = changed_fields(known, image);
-            if !fields.is_empty() && !planned.is_built(index) {
+            if !fields.is_empty() && !reported.built.contains(&index) {
                 self.unbuilt_changes.push(format!("{}: {}", image.name, fields.join(", ")));
             }
         }
-        let is_kept = |name: &str| new.images.iter().any(|image| image.name == name);
+        let kept: HashSet<&str> = new.images.iter().map(|image| image.name.as_str()).collect();
         let names = old.images.iter().map(|image| &image.name);
-        self.removed.extend(names.filter(|name| !is_kept(name)).cloned());
+        self.removed.extend(names.filter(|name| !kept.contains(name.as_str())).cloned());
         self.family_changes = changed_family_fields(old, new);
     }
 
@@ -219,23 +229,6 @@ impl Planned<'_> {
         builds.into_iter()
     }
 
-    fn is_built(&self, image: ImageIndex) -> bool {
-        self.end.builds.iter().any(|build| build.image == image)
-    }
-
-    fn built(&self, build: &DryBuild, now: Timestamp) -> Option<PlannedImage> {
-        let image = self.after.family.spec.images.get(build.image.position())?;
-        let wait = build.at.duration_since(now).as_secs();
-        Some(PlannedImage {
-            image: image.name.clone(),
-            level: self.after.blueprint.lineage.level(build.image),
-            state: None,
-            starts_in_seconds: Some(u64::try_from(wait).unwrap_or(0)),
-            waits_for: self.built_imports(build.image),
-            why: self.why(build),
-        })
-    }
-
     /// Returns the images of other families that are built before an image.
     fn built_imports(&self, image: ImageIndex) -> Vec<String> {
         let lineage = &self.after.blueprint.lineage;
@@ -248,27 +241,6 @@ impl Planned<'_> {
             self.assumed.imports.get(name).is_some_and(|known| known.rebuilt_at().is_some())
         });
         built.map(|name| name.to_string()).collect()
-    }
-
-    /// Says why an image is built: its own causes, or the parents that are built before it.
-    fn why(&self, build: &DryBuild) -> String {
-        let images = &self.after.family.spec.images;
-        let is_built = |name: &str| {
-            images.iter().position(|image| image.name == name).is_some_and(|position| {
-                self.end.builds.iter().any(|build| build.image.position() == position)
-            })
-        };
-        let direct = build.causes.iter().filter(|cause| cause.via.is_empty());
-        let reasons = direct.map(|cause| match cause.type_ {
-            CauseType::Parent if is_built(&cause.name) => format!("after {}", cause.name),
-            _ => describe(cause),
-        });
-        let mut reasons: Vec<String> = reasons.collect();
-        reasons.dedup();
-        if reasons.is_empty() {
-            return "an input changes".into();
-        }
-        shorten(&reasons.join("; "), MAX_CAUSE)
     }
 
     /// Returns what keeps builds from starting: the gates that open before the first one, and those
@@ -290,19 +262,62 @@ impl Planned<'_> {
         }
         (!gates.is_empty()).then(|| gates.join("; "))
     }
+}
+
+impl<'a> ReportedPlan<'a> {
+    fn of(planned: Planned<'a>) -> Self {
+        let built: HashSet<ImageIndex> =
+            planned.end.builds.iter().map(|build| build.image).collect();
+        let images = ImageIndex::enumerate(&planned.after.family.spec.images);
+        let names = images.filter(|(index, _)| built.contains(index));
+        let built_names = names.map(|(_, image)| image.name.as_str()).collect();
+        Self { planned, built, built_names }
+    }
+
+    fn built(&self, build: &DryBuild, now: Timestamp) -> Option<PlannedImage> {
+        let after = self.planned.after;
+        let image = after.family.spec.images.get(build.image.position())?;
+        let wait = build.at.duration_since(now).as_secs();
+        Some(PlannedImage {
+            image: image.name.clone(),
+            level: after.blueprint.lineage.level(build.image),
+            state: None,
+            starts_in_seconds: Some(u64::try_from(wait).unwrap_or(0)),
+            waits_for: self.planned.built_imports(build.image),
+            why: self.why(build),
+        })
+    }
+
+    /// Says why an image is built: its own causes, or the parents that are built before it.
+    fn why(&self, build: &DryBuild) -> String {
+        let direct = build.causes.iter().filter(|cause| cause.via.is_empty());
+        let reasons = direct.map(|cause| match cause.type_ {
+            CauseType::Parent if self.built_names.contains(cause.name.as_str()) => {
+                format!("after {}", cause.name)
+            }
+            _ => describe(cause),
+        });
+        let mut reasons: Vec<String> = reasons.collect();
+        reasons.dedup();
+        if reasons.is_empty() {
+            return "an input changes".into();
+        }
+        shorten(&reasons.join("; "), MAX_CAUSE)
+    }
 
     /// Returns the images that are not built and not current: now, or at the end.
     fn others(&self) -> Vec<PlannedImage> {
-        let images = ImageIndex::enumerate(&self.after.family.spec.images);
-        let others = images.filter(|(index, _)| !self.is_built(*index));
+        let Planned { after, end, .. } = self.planned;
+        let images = ImageIndex::enumerate(&after.family.spec.images);
+        let others = images.filter(|(index, _)| !self.built.contains(index));
         let others = others.filter_map(|(index, image)| {
-            let decided = [&self.end.last, &self.end.first]
+            let decided = [&end.last, &end.first]
                 .into_iter()
                 .filter_map(|decision| decision.images.get(index.position()))
                 .find(|decided| decided.state != ImageState::Current)?;
             Some(PlannedImage {
                 image: image.name.clone(),
-                level: self.after.blueprint.lineage.level(index),
+                level: after.blueprint.lineage.level(index),
                 state: Some(decided.state.as_str()),
                 starts_in_seconds: None,
                 waits_for: Vec::new(),

@@ -26,6 +26,7 @@ use crate::{
     cluster::ClusterConnection,
     command_line::KubectlFlags,
     input::EstateFamily,
+    missing_rights::check_rights,
     output::{self, Outcome},
     request::send::SendFlags,
 };
@@ -201,17 +202,18 @@ async fn recorded_family(
 ) -> anyhow::Result<EstateFamily> {
     let name = family.name_any();
     let selected = || ListParams::default().fields(&format!("spec.family={name}"));
-    let (images, cascades, requests) = tokio::try_join!(
+    let (images, cascades, requests) = tokio::join!(
         cluster.list::<ManagedImage>(cluster.api(), selected()),
         cluster.list::<Cascade>(cluster.api(), selected()),
         cluster.list::<FamilyRequest>(cluster.api(), selected()),
-    )?;
-    let images = images.into_iter().map(|image| (image.spec.image.clone(), image)).collect();
+    );
+    check_rights([images.as_ref().err(), cascades.as_ref().err(), requests.as_ref().err()])?;
+    let images = images?.into_iter().map(|image| (image.spec.image.clone(), image)).collect();
     let Some(mut found) = EstateFamily::of_objects(family.clone(), images) else {
         bail!("{name} is not valid, so that the controller carries out nothing; see its status")
     };
-    found.cascades = cascades;
-    found.requests = requests;
+    found.cascades = cascades?;
+    found.requests = requests?;
     found.cascades.sort_by_key(|one| (one.creation_timestamp(), one.name_any()));
     found.requests.sort_by_key(|one| (one.creation_timestamp(), one.name_any()));
     Ok(found)

@@ -24,12 +24,13 @@ use kube::{
 };
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use groundswell::api::{ImageFamily, ManagedImage};
+use groundswell::api::{Cascade, ImageFamily, ManagedImage};
 
 pub use crate::status::render::{age, age_of};
 use crate::{
     cluster::ClusterConnection,
     command_line::KubectlFlags,
+    missing_rights::check_rights,
     output::{self, Terminal},
     status::{
         changes::changes,
@@ -115,18 +116,22 @@ async fn fetch(cluster: &ClusterConnection, arguments: &StatusArguments) -> anyh
     let mut view = View::default();
     let families = arguments.families(cluster);
     if let Some(name) = &arguments.family {
-        view.insert_family(cluster.get(families, name).await?);
-        let images = Api::namespaced(cluster.client.clone(), &cluster.namespace);
-        let selected = ListParams::default().fields(&format!("spec.family={name}"));
-        for image in cluster.list(images, selected).await? {
-            view.insert_image(image);
-        }
+        let selected = || ListParams::default().fields(&format!("spec.family={name}"));
+        let (family, images, cascades) = tokio::join!(
+            cluster.get(families, name),
+            cluster.list::<ManagedImage>(cluster.api(), selected()),
+            cluster.list::<Cascade>(cluster.api(), selected()),
+        );
+        check_rights([family.as_ref().err(), images.as_ref().err(), cascades.as_ref().err()])?;
+        view.insert_family(family?);
+        images?.into_iter().for_each(|image| view.insert_image(image));
+        cascades?.into_iter().for_each(|cascade| view.insert_cascade(cascade));
     } else {
         for family in cluster.list(families, ListParams::default()).await? {
             view.insert_family(family);
         }
     }
-    Ok(view)
+    Ok(view.with_live_states())
 }
 
 /// Shows every change until the user stops the command. A broken watch is restarted.
@@ -163,11 +168,12 @@ async fn watch(
                     continue;
                 }
                 if screen.is_live() {
-                    let text = arguments.render(&watched.view, Terminal::of_stdout());
+                    let text = arguments.render(&watched.live(), Terminal::of_stdout());
                     screen.show(&with_loss(&text, lost))?;
                 } else {
-                    output::write(&changes(&shown, &watched.view, Timestamp::now()))?;
-                    shown.clone_from(&watched.view);
+                    let view = watched.live();
+                    output::write(&changes(&shown, &view, Timestamp::now()))?;
+                    shown = view;
                 }
                 (changed, drawn_at) = (false, Instant::now());
             }
@@ -190,29 +196,23 @@ fn events(
     cluster: &ClusterConnection,
     arguments: &StatusArguments,
 ) -> impl stream::Stream<Item = Result<StatusEvent, watcher::Error>> + Unpin {
-    let (of_families, of_images) = match &arguments.family {
-        Some(name) => (
-            watcher::Config::default().fields(&format!("metadata.name={name}")),
-            Some(watcher::Config::default().fields(&format!("spec.family={name}"))),
-        ),
-        None => (watcher::Config::default(), None),
+    let of_families = match &arguments.family {
+        Some(name) => watcher::Config::default().fields(&format!("metadata.name={name}")),
+        None => watcher::Config::default(),
     };
     let families = watcher(arguments.families(cluster), of_families)
         .default_backoff()
         .map_ok(|event| StatusEvent::Family(Box::new(event)))
         .boxed();
-    let images = match of_images {
-        Some(config) => {
-            let api: Api<ManagedImage> =
-                Api::namespaced(cluster.client.clone(), &cluster.namespace);
-            watcher(api, config)
-                .default_backoff()
-                .map_ok(|event| StatusEvent::Image(Box::new(event)))
-                .boxed()
-        }
-        None => stream::pending().boxed(),
-    };
-    stream::select(families, images)
+    let mut all = vec![families];
+    if let Some(name) = &arguments.family {
+        let of_family = || watcher::Config::default().fields(&format!("spec.family={name}"));
+        let images = watcher(cluster.api::<ManagedImage>(), of_family()).default_backoff();
+        all.push(images.map_ok(|event| StatusEvent::Image(Box::new(event))).boxed());
+        let cascades = watcher(cluster.api::<Cascade>(), of_family()).default_backoff();
+        all.push(cascades.map_ok(|event| StatusEvent::Cascade(Box::new(event))).boxed());
+    }
+    stream::select_all(all)
 }
 
 fn is_rejected(error: &watcher::Error) -> bool {

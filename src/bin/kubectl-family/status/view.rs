@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use kube::{ResourceExt as _, runtime::watcher};
 
-use groundswell::api::{ImageFamily, ManagedImage};
+use groundswell::api::{Cascade, ImageFamily, ManagedImage};
+
+use crate::input::live_states::set_live_states;
 
 /// A family by namespace and name.
 pub type FamilyKey = (String, String);
@@ -14,6 +16,8 @@ pub type FamilyKey = (String, String);
 pub struct View {
     pub families: BTreeMap<FamilyKey, ImageFamily>,
     pub images: BTreeMap<String, ManagedImage>,
+    /// The cascades of the one family.
+    pub cascades: BTreeMap<String, Cascade>,
 }
 
 /// A watch event of an object that is shown.
@@ -21,6 +25,7 @@ pub struct View {
 pub enum StatusEvent {
     Family(Box<watcher::Event<ImageFamily>>),
     Image(Box<watcher::Event<ManagedImage>>),
+    Cascade(Box<watcher::Event<Cascade>>),
 }
 
 /// A view that watches keep up to date. A list that a watch begins again replaces the objects when
@@ -28,9 +33,10 @@ pub enum StatusEvent {
 #[derive(Debug, Default)]
 pub struct WatchedView {
     /// What was complete last.
-    pub view: View,
+    view: View,
     families: WatchedList<FamilyKey, ImageFamily>,
     images: WatchedList<String, ManagedImage>,
+    cascades: WatchedList<String, Cascade>,
 }
 
 /// A list that is being read.
@@ -76,14 +82,24 @@ impl WatchedView {
                 self.families.apply(*event, &mut self.view.families, family_key);
             }
             StatusEvent::Image(event) => {
-                self.images.apply(*event, &mut self.view.images, image_key);
+                self.images.apply(*event, &mut self.view.images, ManagedImage::name_any);
+            }
+            StatusEvent::Cascade(event) => {
+                self.cascades.apply(*event, &mut self.view.cascades, Cascade::name_any);
             }
         }
     }
 
-    /// Whether the first lists of families and, for one family, of images are complete.
+    /// Whether the first lists of families and, for one family, of images and cascades are
+    /// complete.
     pub fn is_complete(&self, has_images: HasImages) -> bool {
-        self.families.is_complete && (has_images == HasImages::No || self.images.is_complete)
+        let of_images = self.images.is_complete && self.cascades.is_complete;
+        self.families.is_complete && (has_images == HasImages::No || of_images)
+    }
+
+    /// Returns the objects with the states of this moment.
+    pub fn live(&self) -> View {
+        self.view.clone().with_live_states()
     }
 }
 
@@ -100,16 +116,22 @@ impl View {
     }
 
     pub fn insert_image(&mut self, image: ManagedImage) {
-        self.images.insert(image_key(&image), image);
+        self.images.insert(image.name_any(), image);
+    }
+
+    pub fn insert_cascade(&mut self, cascade: Cascade) {
+        self.cascades.insert(cascade.name_any(), cascade);
+    }
+
+    /// Returns the objects with the states of images that only the records of cascades have yet.
+    pub fn with_live_states(mut self) -> Self {
+        set_live_states(self.images.values_mut(), self.cascades.values());
+        self
     }
 }
 
 fn family_key(family: &ImageFamily) -> FamilyKey {
     (family.namespace().unwrap_or_default(), family.name_any())
-}
-
-fn image_key(image: &ManagedImage) -> String {
-    image.name_any()
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What each decision of a dry run reads: the records, and what is assumed of the rest.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{cell::OnceCell, collections::HashMap, sync::Arc};
 
 use serde::Serialize;
 
@@ -97,10 +97,11 @@ impl DryRun<'_> {
         let recorded = moved.or(inputs.map(|inputs| &inputs.source));
         let recorded = recorded.filter(|_| !known.has_new_source);
         let source = blueprint.inline.clone();
-        let source = source.unwrap_or_else(|| revision(&image.source, recorded));
+        let source = source.unwrap_or_else(|| revision(&known.own_source, &image.source, recorded));
         let strategy = strategy_of(&self.family.family.spec, image);
         let recorded = inputs.map(|inputs| &inputs.strategy);
-        let strategy = revision(strategy, recorded.filter(|_| !known.has_new_strategy));
+        let recorded = recorded.filter(|_| !known.has_new_strategy);
+        let strategy = revision(&known.own_strategy, strategy, recorded);
         let failure = known.record.as_ref().and_then(|record| record.failure.as_ref());
         let job_version = failure.and_then(|failure| failure.job_version.clone());
         let job_version = job_version.unwrap_or_default();
@@ -171,10 +172,8 @@ fn moved_source<'a>(record: &'a ManagedImageStatus, image: &str) -> Option<&'a S
 }
 
 /// Returns the revision of a source or a strategy: the recorded one of a build, or else one that
-/// follows from the spec.
-fn revision<T: Serialize>(spec: &T, recorded: Option<&String>) -> String {
-    match recorded.filter(|recorded| !recorded.is_empty()) {
-        Some(recorded) => recorded.clone(),
-        None => digest_of(&serde_json::to_string(spec).unwrap_or_default()),
-    }
+/// follows from the spec, which `own` keeps for the next decision.
+fn revision<T: Serialize>(own: &OnceCell<String>, spec: &T, recorded: Option<&String>) -> String {
+    let own = || own.get_or_init(|| digest_of(&serde_json::to_string(spec).unwrap_or_default()));
+    recorded.filter(|recorded| !recorded.is_empty()).unwrap_or_else(own).clone()
 }
