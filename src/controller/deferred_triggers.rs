@@ -12,8 +12,8 @@ use tokio_util::time::{DelayQueue, delay_queue};
 
 use crate::controller::object_cache::Key;
 
-/// How long a trigger that is not urgent waits at most for a reconcile. What it is about is shown in
-/// a status after five seconds at the earliest.
+/// How long a trigger that is not urgent waits at most for a reconcile. A status shows what it is
+/// about after five seconds at the earliest.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
 /// Families that are to be reconciled soon. A reconcile that starts before, for whatever reason,
@@ -47,7 +47,7 @@ impl DeferredTriggers {
         }
     }
 
-    /// Returns the next family that has waited for long enough. The task is woken when there is one.
+    /// Returns the next family that has waited for long enough. Wakes the task when there is one.
     pub fn poll_due(&self, task: &mut task::Context<'_>) -> Poll<Key> {
         let Waiting { queue, entries } = &mut *self.lock();
         match queue.poll_expired(task) {

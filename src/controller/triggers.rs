@@ -50,8 +50,8 @@ pub struct Trigger {
 pub enum Urgency {
     /// Now: something may be decided.
     Now,
-    /// With the next reconcile, or in two seconds: something is to be shown, or a status has changed
-    /// that only the controller writes.
+    /// With the next reconcile, or in two seconds: something is to be shown, or a status that only
+    /// the controller writes has changed.
     Soon,
 }
 
@@ -333,7 +333,7 @@ fn now(family: Key) -> Trigger {
 }
 
 /// Returns how urgent a change of a record is that only the controller writes. One that is gone is
-/// restored at once; a change may be our own write, whose answer is still on its way.
+/// restored at once; a change may be our own write that has not been answered yet.
 const fn of_record<K>(change: &CacheEvent<K>) -> Urgency {
     if matches!(change, CacheEvent::Deleted(_)) { Urgency::Now } else { Urgency::Soon }
 }

@@ -20,7 +20,7 @@ async fn killed_in_a_cascade_nothing_is_built_twice() {
     // The first time its container restarts in the same pod; the second time another pod takes
     // over.
     for (level, pod_stays) in [("base", true), ("left", false)] {
-        // The Job says so at once; the image's status names a running build only once it has lasted.
+        // The Job says so at once. The image's status names a running build once it has lasted.
         wait_for(format!("{level}'s second build to start"), CASCADE, async || {
             let builds = place.builds(FAMILY, None).await;
             if builds.get(level) == Some(&2) { Ok(()) } else { Err(format!("{builds:?}")) }

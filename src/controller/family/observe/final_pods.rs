@@ -32,7 +32,7 @@ const MAX_PODS: u32 = 16;
 /// The Jobs of a family that have completed, by uid.
 #[derive(Debug, Default)]
 pub struct FinalPods {
-    /// Those of which a pod has said how it ended. They are not looked at again.
+    /// Those of which a pod has said how it ended. They are not read again.
     known: HashSet<String>,
     /// Those whose pods were read.
     read: HashSet<String>,
