@@ -27,7 +27,7 @@ use crate::{
         context::Context,
         job_seals::SealFilter,
         object_cache::{CacheEvent, Key},
-        stores::{family_of, outlines},
+        stores::{Stores, family_of, outlines},
         watch::{WatchOptions, guarded, outline, plain, watch, watch_ours},
     },
     object_watch::DeniedWatches,
@@ -259,16 +259,22 @@ pub fn of_job(context: &Context, change: &CacheEvent<Job>) -> Vec<Trigger> {
     if context.stores.families.get(&family).is_none() {
         context.quota.forget(&family, &context.stores, context.clock.now());
     }
-    // The end of its pod said so before.
-    let pods = || context.stores.pods.group(&family);
+    let urgency = of_work(&context.stores, &family, change);
+    change.foreign_change().map(|_| Trigger { family, urgency }).into_iter().collect()
+}
+
+/// Returns how urgent a change of a Job is. That it has ended is known if the end of its pod has
+/// said so before.
+fn of_work(stores: &Stores, family: &Key, change: &CacheEvent<Job>) -> Urgency {
+    let job = change.object();
+    let pods = || stores.pods.group(family);
     let has_ended_pod = || pods().iter().any(|pod| is_owned_by(pod, job) && has_ended(pod));
     let is_known = match change {
         CacheEvent::Deleted(_) => is_finished(job),
         _ if job.metadata.deletion_timestamp.is_some() => false,
         _ => !is_finished(job) || has_ended_pod(),
     };
-    let urgency = if is_known { Urgency::Soon } else { Urgency::Now };
-    change.foreign_change().map(|_| Trigger { family, urgency }).into_iter().collect()
+    if is_known { Urgency::Soon } else { Urgency::Now }
 }
 
 /// Returns the family that a Pod of ours belongs to.
@@ -416,4 +422,69 @@ fn names_secret(family: &ImageFamily, name: &str) -> bool {
     };
     family.spec.credentials.iter().any(|secret| secret.name == name)
         || family.spec.images.iter().any(for_git)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn pod(status: &Value) -> Pod {
+        serde_json::from_value(json!({
+            "metadata": {"name": "p", "namespace": "ns", "labels": {labels::FAMILY: "f"},
+                "ownerReferences": [{"apiVersion": "batch/v1", "kind": "Job", "name": "j",
+                    "uid": "job", "controller": true}]},
+            "status": status,
+        }))
+        .expect("a pod")
+    }
+
+    fn job(status: &Value) -> Job {
+        let metadata = json!({"name": "j", "namespace": "ns", "uid": "job"});
+        serde_json::from_value(json!({"metadata": metadata, "status": status})).expect("a Job")
+    }
+
+    fn urgency(triggers: &[Trigger]) -> Urgency {
+        assert_eq!(triggers.len(), 1, "{triggers:?}");
+        triggers[0].urgency
+    }
+
+    fn ended() -> Value {
+        json!({"containerStatuses": [{"name": "build", "image": "i", "imageID": "", "ready": false,
+            "restartCount": 0, "state": {"terminated": {"exitCode": 0}}}]})
+    }
+
+    #[test]
+    fn the_end_of_a_pod_is_urgent_and_what_comes_before_and_after_is_not() {
+        let applied = |status: &Value| of_pod(&CacheEvent::Applied(Arc::new(pod(status))));
+        assert_eq!(urgency(&applied(&json!({"phase": "Pending"}))), Urgency::Soon);
+        assert_eq!(urgency(&applied(&json!({"phase": "Running"}))), Urgency::Soon);
+        for status in [ended(), json!({"phase": "Failed"}), json!({"phase": "Succeeded"})] {
+            assert_eq!(urgency(&applied(&status)), Urgency::Now, "{status}");
+            let deleted = of_pod(&CacheEvent::Deleted(Arc::new(pod(&status))));
+            assert_eq!(urgency(&deleted), Urgency::Soon, "{status}");
+        }
+        let deleted = CacheEvent::Deleted(Arc::new(pod(&json!({"phase": "Running"}))));
+        assert_eq!(urgency(&of_pod(&deleted)), Urgency::Now);
+        let mut evicted = pod(&json!({"phase": "Running"}));
+        let deletion = json!("2026-01-01T00:00:00Z");
+        evicted.metadata.deletion_timestamp = serde_json::from_value(deletion).expect("a time");
+        assert_eq!(urgency(&of_pod(&CacheEvent::Applied(Arc::new(evicted)))), Urgency::Now);
+    }
+
+    #[test]
+    fn the_end_of_a_job_is_urgent_unless_its_pod_has_said_so() {
+        let (stores, family) = (Stores::default(), Key::new("ns", "f"));
+        let complete = json!({"conditions": [{"type": "Complete", "status": "True"}]});
+        let applied = |status: &Value| CacheEvent::Applied(Arc::new(job(status)));
+        let of = |stores: &Stores, change| of_work(stores, &family, &change);
+        assert_eq!(of(&stores, applied(&json!({"active": 1}))), Urgency::Soon);
+        assert_eq!(of(&stores, applied(&complete)), Urgency::Now);
+        stores.pods.record_write(pod(&ended()));
+        assert_eq!(of(&stores, applied(&complete)), Urgency::Soon);
+        let deleted = |status: &Value| CacheEvent::Deleted(Arc::new(job(status)));
+        assert_eq!(of(&stores, deleted(&json!({"active": 1}))), Urgency::Now);
+        assert_eq!(of(&stores, deleted(&complete)), Urgency::Soon);
+    }
 }
