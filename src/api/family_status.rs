@@ -5,7 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::api::{ImageState, condition::Reason};
+use crate::api::{ImageState, condition::Reason, late_source::LateSource};
 
 /// Maximum number of entries of [`ImageFamilyStatus::attention`].
 pub const MAX_ATTENTION: usize = 20;
@@ -68,6 +68,12 @@ pub struct ImageFamilyStatus {
     /// Images that need a user to change something. Lists the first 20.
     #[schemars(length(max = 20), extend("x-kubernetes-list-type" = "atomic"))]
     pub attention: Vec<Attention>,
+
+    /// Git sources whose next poll is more than a minute later than `interval` asks for: others
+    /// come first at the rate of the host, or polls have failed. Lists the first 16.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "atomic"))]
+    pub late_sources: Vec<LateSource>,
 
     /// Installation of Groundswell that serves the family: the namespace of its Lease. Another
     /// installation leaves the family alone as long as that Lease is renewed.
@@ -440,6 +446,7 @@ mod tests {
     use crate::api::{
         condition::{self, ConditionUpdate, MAX_MESSAGE, READY, RECONCILING, Reason, STALLED},
         family_request::{MAX_BY, MAX_REASON, MAX_REQUEST_NAME},
+        late_source::{MAX_LATE_SOURCE_MESSAGE, MAX_LATE_SOURCES},
     };
 
     /// Returns a text of this many characters, each as long in UTF-8 as one can be.
@@ -500,7 +507,15 @@ mod tests {
             reason: Reason::InfrastructureFailed.into(),
             message: text(256),
         };
+        let late_source = LateSource {
+            url: "u".repeat(1024),
+            revision: "r".repeat(255),
+            next_poll: at,
+            reason: Some(Reason::SourceUnavailable.into()),
+            message: Some(text(MAX_LATE_SOURCE_MESSAGE)),
+        };
         let mut status = ImageFamilyStatus {
+            late_sources: vec![late_source; MAX_LATE_SOURCES],
             upstreams: (0..64).map(upstream).collect(),
             attention: vec![attention; MAX_ATTENTION],
             breaker: Some(BreakerStatus {

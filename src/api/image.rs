@@ -79,6 +79,11 @@ pub struct Image {
         extend("maxProperties" = 128,
             "additionalProperties" = {"type": "string", "maxLength": 1024})
     )]
+    #[x_kube(
+        validation = Rule::new("self.all(name, name.matches('^[A-Za-z_][A-Za-z0-9_]*$'))")
+            .message("a key of `args` is the name of a build argument: letters, digits and `_`, \
+                and no digit first")
+    )]
     pub args: BTreeMap<String, String>,
 
     /// Stage of the Dockerfile to build. It may be a template. Defaults to the last stage.

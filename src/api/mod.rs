@@ -18,6 +18,7 @@ pub mod image;
 pub mod image_family;
 pub mod image_records;
 pub mod labels;
+pub mod late_source;
 pub mod managed_image;
 pub mod patterns;
 pub mod policy;

@@ -15,7 +15,10 @@ use std::{
 use futures::Stream;
 
 use crate::{
-    api::condition::Problem,
+    api::{
+        condition::{Problem, shorten},
+        late_source::{LateSource, MAX_LATE_SOURCE_MESSAGE, MAX_LATE_SOURCES},
+    },
     builds::git::{FolderError, GitFolder},
     clock::Clock,
     controller::git_poll::GitKey,
@@ -137,6 +140,26 @@ impl<O: Clone + Eq + Hash + Send + Sync + 'static> FolderPoller<O> {
         self.poller.latest(key)
     }
 
+    /// Returns which of these repositories are polled later than their intervals ask for, in the
+    /// order given. Lists at most [`MAX_LATE_SOURCES`].
+    pub fn late_sources(&self, keys: impl IntoIterator<Item = GitKey>) -> Vec<LateSource> {
+        let mut listed = HashSet::new();
+        let keys = keys.into_iter().filter(|key| listed.insert(key.clone()));
+        let late = keys.filter_map(|key| {
+            let next_poll = Some(self.poller.late_until(&key)?);
+            let problem = self.latest(&key).and_then(|polled| polled.problem.clone());
+            let message = |problem: &Problem| shorten(&problem.message, MAX_LATE_SOURCE_MESSAGE);
+            Some(LateSource {
+                next_poll,
+                reason: problem.as_ref().map(|problem| problem.reason.into()),
+                message: problem.as_ref().map(message),
+                url: key.url,
+                revision: key.revision,
+            })
+        });
+        late.take(MAX_LATE_SOURCES).collect()
+    }
+
     /// Returns the owners of keys whose answer or problem has changed. The stream has a single
     /// consumer.
     pub fn changes(&self) -> impl Stream<Item = O> + Send + use<O> {
@@ -151,10 +174,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use futures::StreamExt;
-    use jiff::Timestamp;
+    use jiff::{SignedDuration, Timestamp};
 
     use super::*;
-    use crate::upstream::PollLimits;
+    use crate::{api::condition::Reason, upstream::PollLimits};
 
     fn key() -> GitKey {
         GitKey { url: "https://git.test/a".into(), revision: "main".into(), secret: None }
@@ -218,5 +241,38 @@ mod tests {
         );
         poller.remove(&"a");
         assert!(lock(&poller.wanted).is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn repositories_whose_polls_fail_are_late_and_say_why() {
+        let clock = Clock::new(|| Timestamp::UNIX_EPOCH);
+        let settings = PollSettings {
+            timeout: Duration::from_secs(5),
+            limits: PollLimits::of_each_host(4, 4, 600),
+            host_of: GitKey::host,
+            namespace_of: |owner: &&str| (*owner).to_owned(),
+        };
+        let poller = FolderPoller::start(settings, clock, |poll: GitPoll| async move {
+            if poll.key != key() {
+                return Ok(Arc::default());
+            }
+            let message = "away ".repeat(MAX_LATE_SOURCE_MESSAGE);
+            Err(Problem { reason: Reason::SourceUnavailable, message })
+        });
+        let well = GitKey { url: "https://git.test/well".into(), ..key() };
+        let [mut late] = want(&["x"]).try_into().expect("one");
+        late.interval = Duration::from_secs(5);
+        let of_well = FolderInterest { key: well.clone(), ..late.clone() };
+        poller.set_interests(&"a", vec![late, of_well]);
+        let keys = || [key(), well.clone(), key()];
+        assert_eq!(poller.late_sources(keys()), [], "nothing is late at first");
+        // The pauses double until they are longer than the interval by more than a minute.
+        tokio::time::sleep(Duration::from_mins(10)).await;
+        let [known] = <[_; 1]>::try_from(poller.late_sources(keys())).expect("one is late");
+        assert_eq!((known.url.as_str(), known.revision.as_str()), ("https://git.test/a", "main"));
+        assert_eq!(known.reason.as_deref(), Some("SourceUnavailable"));
+        assert_eq!(known.message.expect("why").chars().count(), MAX_LATE_SOURCE_MESSAGE);
+        let pause = known.next_poll.expect("a time").duration_since(Timestamp::UNIX_EPOCH);
+        assert!(pause > SignedDuration::from_mins(1), "{pause:?}");
     }
 }

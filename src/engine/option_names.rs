@@ -1,7 +1,7 @@
 //! Names that become a part of a builder's options: of build arguments, of labels, and of the
 //! images that edges replace. An option is `NAME=VALUE`, so that a name with `=` in it would be
-//! another option, such as that of the argument which pins a parent. The API server cannot check
-//! the keys of a map at a reasonable cost.
+//! another option, such as that of the argument which pins a parent. The API server checks the
+//! names of build arguments, too, but not those that it has stored before.
 
 use crate::{
     api::{Edge, Image, condition::Reason},

@@ -32,7 +32,7 @@ use crate::{
 /// registry to accept.
 pub const MAX_MANIFEST_BYTES: usize = 4 * 1024 * 1024;
 /// Maximum size of an image's configuration in bytes.
-pub(super) const MAX_CONFIG_BYTES: usize = 4 * 1024 * 1024;
+pub(super) const MAX_CONFIG_BYTES: usize = 1024 * 1024;
 /// Maximum size of the response to the begin or the end of an upload in bytes.
 pub(super) const MAX_UPLOAD_RESPONSE_BYTES: usize = 64 * 1024;
 

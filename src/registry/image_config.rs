@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::registry::{
     Digest, Platform,
     content::ContentFields,
+    json_values::check_values,
     platform::{RawPlatform, null_is_absent},
 };
 
@@ -31,6 +32,8 @@ pub struct ImageConfig {
     pub diff_ids: Vec<Digest>,
     /// The steps that made the image, the first one first. Builders may omit them.
     pub history: Vec<HistoryStep>,
+    /// Its size in bytes.
+    pub size: usize,
     /// Hash of what a user can notice of the image; see
     /// [`ContentIdentity::content`](crate::registry::ContentIdentity::content).
     pub content: Digest,
@@ -48,6 +51,7 @@ pub struct HistoryStep {
 impl ImageConfig {
     /// Parses a configuration blob. The error is a predicate whose subject is the registry.
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
+        check_values(bytes, "an image configuration")?;
         let config: ConfigShape = serde_json::from_slice(bytes).map_err(|error| {
             format!(
                 "sent a malformed image configuration (line {}, column {})",
@@ -66,6 +70,7 @@ impl ImageConfig {
             history: config.content_fields.steps(),
             content: config.content_fields.content_hash(&platform, &config.rootfs.diff_ids),
             platform,
+            size: bytes.len(),
             variant_is_named,
             diff_ids: config.rootfs.diff_ids,
         })

@@ -9,7 +9,9 @@ use bytes::Bytes;
 use serde::{Deserialize, Deserializer, de::IgnoredAny};
 use serde_json::Value;
 
-use crate::registry::{Digest, ManifestHead, Platform, platform::null_is_absent};
+use crate::registry::{
+    Digest, ManifestHead, Platform, json_values::check_values, platform::null_is_absent,
+};
 
 /// Media type of an OCI index.
 pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -125,6 +127,7 @@ impl Manifest {
     /// A body whose `mediaType` differs from its `Content-Type` is rejected, as the specification
     /// advises after CVE-2021-41190: two readers could interpret it as two different images.
     pub(super) fn parse(content_type: Option<&str>, bytes: Bytes) -> Result<Self, String> {
+        check_values(&bytes, "a manifest")?;
         let shape: ManifestShape = serde_json::from_slice(&bytes).map_err(|error| {
             format!(
                 "sent a body that is not a manifest (invalid JSON at line {}, column {})",

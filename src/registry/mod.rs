@@ -26,6 +26,7 @@ mod error_body;
 mod heads;
 mod http;
 mod image_config;
+mod json_values;
 mod listing;
 mod manifest;
 mod operation;

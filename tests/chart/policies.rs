@@ -1,13 +1,17 @@
 //! The admission policies of the chart, as they are rendered. The integration tests try them on an
 //! API server.
 
-use groundswell::api::labels;
+use groundswell::{api::labels, builds::job::job_name};
+use regex::Regex;
 use serde_json::{Value, json};
 
 use super::{
     helm::{documents, render},
     of_kind,
 };
+
+/// The number of characters that the API server keeps of a name to which it adds others.
+const LONGEST_PREFIX: usize = 58;
 
 /// The expressions of each policy, of its conditions, its variables and its validations.
 fn expressions(documents: &[Value]) -> Vec<String> {
@@ -31,13 +35,13 @@ fn the_policies_are_about_the_controller_and_its_namespaces() {
     let rendered = documents(&render(values, &[]).expect("rendered"));
     let policies = of_kind(&rendered, "ValidatingAdmissionPolicy");
     let bindings = of_kind(&rendered, "ValidatingAdmissionPolicyBinding");
-    assert_eq!((policies.len(), bindings.len()), (4, 4));
+    assert_eq!((policies.len(), bindings.len()), (5, 5));
     for (policy, binding) in policies.iter().zip(&bindings) {
         assert_eq!(binding["spec"]["policyName"], policy["metadata"]["name"]);
         assert_eq!(binding["spec"]["validationActions"], json!(["Deny"]));
     }
     let expressions = expressions(&rendered);
-    let [jobs, records, _, exec] = &expressions[..] else { panic!("{expressions:?}") };
+    let [jobs, _, records, _, exec] = &expressions[..] else { panic!("{expressions:?}") };
     let user = "system:serviceaccount:groundswell-system:other";
     for user in [user, "system:serviceaccount:second:groundswell"] {
         assert!(jobs.contains(user) && records.contains(user), "{jobs} {records}");
@@ -59,7 +63,7 @@ fn the_policies_are_about_the_controller_and_its_namespaces() {
 #[test]
 fn every_line_of_the_level_baseline_is_in_the_policy() {
     let rendered = documents(&render("{}", &[]).expect("rendered"));
-    let policy = expressions(&rendered).swap_remove(2);
+    let policy = expressions(&rendered).swap_remove(3);
     for (line, texts) in [
         ("HostProcess", vec!["windowsOptions.?hostProcess"]),
         ("Host Namespaces", vec!["hostNetwork", "hostPID", "hostIPC"]),
@@ -94,6 +98,23 @@ fn every_line_of_the_level_baseline_is_in_the_policy() {
     }
     let pod = "[object.spec.?securityContext]";
     assert!(policy.contains(pod), "what the pod's context says holds for its containers: {policy}");
+}
+
+/// Commands are refused in pods with the names that the Job controller gives to ours.
+#[test]
+fn pods_are_known_by_their_names() {
+    let rendered = documents(&render("{}", &[]).expect("rendered"));
+    let condition = expressions(&rendered).swap_remove(1);
+    let pattern = condition.split('\'').nth(1).expect("a pattern");
+    let pattern = Regex::new(pattern).expect("a pattern");
+    for image in ["web", &"w".repeat(63)] {
+        let job = job_name("uid", image, &"f1".into(), 99);
+        assert!(job.len() < LONGEST_PREFIX, "the API server cuts what is longer: {job}");
+        assert!(pattern.is_match(&format!("{job}-x7k2p")), "{job}");
+    }
+    for other in ["web-6d4cf56db6-x7k2p", "backup-29000000-x7k2p", "web-0"] {
+        assert!(!pattern.is_match(other), "{other}");
+    }
 }
 
 /// What the policy for Jobs compares when a pod is changed.

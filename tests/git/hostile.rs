@@ -19,6 +19,17 @@ enum SentObjects {
     Pack(Vec<u8>),
     /// A message of an error.
     Message(String),
+    /// No objects, but references without an end.
+    References(ReferenceForm),
+}
+
+/// Where a server lists references.
+#[derive(Clone, Copy)]
+enum ReferenceForm {
+    /// In its first answer, as servers do that do not know version 2 of the protocol.
+    Advertised,
+    /// In the answer to `ls-refs`.
+    Listed,
 }
 
 const COMMIT: &str = "0123456789012345678901234567890123456789";
@@ -34,6 +45,12 @@ fn answer(kind: &str, body: Body) -> Response<Body> {
 
 async fn serve_hostile(State(objects): State<SentObjects>, request: Request) -> Response<Body> {
     if request.method() == "GET" {
+        if let SentObjects::References(ReferenceForm::Advertised) = objects {
+            let first = format!("{COMMIT} refs/heads/a\0side-band-64k ofs-delta shallow\n");
+            let start = [packet(b"# service=git-upload-pack\n"), b"0000".to_vec()];
+            let start = [start.concat(), packet(first.as_bytes())].concat();
+            return answer("advertisement", endless_references(start));
+        }
         let lines: Vec<Vec<u8>> = ["version 2\n", "ls-refs\n", "fetch=shallow filter\n"]
             .map(|line| packet(line.as_bytes()))
             .into();
@@ -41,6 +58,9 @@ async fn serve_hostile(State(objects): State<SentObjects>, request: Request) -> 
     }
     let body = axum::body::to_bytes(request.into_body(), 1 << 20).await.expect("body");
     if body.windows(7).any(|window| window == b"ls-refs") {
+        if let SentObjects::References(_) = objects {
+            return answer("result", endless_references(Vec::new()));
+        }
         let line = packet(format!("{COMMIT} refs/heads/main\n").as_bytes());
         return answer("result", [line, b"0000".to_vec()].concat().into());
     }
@@ -55,16 +75,34 @@ async fn serve_hostile(State(objects): State<SentObjects>, request: Request) -> 
             let parts = pack.chunks(60_000).map(|part| packet(&[&[1], part].concat()));
             [start, parts.collect::<Vec<_>>().concat(), b"0000".to_vec()].concat().into()
         }
+        SentObjects::References(_) => Body::empty(),
         SentObjects::Message(message) => packet(format!("ERR {message}").as_bytes()).into(),
     };
     answer("result", body)
 }
 
-async fn read(objects: SentObjects) -> GitError {
+/// Returns what a server sends that lists references without an end.
+fn endless_references(start: Vec<u8>) -> Body {
+    let thousand = |number: usize| {
+        let line = |place| format!("{COMMIT} refs/heads/b{:0200}\n", number * 1000 + place);
+        (0..1000).map(|place| packet(line(place).as_bytes())).collect::<Vec<_>>().concat()
+    };
+    let lines = stream::iter(0_usize..).map(thousand);
+    let parts = stream::once(async { start }).chain(lines);
+    Body::from_stream(parts.map(Ok::<_, std::io::Error>))
+}
+
+/// Starts a server that sends this in place of objects, and returns the URL of a repository.
+async fn start(objects: SentObjects) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("port");
     let url = format!("http://{}/images", listener.local_addr().expect("address"));
     let router = Router::new().fallback(serve_hostile).with_state(objects);
     tokio::spawn(async move { axum::serve(listener, router).await });
+    url
+}
+
+async fn read(objects: SentObjects) -> GitError {
+    let url = start(objects).await;
     resolve(&url, "main", None).await.expect_err("hostile")
 }
 
@@ -112,6 +150,17 @@ async fn a_server_that_sends_without_an_end_is_stopped() {
         matches!(error, GitError::TooLarge { .. }) && error.to_string().contains("16 MiB"),
         "{error}"
     );
+}
+
+#[tokio::test]
+async fn references_without_an_end_are_not_kept() {
+    for form in [ReferenceForm::Advertised, ReferenceForm::Listed] {
+        let error = read(SentObjects::References(form)).await;
+        assert!(
+            matches!(error, GitError::TooLarge { .. }) && error.to_string().contains("1 MiB"),
+            "{error}"
+        );
+    }
 }
 
 #[tokio::test]

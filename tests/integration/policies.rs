@@ -192,6 +192,8 @@ async fn the_api_server_keeps_others_from_our_jobs_and_pods() {
     let their_label = "is for Jobs of the Groundswell controller";
     wait_enforced("the policy for Jobs", async || tenant.try_job(&job("a", &ours(), &none)).await)
         .await;
+    let named = format!("{JOB}-x7k2p");
+    wait_enforced("the policy for commands", async || tenant.exec(&named, "exec").await).await;
 
     refused(tenant.try_job(&job("a", &ours(), &ours())).await, their_label);
     refused(tenant.try_job(&job("a", &none, &ours())).await, their_label);
@@ -260,6 +262,9 @@ async fn assert_pod_is_kept(tenant: &As, pod: &str) {
     let released = answer(pods.patch(pod, &PatchParams::default(), &owners).await);
     refused(released, "keeps its owner");
     refused(tenant.debug(pod, &json!({})).await, "gets no debug containers");
+    for subresource in ["exec", "attach"] {
+        refused(tenant.exec(pod, subresource).await, "decide how a build or a check ends");
+    }
     let noted = json!({"metadata": {"annotations": {"a": "b"}, "labels": {"a": "b"}}});
     admitted(tenant.change_pod(pod, &noted).await);
 
@@ -273,6 +278,9 @@ async fn assert_pod_is_kept(tenant: &As, pod: &str) {
     let image = json!({"spec": {"containers": [{"name": "a", "image": "j"}]}});
     admitted(tenant.change_pod("own", &image).await);
     admitted(tenant.debug("own", &json!({})).await);
+    for own in ["own-6d4cf56db6-x7k2p", "own-29000000-x7k2p"] {
+        refused(tenant.exec(own, "exec").await, "not found");
+    }
 }
 
 /// What the policy says of a Job of the controller.

@@ -102,6 +102,11 @@ fn edges_and_sources() -> Vec<Case> {
             with("/images/0/source", json!({ "inline": "FROM a", "configMap": { "name": "a" } })),
             "exactly one of `inline`, `configMap` and `git`",
         ),
+        case(
+            "a second argument in the name of one",
+            with("/images/0/args", json!({ "BASE_IMAGE=evil.example.com/x:1": "z" })),
+            "a key of `args` is the name of a build argument",
+        ),
         case("a path upward", items("../a"), "path"),
         case(
             "a folder upward",

@@ -140,6 +140,38 @@ async fn a_large_manifest_is_rejected_with_and_without_a_content_length() {
 }
 
 #[tokio::test]
+async fn a_configuration_that_fills_the_memory_is_rejected() {
+    let zeros = |count: usize| {
+        let text = r#"{"os":"linux","config":[0],"rootfs":{"diff_ids":[]}}"#;
+        text.replace("[0]", &format!("[{}0]", "0,".repeat(count))).into_bytes()
+    };
+    for (body, expected) in [
+        (zeros(10_000), None),
+        (zeros(100_000), Some("sent an image configuration with more than 65536 values")),
+        (zeros(2_000_000), Some("more than 1048576 bytes")),
+    ] {
+        let digest = Digest::of(&body);
+        let registry =
+            FaultRegistry::start(move |_| reply(200, &[], Body::from(body.clone()))).await;
+        let config = Descriptor { digest, media_type: String::new(), size: 0 };
+        let manifest = ImageManifest {
+            config,
+            layers: Vec::new(),
+            annotations: std::collections::BTreeMap::new(),
+            artifact_type: None,
+        };
+        let client = client(&registry);
+        let read = client.config(&image(registry.address), &manifest, &none()).await;
+        let problem = read.err().map(|error| error.to_string());
+        let is_expected = match (&problem, expected) {
+            (Some(problem), Some(expected)) => problem.contains(expected),
+            (problem, expected) => problem.is_none() && expected.is_none(),
+        };
+        assert!(is_expected, "{problem:?} instead of {expected:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_body_that_stalls_times_out() {
     let registry = FaultRegistry::start(|_| {
         let start = stream::iter([Ok::<_, std::io::Error>(Bytes::from_static(b"{"))]);

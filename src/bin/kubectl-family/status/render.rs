@@ -12,6 +12,7 @@ use groundswell::api::{
     CheckState, ImageCounts, ImageFamily, ImageFamilyStatus, ImageState, ManagedImage,
     RolloutState, UpstreamStatus,
     condition::{self, shorten},
+    late_source::LateSource,
 };
 
 use crate::{
@@ -225,6 +226,11 @@ fn summary(
             format!("changes from {} ago wait for a cascade", age(pending.since, now)),
         ));
     }
+    for late in &status.late_sources {
+        if let Some(text) = late_source(late, now) {
+            lines.push(("Source", text));
+        }
+    }
     if family.spec.suspend {
         lines.push((
             "Suspend",
@@ -235,6 +241,16 @@ fn summary(
         let line = format!("{name:<8} {}", one_line(&value));
         text + &shorten(&line, width.map_or(usize::MAX, usize::from)) + "\n"
     })
+}
+
+/// Returns when a Git source is polled next, and why that is late.
+fn late_source(late: &LateSource, now: Timestamp) -> Option<String> {
+    let next_poll = late.next_poll.filter(|at| *at > now)?;
+    let LateSource { url, revision, reason, message, .. } = late;
+    let next_poll = format!("{url} at {revision}: next poll in {}", age(Some(now), next_poll));
+    let explained =
+        explanation(reason.as_deref().unwrap_or_default(), message.as_deref().unwrap_or_default());
+    Some(if explained == "-" { next_poll } else { format!("{next_poll}; {explained}") })
 }
 
 fn upstream_row(upstream: &UpstreamStatus, now: Timestamp) -> Vec<StyledText> {

@@ -83,6 +83,28 @@ fn the_next_poll_of_an_upstream_is_shown_if_it_is_late() {
     assert!(!shown("2026-05-01T11:59:59Z", None).contains("next poll"), "it has passed");
 }
 
+#[test]
+fn a_git_source_is_shown_if_its_next_poll_is_late() {
+    let mut late = the_family();
+    let mut shown = |next_poll: &str, message: Option<&str>| {
+        late.status.as_mut().expect("a status").late_sources = vec![LateSource {
+            url: "https://git.example.com/images".into(),
+            revision: "main".into(),
+            next_poll: Some(next_poll.parse().expect("a time")),
+            reason: message.map(|_| "SourceUnavailable".into()),
+            message: message.map(Into::into),
+        }];
+        let text = strip_str(&family(&late, &[], now(), None, None)).to_string();
+        text.lines().find(|line| line.starts_with("Source ")).map(ToOwned::to_owned)
+    };
+    let soon = "2026-05-01T12:04:30Z";
+    let expected = "Source   https://git.example.com/images at main: next poll in 4m";
+    assert_eq!(shown(soon, None).as_deref(), Some(expected));
+    let why = shown(soon, Some("down\u{1b}c")).expect("a line");
+    assert_eq!(why, format!("{expected}; SourceUnavailable: down\\u{{1b}}c"));
+    assert_eq!(shown("2026-05-01T11:59:59Z", None), None, "it has passed");
+}
+
 fn the_images() -> Vec<ManagedImage> {
     let since = "2026-05-01T11:59:30Z";
     vec![

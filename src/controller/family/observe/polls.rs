@@ -6,7 +6,7 @@ use std::{collections::HashMap, sync::Arc};
 use kube::runtime::reflector::ObjectRef;
 
 use crate::{
-    api::GitSource,
+    api::{GitSource, late_source::LateSource},
     builds::git::GitFolder,
     controller::{
         family::observe::{
@@ -63,6 +63,12 @@ impl Observer<'_> {
             }
         }
         interests
+    }
+
+    /// Returns the Git sources whose next poll is later than their intervals ask for.
+    pub(super) fn late_sources(&self) -> Vec<LateSource> {
+        let sources = self.family.spec.images.iter().filter_map(|image| image.source.git.as_ref());
+        self.context.revisions.late_sources(sources.map(|source| self.git_key(source)))
     }
 
     fn git_interests(&self) -> Vec<FolderInterest> {

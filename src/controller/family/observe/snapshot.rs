@@ -11,7 +11,7 @@ use kube::ResourceExt;
 use crate::{
     api::{
         BuildStrategy, Cascade, CascadeStatus, ImageFamily, ImageFamilySpec, ImageFamilyStatus,
-        ManagedImage,
+        ManagedImage, late_source::LateSource,
     },
     controller::{
         error::ReconcileError,
@@ -76,6 +76,8 @@ pub struct Snapshot {
     pub(super) upstreams: Vec<ObservedUpstream>,
     /// The sources, in the order of `spec.images`.
     sources: Vec<ObservedSource>,
+    /// The Git sources whose next poll is late.
+    pub late_sources: Vec<LateSource>,
     /// The revisions of the strategies, in the order of `spec.images`.
     strategy_revisions: Vec<Observed<String>>,
     /// Builds whose Jobs exist, in the order of `spec.images`.
@@ -227,6 +229,7 @@ impl Observer<'_> {
             blueprint,
             keychain,
             sources,
+            late_sources: self.late_sources(),
             strategies,
             platform_names: platforms
                 .iter()

@@ -129,6 +129,7 @@ impl Reconcile<'_> {
             window: decision.window.clone(),
             breaker: decision.breaker.clone(),
             attention: self.attention(),
+            late_sources: self.snapshot.late_sources.clone(),
             installation: old.installation.clone(),
         }
     }

@@ -129,6 +129,7 @@ mod tests {
                 platform,
                 variant_is_named: false,
                 diff_ids: Vec::new(),
+                size: 0,
                 content: Digest::of(b""),
             },
         }

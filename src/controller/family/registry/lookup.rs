@@ -386,6 +386,7 @@ mod tests {
                 platform: own.clone(),
                 variant_is_named: true,
                 diff_ids: Vec::new(),
+                size: 0,
                 content: Digest::of(b""),
             },
         };

@@ -19,6 +19,9 @@ use crate::{
 
 /// The most platforms of one image that are read.
 const MAX_PLATFORMS: usize = 32;
+/// The most bytes of the manifests and configurations of one image with all its platforms. They are
+/// in memory at the same time.
+const MAX_DESCRIPTION: usize = 8 << 20;
 /// The most indexes inside of each other that are followed.
 const MAX_DEPTH: usize = 3;
 
@@ -163,9 +166,13 @@ impl<'a> Repository<'a> {
     pub async fn images(&self, manifest: &Manifest) -> Result<Vec<PlatformImage>, Problem> {
         let root = ListedManifest { manifest: manifest.clone(), platform: None, depth: 0 };
         let (mut images, mut listed) = (Vec::new(), VecDeque::from([root]));
+        let mut described = 0_usize;
         while let Some(ListedManifest { manifest: known, platform, depth }) = listed.pop_front() {
             let ManifestKind::Index(index) = &known.kind else {
-                images.push(self.image(&known, platform).await?);
+                let image = self.image(&known, platform).await?;
+                described += known.bytes.len() + image.config.size;
+                self.check_description(manifest, described)?;
+                images.push(image);
                 continue;
             };
             self.check_depth(&known, depth)?;
@@ -184,6 +191,20 @@ impl<'a> Repository<'a> {
             }
         }
         Ok(images)
+    }
+
+    /// Rejects an image whose platforms take too many bytes to describe.
+    fn check_description(&self, image: &Manifest, described: usize) -> Result<(), Problem> {
+        if described <= MAX_DESCRIPTION {
+            return Ok(());
+        }
+        let message = format!(
+            "{}@{} has manifests and configurations of more than {} MiB, which is the limit",
+            self.name.repository(),
+            image.digest,
+            MAX_DESCRIPTION >> 20
+        );
+        Err(Problem { reason: Reason::InvalidRegistryResponse, message })
     }
 
     /// Rejects an index that is nested too deep.

@@ -1,12 +1,14 @@
 //! What a registry has, and how tags are moved in it.
 
+use serde_json::{Value, json};
+
 use super::repository_model::{F1, F2, FoundBuild, RegistryModel, found, tag};
 use crate::{
     api::condition::Reason,
     controller::family::registry::pushed_image::BaseComparison,
     engine::{Lookup, LookupResult, tags::Tag},
     identity::{BlobsHash, ContentHash},
-    registry::{Digest, Platform},
+    registry::{Digest, OCI_MANIFEST, Platform},
 };
 
 #[tokio::test]
@@ -95,6 +97,27 @@ async fn an_index_is_described_by_its_images() {
     let problem = repository.images(&manifest).await.expect_err("too many");
     assert_eq!(problem.reason, Reason::InvalidRegistryResponse);
     assert!(problem.message.contains("more than 32 images"), "{}", problem.message);
+}
+
+#[tokio::test]
+async fn an_index_whose_images_fill_the_memory_is_refused() {
+    let model = RegistryModel::start().await;
+    let image = model.push(None, "amd64", &["app"], None);
+    let stored = model.content.lock().expect("content").manifests[image.as_str()].1.clone();
+    let padded = |number: usize| {
+        let mut manifest: Value = serde_json::from_slice(&stored).expect("JSON");
+        manifest["annotations"] = json!({ "n": number.to_string(), "pad": "x".repeat(3 << 20) });
+        model.store(None, OCI_MANIFEST, &manifest)
+    };
+    let [one, two, three] = [1, 2, 3].map(padded);
+    model.push_index("two", &[("amd64", &one), ("arm64", &two)]);
+    assert!(matches!(model.present("two").await, LookupResult::Present { .. }));
+    model.push_index("three", &[("amd64", &one), ("arm64", &two), ("s390x", &three)]);
+    let repository = model.repository();
+    let manifest = repository.tagged("three").await.expect("answer").expect("a manifest");
+    let problem = repository.images(&manifest).await.expect_err("too much");
+    assert_eq!(problem.reason, Reason::InvalidRegistryResponse);
+    assert!(problem.message.contains("more than 8 MiB"), "{}", problem.message);
 }
 
 #[tokio::test]
