@@ -338,8 +338,9 @@ impl Drop for Reservation<'_> {
 impl FamilyUsage {
     /// Returns the builds that use a place: running ones and reserved ones.
     fn used(&self, now: Timestamp) -> impl Iterator<Item = &BuildUpstreams> {
-        // If the clock was set back, an earlier reservation ends.
-        let latest = now.saturating_add(RESERVATION_TIMEOUT).unwrap_or(Timestamp::MAX);
+        // If the clock was set back, an earlier reservation ends. One of a reconcile that has begun
+        // after the one that asks, and has failed before, counts.
+        let latest = now.saturating_add(2 * RESERVATION_TIMEOUT).unwrap_or(Timestamp::MAX);
         let is_recent = self.reserved_until > now && self.reserved_until <= latest;
         // A reconcile that takes longer still starts what it has reserved.
         let is_valid = self.is_reconciling || is_recent;

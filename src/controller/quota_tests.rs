@@ -122,6 +122,25 @@ fn a_failed_reconcile_keeps_its_reservation_for_a_while_and_queues_nothing() {
 }
 
 #[test]
+fn the_reservation_of_a_reconcile_that_began_later_and_failed_counts() {
+    let (a, b) = (FakeFamily::new("one", "a", &[""; 3]), FakeFamily::new("one", "b", &[""; 3]));
+    let fixture = QuotaFixture::new(cluster(4), &[&a, &b]);
+    let mut of_a = fixture.quota.open_reservation(&a.key, &fixture.stores, second(0));
+    let mut of_b = fixture.quota.open_reservation(&b.key, &fixture.stores, second(1));
+    of_b.reserve_builds(b.request(&b.decide(&BuildAllowance::default())), |_| {
+        panic!("there are places")
+    });
+    drop(of_b);
+    let mut asked = Vec::new();
+    of_a.reserve_builds(a.request(&a.decide(&BuildAllowance::default())), |allowance| {
+        let start = a.decide(&allowance);
+        asked.push(allowance);
+        a.request(&start)
+    });
+    assert_eq!(asked, [BuildAllowance { family: Some(1), ..BuildAllowance::default() }]);
+}
+
+#[test]
 fn an_admitted_family_that_needs_nothing_any_more_lets_the_next_one_start() {
     let mut families = ["a", "b", "c"].map(|name| FakeFamily::new("one", name, &[""; 2]));
     let mut fixture = QuotaFixture::new(cluster(2), &families.each_ref());
