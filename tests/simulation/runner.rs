@@ -27,6 +27,8 @@ use crate::{
 
 /// Upper bound on the reconciles until the system converges, per image.
 const MAX_RECONCILES_PER_IMAGE: u64 = 150;
+/// Upper bound on the pause until a poll that has failed is tried again.
+const LONGEST_POLL_PAUSE: Duration = Duration::from_hours(1);
 /// How long a converged system must stay unchanged.
 const UNCHANGED_PERIOD: Duration = Duration::from_mins(12);
 
@@ -285,6 +287,9 @@ impl<'a> Simulation<'a> {
 
     /// Runs on for a while and verifies that nothing changes any more.
     async fn stay_unchanged(&mut self) {
+        // What is polled late after failures is shown until the next poll.
+        let latest = self.shared.lock().elapsed() + LONGEST_POLL_PAUSE;
+        self.run_until(latest, |simulation| !polls_are_late(&simulation.shared.lock())).await;
         // Long enough to poll every upstream once more, and to write what was deferred.
         let soon = self.shared.lock().elapsed() + Duration::from_mins(13);
         self.run_until(soon, |_| false).await;
@@ -310,6 +315,12 @@ impl<'a> Simulation<'a> {
             invariants::check_cache_bounds(&mut cluster, &process.context);
         }
     }
+}
+
+/// Returns whether the status of a family shows a Git source that is polled late.
+fn polls_are_late(cluster: &Cluster) -> bool {
+    let mut families = cluster.objects.all(Kind::Family);
+    families.any(|(_, family)| family["status"]["lateSources"].is_array())
 }
 
 /// Counts the effects that a converged system must not have. The status of a family may change when
