@@ -10,6 +10,8 @@
 //! Running builds are counted again from the stores in every reconcile of a family, so nothing here
 //! can drift. Without limits none of this costs anything.
 
+mod upstream_usage;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::{Mutex, MutexGuard, PoisonError},
@@ -19,6 +21,7 @@ use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 use tokio::sync::Notify;
 
+use self::upstream_usage::UpstreamUsage;
 use crate::{
     api::{ImageFamily, labels},
     builds::outcome::pod_has_ended,
@@ -39,6 +42,9 @@ use crate::{
 /// How long a reservation lasts after a reconcile that failed, and may have started builds: longer
 /// than a call to the API server may take.
 const RESERVATION_TIMEOUT: SignedDuration = SignedDuration::from_secs(60);
+
+/// The pause until a family is reconciled again that has started less than it got places for.
+const UNUSED_PAUSE: SignedDuration = SignedDuration::from_secs(1);
 
 /// How many builds may run concurrently; `None` is no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -107,6 +113,8 @@ pub struct Reservation<'a> {
     now: Timestamp,
     /// Whether the reconcile has started its builds.
     committed: bool,
+    /// Whether it has started less than it got places for, while others of its builds wait.
+    is_unused: bool,
 }
 
 impl BuildQuota {
@@ -130,6 +138,7 @@ impl BuildQuota {
             family: family.clone(),
             now,
             committed: false,
+            is_unused: false,
         };
         if !limited {
             return reservation;
@@ -306,14 +315,20 @@ impl Reservation<'_> {
     }
 
     /// Replaces the reservation with the Jobs that were started, which are in the store now.
-    pub fn commit(mut self, stores: &Stores) {
-        let Some(quota) = self.quota else { return };
+    ///
+    /// Returns when the family is to be reconciled again, if not everything was started that got a
+    /// place, and others wait for one: at once, the next reconcile would decide the same.
+    pub fn commit(mut self, stores: &Stores) -> Option<Timestamp> {
+        let quota = self.quota?;
         self.committed = true;
         let running = running_builds(stores, &self.family);
         if let Some(usage) = quota.lock().by_family.get_mut(&self.family) {
+            let started = running.len().saturating_sub(usage.running.len());
+            self.is_unused = started < usage.reserved.len() && !usage.queued.is_empty();
             usage.running = running;
             usage.reserved.clear();
         }
+        self.is_unused.then(|| self.now.saturating_add(UNUSED_PAUSE).unwrap_or(Timestamp::MAX))
     }
 }
 
@@ -322,7 +337,8 @@ impl Drop for Reservation<'_> {
         let Some(quota) = self.quota else { return };
         let mut families = quota.lock();
         if let Some(usage) = families.by_family.get_mut(&self.family) {
-            usage.is_reconciling = false;
+            // It is reconciled again after a pause, and not admitted before by itself.
+            usage.is_reconciling = self.is_unused;
             if !self.committed {
                 // The reconcile failed and is retried after a pause, so no other family waits for
                 // its queued builds. The reservation stays for builds that it may have started.
@@ -332,6 +348,9 @@ impl Drop for Reservation<'_> {
             }
         }
         quota.admit(&mut families, self.now);
+        if let Some(usage) = families.by_family.get_mut(&self.family).filter(|_| self.is_unused) {
+            usage.is_reconciling = false;
+        }
     }
 }
 
@@ -365,52 +384,6 @@ struct Division {
     granted: HashMap<Key, Vec<WantIndex>>,
     /// The upstreams that have reached their limit.
     limited_upstreams: BTreeSet<String>,
-}
-
-/// How many builds use places for each upstream.
-#[derive(Default)]
-struct UpstreamUsage<'a> {
-    limit: Option<usize>,
-    indices: HashMap<&'a str, QuotaUpstream>,
-    /// How many builds use places, parallel to the indices.
-    used: Vec<usize>,
-}
-
-impl<'a> UpstreamUsage<'a> {
-    /// Returns the indices of the upstreams that a build counts for; none without a limit.
-    fn indices(&mut self, build: &'a BuildUpstreams) -> Vec<QuotaUpstream> {
-        if self.limit.is_none() {
-            return Vec::new();
-        }
-        let indices = build.iter().map(|name| {
-            *self.indices.entry(name).or_insert_with(|| {
-                self.used.push(0);
-                QuotaUpstream::new(self.used.len() - 1)
-            })
-        });
-        indices.collect()
-    }
-
-    /// Counts a build that uses a place.
-    fn count(&mut self, build: &'a BuildUpstreams) {
-        for index in self.indices(build) {
-            if let Some(used) = self.used.get_mut(index.position()) {
-                *used += 1;
-            }
-        }
-    }
-
-    fn free(&self) -> Vec<usize> {
-        let limit = self.limit.unwrap_or(usize::MAX);
-        self.used.iter().map(|used| limit.saturating_sub(*used)).collect()
-    }
-
-    fn limited(&self) -> BTreeSet<String> {
-        let free = self.free();
-        let limited =
-            self.indices.iter().filter(|(_, index)| free.get(index.position()) == Some(&0));
-        limited.map(|(name, _)| (*name).to_owned()).collect()
-    }
 }
 
 /// Builds with a place, and builds without.

@@ -148,7 +148,7 @@ impl QuotaFixture {
         for index in start.iter().rev() {
             self.create(family, *index);
         }
-        self.reopened(&family.key, now).commit(&self.stores);
+        assert_eq!(self.reopened(&family.key, now).commit(&self.stores), None, "all have started");
         start.len()
     }
 
@@ -173,6 +173,7 @@ impl QuotaFixture {
             family: family.clone(),
             now: second(now),
             committed: false,
+            is_unused: false,
         }
     }
 

@@ -122,6 +122,21 @@ fn a_failed_reconcile_keeps_its_reservation_for_a_while_and_queues_nothing() {
 }
 
 #[test]
+fn a_family_that_does_not_start_what_it_may_is_not_triggered_at_once_by_itself() {
+    let (a, mut b) = (FakeFamily::new("one", "a", &[""; 2]), FakeFamily::new("one", "b", &[""; 1]));
+    let mut fixture = QuotaFixture::new(cluster(1), &[&a, &b]);
+    let mut reservation = fixture.quota.open_reservation(&a.key, &fixture.stores, second(5));
+    reservation.reserve_builds(a.request(&[0, 1]), |allowance| a.request(&a.decide(&allowance)));
+    assert_eq!(fixture.quota.queued_builds(), 1);
+    assert_eq!(reservation.commit(&fixture.stores), Some(second(6)), "nothing was started");
+    assert!(fixture.admitted().is_empty());
+    assert_eq!(fixture.reconcile(&mut b, 5), 1, "the place is free for others");
+    fixture.end(&mut b);
+    assert_eq!(fixture.reconcile(&mut b, 6), 0);
+    assert_eq!(fixture.admitted(), [a.key], "and for itself when another reconcile frees it");
+}
+
+#[test]
 fn the_reservation_of_a_reconcile_that_began_later_and_failed_counts() {
     let (a, b) = (FakeFamily::new("one", "a", &[""; 3]), FakeFamily::new("one", "b", &[""; 3]));
     let fixture = QuotaFixture::new(cluster(4), &[&a, &b]);

@@ -123,7 +123,7 @@ async fn reconcile_once(
     // 8. (registry) Resolve the images that checks run in, and (API) start checks.
     reconcile.resolve_check_images().await;
     let checks = reconcile.start_checks().await?;
-    reservation.commit(&context.stores);
+    let unused = reservation.commit(&context.stores);
 
     // 9. (API) Record the images whose floating tags are about to be moved, of a few at a time.
     let intents = reconcile.record_promotion_intent().await;
@@ -157,6 +157,7 @@ async fn reconcile_once(
             unrecorded_until,
             builds.decide_again_at(now),
             checks.decide_again_at(now),
+            unused,
             reconcile.snapshot.recheck_pods_at,
             reconcile.snapshot.default_platform.retry_at,
             is_over.then_some(now),

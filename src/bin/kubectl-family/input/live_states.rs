@@ -132,7 +132,7 @@ mod tests {
     fn a_passing_state_of_a_running_cascade_is_shown_if_it_was_written_last() {
         let (old, new) = (String::from("old"), String::from("debian moved"));
         let building = || cascade("Running", "Building", 4);
-        for (image, cascade, expected) in [
+        for (image, cascade, expected) in vec![
             (image("Current", 2), building(), (ImageState::Building, &new)),
             (image("Queued", 4), building(), (ImageState::Building, &new)),
             (image("Current", 4), building(), (ImageState::Current, &old)),
