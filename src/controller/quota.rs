@@ -43,8 +43,8 @@ use crate::{
 /// than a call to the API server may take.
 const RESERVATION_TIMEOUT: SignedDuration = SignedDuration::from_secs(60);
 
-/// The pause until a family is reconciled again that has started less than it got places for.
-const UNUSED_PAUSE: SignedDuration = SignedDuration::from_secs(1);
+/// The pause until a family is reconciled again that leaves places free that it could use.
+const OWN_PLACES_PAUSE: SignedDuration = SignedDuration::from_millis(250);
 
 /// How many builds may run concurrently; `None` is no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -107,14 +107,10 @@ pub struct QuotaRequest {
 /// A family's share of the limits during one reconcile.
 #[derive(Debug)]
 pub struct Reservation<'a> {
-    /// `None` where there are no limits.
+    /// `None` where there are no limits, and once it is committed.
     quota: Option<&'a BuildQuota>,
     family: Key,
     now: Timestamp,
-    /// Whether the reconcile has started its builds.
-    committed: bool,
-    /// Whether it has started less than it got places for, while others of its builds wait.
-    is_unused: bool,
 }
 
 impl BuildQuota {
@@ -133,13 +129,8 @@ impl BuildQuota {
         now: Timestamp,
     ) -> Reservation<'_> {
         let limited = self.limits != BuildLimits::default();
-        let reservation = Reservation {
-            quota: limited.then_some(self),
-            family: family.clone(),
-            now,
-            committed: false,
-            is_unused: false,
-        };
+        let reservation =
+            Reservation { quota: limited.then_some(self), family: family.clone(), now };
         if !limited {
             return reservation;
         }
@@ -230,7 +221,7 @@ impl BuildQuota {
 
     /// Divides the free places among the queued builds.
     fn divide(&self, families: &FamilyUsages, now: Timestamp) -> Division {
-        let mut upstreams = UpstreamUsage { limit: self.limits.upstream, ..Default::default() };
+        let mut upstreams = UpstreamUsage::new(self.limits.upstream);
         for build in families.by_family.values().flat_map(|usage| usage.used(now)) {
             upstreams.count(build);
         }
@@ -314,43 +305,45 @@ impl Reservation<'_> {
         usage.reserved_until = now.saturating_add(RESERVATION_TIMEOUT).unwrap_or(Timestamp::MAX);
     }
 
-    /// Replaces the reservation with the Jobs that were started, which are in the store now.
+    /// Replaces the reservation with the Jobs that were started, which are in the store now, and
+    /// triggers the families that can use places that have become free.
     ///
-    /// Returns when the family is to be reconciled again, if not everything was started that got a
-    /// place, and others wait for one: at once, the next reconcile would decide the same.
+    /// Returns when this family is to be reconciled again, if it could use some itself. It is not
+    /// triggered at once: if it does not start what it gets a place for, it would decide the same
+    /// again without end.
     pub fn commit(mut self, stores: &Stores) -> Option<Timestamp> {
-        let quota = self.quota?;
-        self.committed = true;
+        let quota = self.quota.take()?;
         let running = running_builds(stores, &self.family);
-        if let Some(usage) = quota.lock().by_family.get_mut(&self.family) {
-            let started = running.len().saturating_sub(usage.running.len());
-            self.is_unused = started < usage.reserved.len() && !usage.queued.is_empty();
-            usage.running = running;
-            usage.reserved.clear();
+        let mut families = quota.lock();
+        let usage = families.by_family.get_mut(&self.family)?;
+        usage.running = running;
+        usage.reserved.clear();
+        usage.is_reconciling = false;
+        quota.admit(&mut families, self.now);
+        if !families.admitted.remove(&self.family) {
+            return None;
         }
-        self.is_unused.then(|| self.now.saturating_add(UNUSED_PAUSE).unwrap_or(Timestamp::MAX))
+        if let Some(usage) = families.by_family.get_mut(&self.family) {
+            usage.is_reconciling = false;
+        }
+        Some(self.now.saturating_add(OWN_PLACES_PAUSE).unwrap_or(Timestamp::MAX))
     }
 }
 
 impl Drop for Reservation<'_> {
+    /// Ends the reservation of a reconcile that has failed. That is retried after a pause, so no
+    /// other family waits for its queued builds. The reservation stays for builds that it may have
+    /// started.
     fn drop(&mut self) {
         let Some(quota) = self.quota else { return };
         let mut families = quota.lock();
         if let Some(usage) = families.by_family.get_mut(&self.family) {
-            // It is reconciled again after a pause, and not admitted before by itself.
-            usage.is_reconciling = self.is_unused;
-            if !self.committed {
-                // The reconcile failed and is retried after a pause, so no other family waits for
-                // its queued builds. The reservation stays for builds that it may have started.
-                usage.queued.clear();
-                let until = self.now.saturating_add(RESERVATION_TIMEOUT);
-                usage.reserved_until = until.unwrap_or(Timestamp::MAX);
-            }
+            usage.is_reconciling = false;
+            usage.queued.clear();
+            let until = self.now.saturating_add(RESERVATION_TIMEOUT);
+            usage.reserved_until = until.unwrap_or(Timestamp::MAX);
         }
         quota.admit(&mut families, self.now);
-        if let Some(usage) = families.by_family.get_mut(&self.family).filter(|_| self.is_unused) {
-            usage.is_reconciling = false;
-        }
     }
 }
 

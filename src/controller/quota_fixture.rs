@@ -148,7 +148,7 @@ impl QuotaFixture {
         for index in start.iter().rev() {
             self.create(family, *index);
         }
-        assert_eq!(self.reopened(&family.key, now).commit(&self.stores), None, "all have started");
+        self.reopened(&family.key, now).commit(&self.stores);
         start.len()
     }
 
@@ -172,8 +172,6 @@ impl QuotaFixture {
             quota: is_limited.then_some(&self.quota),
             family: family.clone(),
             now: second(now),
-            committed: false,
-            is_unused: false,
         }
     }
 

@@ -432,6 +432,6 @@ async fn only_builds_are_privileged_in_a_namespace_for_privileged_builds() {
     let jobs = controller.place.api::<Job>();
     jobs.create(&PostParams::default(), &read(&build)).await.expect("a Job");
     let made = pod_of(&place, JOB).await.name_any();
-    refused(tenant.exec(&made, "exec").await, "nobody runs commands in them");
+    refused(tenant.exec(&made, "exec").await, "command");
     refused(tenant.debug(&made, &json!({})).await, "gets no debug containers");
 }

@@ -231,7 +231,7 @@ fn live_family(context: &Context, key: &Key) -> Option<Arc<ImageFamily>> {
 }
 
 /// Returns when to reconcile again if nothing changes before.
-fn next_reconcile(decision: &Decision, others: [Option<Timestamp>; 10], now: Timestamp) -> Action {
+fn next_reconcile(decision: &Decision, others: [Option<Timestamp>; 11], now: Timestamp) -> Action {
     if matches!(decision.cascade, CascadeDecision::Start { .. } | CascadeDecision::Finish { .. }) {
         return Action::requeue(REQUEUE_NOW);
     }

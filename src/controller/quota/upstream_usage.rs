@@ -8,13 +8,18 @@ use crate::engine::cascade::limits::QuotaUpstream;
 #[derive(Default)]
 pub(super) struct UpstreamUsage<'a> {
     /// The operator's limit for each of them.
-    pub limit: Option<usize>,
+    limit: Option<usize>,
     indices: HashMap<&'a str, QuotaUpstream>,
     /// How many builds use places, parallel to the indices.
     used: Vec<usize>,
 }
 
 impl<'a> UpstreamUsage<'a> {
+    /// Returns a count of no builds.
+    pub fn new(limit: Option<usize>) -> Self {
+        Self { limit, ..Self::default() }
+    }
+
     /// Returns the indices of the upstreams that a build counts for; none without a limit.
     pub fn indices(&mut self, build: &'a [String]) -> Vec<QuotaUpstream> {
         if self.limit.is_none() {
