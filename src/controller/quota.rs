@@ -311,6 +311,7 @@ impl Reservation<'_> {
     /// Returns when this family is to be reconciled again, if it could use some itself. It is not
     /// triggered at once: if it does not start what it gets a place for, it would decide the same
     /// again without end.
+    #[must_use]
     pub fn commit(mut self, stores: &Stores) -> Option<Timestamp> {
         let quota = self.quota.take()?;
         let running = running_builds(stores, &self.family);

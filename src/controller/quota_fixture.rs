@@ -148,7 +148,7 @@ impl QuotaFixture {
         for index in start.iter().rev() {
             self.create(family, *index);
         }
-        self.reopened(&family.key, now).commit(&self.stores);
+        _ = self.reopened(&family.key, now).commit(&self.stores);
         start.len()
     }
 

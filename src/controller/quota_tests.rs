@@ -23,7 +23,7 @@ fn without_limits_the_decision_is_made_once() {
     reservation.reserve_builds(family.request(&family.decide(&BuildAllowance::default())), |_| {
         panic!("asked again")
     });
-    reservation.commit(&fixture.stores);
+    _ = reservation.commit(&fixture.stores);
     assert!(fixture.quota.lock().by_family.is_empty());
 }
 
@@ -274,7 +274,7 @@ fn a_deleted_family_starts_nothing_and_leaves_no_trace() {
         a.request(&start)
     });
     assert!(start.is_empty());
-    reservation.commit(&fixture.stores);
+    _ = reservation.commit(&fixture.stores);
     assert!(fixture.quota.lock().by_family.is_empty());
 }
 

@@ -149,7 +149,7 @@ async fn reconcile_once(
     let is_over = context.resource_quotas.note_waiting(&key, since);
     Ok(next_reconcile(
         &reconcile.decision,
-        [
+        &[
             intents,
             deferred,
             reconcile.tag_retry_at(),
@@ -231,11 +231,11 @@ fn live_family(context: &Context, key: &Key) -> Option<Arc<ImageFamily>> {
 }
 
 /// Returns when to reconcile again if nothing changes before.
-fn next_reconcile(decision: &Decision, others: [Option<Timestamp>; 11], now: Timestamp) -> Action {
+fn next_reconcile(decision: &Decision, others: &[Option<Timestamp>], now: Timestamp) -> Action {
     if matches!(decision.cascade, CascadeDecision::Start { .. } | CascadeDecision::Finish { .. }) {
         return Action::requeue(REQUEUE_NOW);
     }
-    let wake_at = others.into_iter().chain([decision.wake_at]).flatten().min();
+    let wake_at = others.iter().copied().chain([decision.wake_at]).flatten().min();
     let wait =
         wake_at.map_or(RESYNC, |at| at.duration_since(now).try_into().unwrap_or(REQUEUE_NOW));
     Action::requeue(wait.clamp(REQUEUE_NOW, RESYNC))

@@ -130,21 +130,22 @@ mod tests {
 
     #[test]
     fn a_passing_state_of_a_running_cascade_is_shown_if_it_was_written_last() {
-        let (old, new) = (String::from("old"), String::from("debian moved"));
-        let building = || cascade("Running", "Building", 4);
-        for (image, cascade, expected) in vec![
-            (image("Current", 2), building(), (ImageState::Building, &new)),
-            (image("Queued", 4), building(), (ImageState::Building, &new)),
-            (image("Current", 4), building(), (ImageState::Current, &old)),
-            (image("Current", 5), building(), (ImageState::Current, &old)),
-            (image("Building", 2), building(), (ImageState::Building, &old)),
-            (image("Current", 2), cascade("Complete", "Building", 4), (ImageState::Current, &old)),
-            // The record of an image that has failed was written before.
-            (image("Queued", 2), cascade("Running", "Failed", 4), (ImageState::Queued, &old)),
-        ] {
-            let (state, message) = live(image, &[cascade]);
-            assert_eq!((state, &message), expected);
-        }
+        let (old, new) = ("old", "debian moved");
+        let check =
+            |of_image: (&str, u32), of_cascade: (&str, &str), expected: (ImageState, &str)| {
+                let cascade = cascade(of_cascade.0, of_cascade.1, 4);
+                let (state, message) = live(image(of_image.0, of_image.1), &[cascade]);
+                assert_eq!((state, message.as_str()), expected, "{of_image:?}, {of_cascade:?}");
+            };
+        let building = ("Running", "Building");
+        check(("Current", 2), building, (ImageState::Building, new));
+        check(("Queued", 4), building, (ImageState::Building, new));
+        check(("Current", 4), building, (ImageState::Current, old));
+        check(("Current", 5), building, (ImageState::Current, old));
+        check(("Building", 2), building, (ImageState::Building, old));
+        check(("Current", 2), ("Complete", "Building"), (ImageState::Current, old));
+        // The record of an image that has failed was written before.
+        check(("Queued", 2), ("Running", "Failed"), (ImageState::Queued, old));
     }
 
     #[test]
