@@ -198,18 +198,21 @@ mod tests {
         paths
     }
 
+    fn settings() -> PollSettings<GitKey, &'static str> {
+        PollSettings {
+            timeout: Duration::from_secs(5),
+            limits: PollLimits::of_each_host(4, 4, 600),
+            host_of: GitKey::host,
+            namespace_of: |owner| (*owner).to_owned(),
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn one_poll_reads_the_folders_of_all_owners_and_a_new_one_at_once() {
         let polls: Arc<Mutex<Vec<GitPoll>>> = Arc::default();
         let polled = Arc::clone(&polls);
         let clock = Clock::new(|| Timestamp::UNIX_EPOCH);
-        let settings = PollSettings {
-            timeout: Duration::from_secs(5),
-            limits: PollLimits::of_each_host(4, 4, 600),
-            host_of: GitKey::host,
-            namespace_of: |owner: &&str| (*owner).to_owned(),
-        };
-        let poller = FolderPoller::start(settings, clock, move |poll: GitPoll| {
+        let poller = FolderPoller::start(settings(), clock, move |poll: GitPoll| {
             let folders = poll.folders.iter().map(|folder| (folder.clone(), Ok(Arc::default())));
             let answer = GitAnswer { commit: "c".into(), folders: folders.collect() };
             lock(&polled).push(poll);
@@ -246,13 +249,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn repositories_whose_polls_fail_are_late_and_say_why() {
         let clock = Clock::new(|| Timestamp::UNIX_EPOCH);
-        let settings = PollSettings {
-            timeout: Duration::from_secs(5),
-            limits: PollLimits::of_each_host(4, 4, 600),
-            host_of: GitKey::host,
-            namespace_of: |owner: &&str| (*owner).to_owned(),
-        };
-        let poller = FolderPoller::start(settings, clock, |poll: GitPoll| async move {
+        let poller = FolderPoller::start(settings(), clock, |poll: GitPoll| async move {
             if poll.key != key() {
                 return Ok(Arc::default());
             }
