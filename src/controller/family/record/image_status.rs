@@ -18,6 +18,7 @@ use crate::{
         },
     },
     engine::{ImageDecision, ObservedBuild, ObservedTag, PlannedBuild, cascade::limits, tags::Tag},
+    identity::BuildIdentity,
     lineage::ImageIndex,
 };
 
@@ -150,22 +151,17 @@ impl Reconcile<'_> {
     }
 
     /// Returns what a build of the wanted fingerprint reports to have pushed, until it is verified.
-    /// The registry may be unreachable for longer than the Job exists.
+    /// The registry may be unreachable for longer than the Job exists. So may the wanted
+    /// fingerprint be unknown, because a parent waits: then the last build may be the wanted one.
     fn report_to_record(&self, change: ImageChange<'_>) -> Option<ReportedPush> {
         let ImageChange { index, decided, old, .. } = change;
         let verified = decided.verified.as_deref().map(|verified| verified.fingerprint.as_str());
         let wanted = decided.fingerprint.as_ref();
-        let builds = self.snapshot.builds_of(index).iter();
-        let wanted_builds = builds.filter(|build| Some(&build.identity.fingerprint) == wanted);
-        let reporting = wanted_builds.filter(|build| build.pushed.is_some());
-        let last = reporting.max_by_key(|build| build.identity.attempt);
-        let observed = last.and_then(|build| {
-            let fingerprint = build.identity.fingerprint.to_string();
-            Some(ReportedPush { fingerprint, digest: build.pushed.as_ref()?.to_string() })
-        });
-        let is_wanted =
-            |known: &ReportedPush| wanted.is_none_or(|wanted| *wanted == known.fingerprint);
-        let reported = observed.or_else(|| old.reported.clone().filter(is_wanted))?;
+        let may_be_wanted =
+            |fingerprint: &str| wanted.is_none_or(|wanted| wanted.as_str() == fingerprint);
+        let observed = last_report(self.snapshot.builds_of(index), may_be_wanted);
+        let known = || old.reported.clone().filter(|known| may_be_wanted(&known.fingerprint));
+        let reported = observed.or_else(known)?;
         (verified != Some(reported.fingerprint.as_str())).then_some(reported)
     }
 
@@ -222,6 +218,22 @@ impl Reconcile<'_> {
     }
 }
 
+/// Returns what the last of an image's builds that may be wanted reports to have pushed.
+fn last_report(
+    builds: &[ObservedBuild],
+    may_be_wanted: impl Fn(&str) -> bool,
+) -> Option<ReportedPush> {
+    let reports = builds.iter().filter_map(|build| {
+        let BuildIdentity { fingerprint, attempt, .. } = &build.identity;
+        let report = ReportedPush {
+            fingerprint: fingerprint.to_string(),
+            digest: build.pushed.as_ref()?.to_string(),
+        };
+        may_be_wanted(fingerprint.as_str()).then_some(((build.started_at, *attempt), report))
+    });
+    reports.max_by_key(|(at, _)| *at).map(|(_, report)| report)
+}
+
 /// Returns how the last verified build was adopted, or else the digest that tags still point to.
 fn adoption_to_record(change: ImageChange<'_>) -> Option<AdoptionRecord> {
     let ImageChange { decided, old, .. } = change;
@@ -268,5 +280,33 @@ impl NumberedBuild {
             }
             _ => Self { number: old.last_build, fingerprint: old.last_build_fingerprint.clone() },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::{BuildOutcome, fixtures};
+
+    #[test]
+    fn of_builds_that_may_be_wanted_the_last_report_counts() {
+        let build = |fingerprint: &str, attempt, started_at, pushed: Option<&str>| ObservedBuild {
+            pushed: pushed.map(Into::into),
+            started_at: Timestamp::from_second(started_at).ok(),
+            ..fixtures::job(fingerprint, attempt, BuildOutcome::Succeeded)
+        };
+        let builds = [
+            build("newer", 0, 20, Some("sha256:2")),
+            build("older", 1, 10, Some("sha256:1")),
+            build("silent", 0, 30, None),
+        ];
+        let digest = |wanted: Option<&str>| {
+            let report = last_report(&builds, |it| wanted.is_none_or(|wanted| wanted == it));
+            report.map(|report| report.digest)
+        };
+        // The wanted fingerprint is unknown while a parent waits.
+        assert_eq!(digest(None).as_deref(), Some("sha256:2"));
+        assert_eq!(digest(Some("older")).as_deref(), Some("sha256:1"));
+        assert_eq!(digest(Some("silent")), None);
     }
 }
