@@ -226,6 +226,7 @@ impl BenchFamily {
             imports: Vec::new(),
             images: self.images.iter().map(|image| self.observed(image)).collect(),
             orphans: Vec::new(),
+            orphan_checks: Vec::new(),
             cascades: self
                 .cascade
                 .iter()

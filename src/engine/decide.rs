@@ -11,7 +11,9 @@ use crate::{
         },
         decision::{Decision, Effect, ImageDecision},
         image::{evaluate, failure},
-        input::{BuildOutcome, DecideInput, LookupResult, ObservedBuild, ObservedImage},
+        input::{
+            BuildOutcome, CheckOutcome, DecideInput, LookupResult, ObservedBuild, ObservedImage,
+        },
         label_tags::LabelTagProblems,
         members::CascadeMembers,
         requests, tag_moves, upstreams,
@@ -112,7 +114,15 @@ fn jobs_to_stop(input: &DecideInput<'_>) -> impl Iterator<Item = JobName> {
         .filter(|build| failure::is_failed_and_live(build));
     let orphans =
         input.orphans.iter().filter(|build| build.live && build.outcome != BuildOutcome::Stopped);
-    failed.chain(orphans).map(|build| build.job.clone())
+    let orphan_checks = input
+        .orphan_checks
+        .iter()
+        .filter(|check| check.live && check.outcome == CheckOutcome::Running);
+    failed
+        .chain(orphans)
+        .map(|build| &build.job)
+        .chain(orphan_checks.map(|check| &check.job))
+        .cloned()
 }
 
 /// A Job whose build has succeeded, while a container that something else has added runs on in its

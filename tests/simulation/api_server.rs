@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::{
     cluster::{Cluster, Event, Shared},
     faults::{CallFate, Moment, Refusal},
-    invariants::{builds, calm, records},
+    invariants::{self, builds, calm, records},
     job_controller::{self, Work},
     objects::{Kind, ObjectError, label, uid},
 };
@@ -219,7 +219,12 @@ fn answer(cluster: &mut Cluster, call: Call) -> Answer {
     };
     let result = match call.method.as_str() {
         "GET" if call.key.name.is_empty() => return (200, Arc::new(pods(cluster, &call))),
-        "GET" => cluster.objects.get(kind, &call.key).cloned().ok_or(ObjectError::Missing),
+        "GET" => {
+            if kind == Kind::Family {
+                invariants::family_is_read(cluster, &call.key);
+            }
+            cluster.objects.get(kind, &call.key).cloned().ok_or(ObjectError::Missing)
+        }
         "POST" => return create(cluster, kind, call),
         "PATCH" => return patch(cluster, kind, call),
         "DELETE" => delete(cluster, kind, &call),

@@ -46,6 +46,8 @@ enum Scenario {
     Rewired,
     /// Floating tags move together, while images fail and are held.
     Together,
+    /// Users roll images back below others that stay, while upstreams and sources move on.
+    Rollbacks,
 }
 
 const SCENARIOS: [Scenario; 12] = [
@@ -63,10 +65,15 @@ const SCENARIOS: [Scenario; 12] = [
     Scenario::Together,
 ];
 
+/// How many of 1,000 seeds are about rollbacks instead of what they would be about.
+const ROLLBACK_SEEDS: u32 = 80;
+
 /// Draws the scenario of this seed.
 pub fn draw(seed: u64) -> Script {
     let random = &mut Random::of(seed, "scenario");
     let scenario = SCENARIOS[random.below(SCENARIOS.len())];
+    let is_rolled_back = Random::of(seed, "rollback scenario").chance(ROLLBACK_SEEDS);
+    let scenario = if is_rolled_back { Scenario::Rollbacks } else { scenario };
     let mut script = Script::mixed(seed);
     let is_calm = random.chance(600);
     if is_calm {
@@ -94,6 +101,7 @@ pub fn draw(seed: u64) -> Script {
         Scenario::Outages => outages(random, &mut script),
         Scenario::Rewired => rewired(random, &mut script),
         Scenario::Together => together(random, &mut script),
+        Scenario::Rollbacks => rollbacks(random, &mut script),
     }
     script.steps.sort_by_key(|step| step.at);
     script
@@ -425,5 +433,56 @@ fn together(random: &mut Random, script: &mut Script) {
         let (family, image) = (family.name.clone(), image.name.clone());
         let edit = if random.chance(500) { Edit::Bad } else { Edit::Broken };
         add(random, script, StepAction::Source { family, image, edit });
+    }
+}
+
+fn rollbacks(random: &mut Random, script: &mut Script) {
+    each(script, |spec| {
+        for upstream in &mut spec.upstreams {
+            upstream.interval = ApiDuration::from_secs(30);
+            upstream.minimum_age = ApiDuration::from_secs(0);
+            upstream.approval = Approval::Automatic;
+        }
+    });
+    let quarter = script.end / 4;
+    // There are builds to go back to.
+    for before in 1..3 {
+        for upstream in 0..script.upstreams {
+            let at = quarter * before - random.pause(0..60_000).min(quarter / 2);
+            add_at(script, at, StepAction::Move(upstream, Move::New));
+        }
+    }
+    for family in script.families.clone() {
+        for _ in 0..random.within(1..4) {
+            let Some(image) = random.pick(&family.spec.images) else { continue };
+            let (name, image) = (family.name.clone(), image.name.clone());
+            let (subtree, digests) = (random.chance(200), random.within(1..3));
+            let at = script.end - quarter * 2 + random.pause(0..600_000).min(quarter);
+            let rolled_back = StepAction::RollBack {
+                family: name.clone(),
+                image: image.clone(),
+                subtree,
+                digests,
+            };
+            add_at(script, at, rolled_back);
+            let unhold = UserRequest {
+                image: Some(image),
+                upstream: None,
+                action: ActionName::Unhold,
+                ..approve(&name, 0)
+            };
+            if random.chance(400) {
+                let until = at + random.pause(60_000..600_000);
+                add_at(script, until, StepAction::Request(unhold));
+            }
+        }
+        let Some(image) = random.pick(&family.spec.images) else { continue };
+        let (name, image) = (family.name.clone(), image.name.clone());
+        let edited = StepAction::Source { family: name, image, edit: Edit::Cosmetic };
+        add_at(script, script.end - random.pause(0..900_000).min(quarter), edited);
+    }
+    if random.chance(500) {
+        let upstream = random.below(script.upstreams);
+        add_at(script, script.end - quarter / 2, StepAction::Move(upstream, Move::New));
     }
 }

@@ -142,7 +142,8 @@ pub(super) fn live_builds(input: &DecideInput<'_>) -> usize {
 
 /// Counts the Jobs of checks that have not ended.
 fn live_checks(input: &DecideInput<'_>) -> usize {
-    input.images.iter().flat_map(|image| &image.checks).filter(|check| check.live).count()
+    let of_images = input.images.iter().flat_map(|image| &image.checks);
+    of_images.chain(&input.orphan_checks).filter(|check| check.live).count()
 }
 
 /// Returns the start times of the builds that no user caused, from the records and from the Jobs.

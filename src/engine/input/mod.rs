@@ -53,6 +53,8 @@ pub struct DecideInput<'a> {
     pub images: Vec<ObservedImage<'a>>,
     /// Builds of images that the family no longer has.
     pub orphans: Vec<ObservedBuild>,
+    /// Checks of images that the family no longer has.
+    pub orphan_checks: Vec<ObservedCheck>,
     /// The running cascades, the oldest first.
     pub cascades: Vec<ObservedCascade<'a>>,
     /// The cascades that have ended and still exist as objects, the last that ended last.

@@ -270,6 +270,20 @@ pub fn reconcile_starts(cluster: &mut Cluster, key: &Key, generation: i64) {
     }
 }
 
+/// Records that a reconcile reads its family from the API server, as it does after a write that was
+/// refused or got no answer: it decides over what it has read.
+pub fn family_is_read(cluster: &mut Cluster, key: &Key) {
+    // It must be known at its generation.
+    if cluster.spec(key).is_none() {
+        return;
+    }
+    let Some(family) = cluster.objects.get(Kind::Family, key) else { return };
+    let generation = family["metadata"]["generation"].as_i64().unwrap_or_default();
+    if let Some(reconcile) = cluster.invariants.reconciles.get_mut(key) {
+        reconcile.generation = generation;
+    }
+}
+
 /// Returns the records of a family, if the order of its builds is checked.
 fn reconcile_records(cluster: &Cluster, key: &Key, generation: i64) -> order::Records {
     let family = cluster.objects.get(Kind::Family, key);

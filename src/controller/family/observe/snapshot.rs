@@ -86,6 +86,8 @@ pub struct Snapshot {
     pub durations: HashMap<String, i64>,
     /// Builds of images that the family no longer has.
     orphans: Vec<ObservedBuild>,
+    /// Checks of images that the family no longer has.
+    orphan_checks: Vec<ObservedCheck>,
     /// Checks whose Jobs exist, in the order of `spec.images`.
     pub checks: Vec<Vec<ObservedCheck>>,
     /// See [`ObservedJobs::ended_live_checks`].
@@ -202,6 +204,7 @@ impl Observer<'_> {
             polled_tags,
             builds,
             orphans: jobs.builds.into_values().flatten().collect(),
+            orphan_checks: jobs.checks.into_values().flatten().collect(),
             checks,
             durations: jobs.durations,
             ended_live_checks: jobs.ended_live_checks,
@@ -337,6 +340,7 @@ impl Snapshot {
                 .map(|(index, image)| self.image_input(index, &image.name, cache))
                 .collect(),
             orphans: self.orphans.clone(),
+            orphan_checks: self.orphan_checks.clone(),
             cascades: self
                 .cascades
                 .iter()

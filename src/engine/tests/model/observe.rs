@@ -62,6 +62,12 @@ impl FamilyModel {
                 .collect(),
             imports: self.imports.clone(),
             orphans: self.orphans.iter().map(|(_, job)| job.clone()).collect(),
+            orphan_checks: self
+                .checks
+                .iter()
+                .filter(|(of, _)| *of >= self.spec.images.len())
+                .map(|(_, check)| check.clone())
+                .collect(),
             cascades: self
                 .running
                 .iter()

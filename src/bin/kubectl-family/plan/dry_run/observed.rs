@@ -37,6 +37,7 @@ impl DryRun<'_> {
                 .filter_map(|index| self.observed_image(index))
                 .collect(),
             orphans: Vec::new(),
+            orphan_checks: Vec::new(),
             cascades: self.cascades.iter().map(DryCascade::observed).collect(),
             ended: self.ended.clone(),
             requests: self.requests.clone(),
