@@ -1,20 +1,22 @@
 //! What waits for the quiet time does not wait for longer: a cascade starts `settle` after the last
 //! change and at the latest `maxSettle` after the first. With `supersede: Cancel` the cascade
-//! before it ends then. What shares nothing with the running cascades does not wait for them.
+//! before it ends then. What shares nothing with the running cascades does not wait for them. A
+//! trigger of the family ends the wait.
 
 use std::{collections::BTreeSet, time::Duration};
 
 use groundswell::{
-    api::{Image, ImageFamilySpec, Policy, Supersede},
+    api::{Image, ImageFamilySpec, Policy, RequestState, Supersede},
     controller::object_cache::Key,
 };
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
-use super::{Violations, builds, calm, cascades, reached::reach, records};
+use super::{Violations, builds, calm, cascades, reached::reach, records, requests};
 use crate::{
     cluster::Cluster,
     objects::{Kind, uid},
+    script::NAMESPACE,
 };
 
 /// How long after the quiet time a cascade may start.
@@ -35,14 +37,17 @@ pub struct PendingChanges {
     cascaded_at: Duration,
     /// Whether all of them wait for running cascades.
     waits: bool,
+    /// When a trigger of the family was done, if these changes waited then.
+    triggered_at: Option<Duration>,
 }
 
 impl PendingChanges {
     /// Returns when the quiet time ends.
     fn ends(&self, policy: &Policy) -> Duration {
         let seconds = |seconds: u32| Duration::from_secs(seconds.into());
-        (self.last_change + seconds(policy.settle.as_secs()))
-            .min(self.since + seconds(policy.max_settle.as_secs()))
+        let settled = (self.last_change + seconds(policy.settle.as_secs()))
+            .min(self.since + seconds(policy.max_settle.as_secs()));
+        settled.min(self.triggered_at.unwrap_or(settled))
     }
 }
 
@@ -74,12 +79,34 @@ pub fn written(cluster: &mut Cluster, family: &Value) {
         }
         pending.change = change.to_owned();
         pending.last_change = now;
+        pending.triggered_at = None;
     }
     pending.waits = waits;
     if pending.cascades || runs_cascade(status) {
         pending.cascaded_at = now;
     }
     pending.cascades = runs_cascade(status);
+}
+
+/// Records that a request is done which starts what is pending.
+pub fn answered(cluster: &mut Cluster, before: Option<&Value>, request: &Value) {
+    let is_done = |request: &Value| requests::state(request) == Some(RequestState::Done);
+    let spec = &request["spec"];
+    let is_of_family = spec["image"].is_null() && spec["upstream"].is_null();
+    if spec["action"] != "Trigger"
+        || !is_of_family
+        || !is_done(request)
+        || before.is_some_and(is_done)
+    {
+        return;
+    }
+    let key = Key::new(NAMESPACE, spec["family"].as_str().unwrap_or_default());
+    let Some(family) = cluster.objects.get(Kind::Family, &key) else { return };
+    let (uid, now) = (uid(family).to_owned(), cluster.elapsed());
+    let waiting = cluster.invariants.pending.get_mut(&uid).filter(|pending| !pending.waits);
+    if let Some(pending) = waiting {
+        pending.triggered_at.get_or_insert(now);
+    }
 }
 
 /// Counts why a cascade starts now.
