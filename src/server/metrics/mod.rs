@@ -34,6 +34,9 @@ use crate::{
 /// system.
 const BUILD_SECONDS_BOUNDS: [f64; 12] =
     [1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0];
+/// Histogram bounds of the start of a build after its parents' builds, in seconds. Pods say to the
+/// second when they end.
+const START_DELAY_SECONDS_BOUNDS: [f64; 9] = [0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 120.0];
 /// Histogram bounds of reconciles, in seconds.
 const RECONCILE_SECONDS_BOUNDS: [f64; 10] =
     [0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
@@ -52,6 +55,7 @@ pub struct Metrics {
     builds_waiting: Gauge,
     checks: Family<CheckLabels, Counter>,
     build_seconds: Histograms<BuildLabels>,
+    start_delay_seconds: Histogram,
     polls: Family<PollLabels, Counter>,
     reconciles: Family<KindLabels, Counter>,
     reconcile_errors: Family<ErrorLabels, Counter>,
@@ -76,6 +80,7 @@ impl Metrics {
             builds_waiting: Gauge::default(),
             checks: Family::default(),
             build_seconds: Family::new_with_constructor(|| Histogram::new(BUILD_SECONDS_BOUNDS)),
+            start_delay_seconds: Histogram::new(START_DELAY_SECONDS_BOUNDS),
             polls: Family::default(),
             reconciles: Family::default(),
             reconcile_errors: Family::default(),
@@ -128,6 +133,12 @@ impl Metrics {
             "build_duration_seconds",
             "Duration of builds, by result",
             self.build_seconds.clone(),
+        );
+        all.register(
+            "build_start_delay_seconds",
+            "Time from the end of the last parent's build to the start of a build that waited for \
+             nothing else",
+            self.start_delay_seconds.clone(),
         );
         all.register(
             "upstream_polls",
@@ -198,6 +209,11 @@ impl Metrics {
         if let Some(length) = length {
             self.build_seconds.get_or_create(&BuildLabels { result }).observe(length.as_secs_f64());
         }
+    }
+
+    /// Counts a build that started `delay` after its last parent's build has ended.
+    pub fn build_started(&self, delay: Duration) {
+        self.start_delay_seconds.observe(delay.as_secs_f64());
     }
 
     /// Sets the number of builds that only the operator's limits delay.
@@ -277,6 +293,7 @@ mod tests {
         metrics.cascade_finished(CascadePhase::Complete, Duration::from_secs(42));
         metrics.build_finished(BuildResult::Succeeded, Some(Duration::from_secs(3)));
         metrics.build_finished(FailureClass::Infrastructure.into(), None);
+        metrics.build_started(Duration::from_millis(1200));
         metrics.check_finished(FailureClass::Build.into());
         metrics.builds_waiting(7);
         metrics.upstream_polled(PollResult::Moved);
@@ -292,6 +309,8 @@ mod tests {
             "groundswell_builds_waiting_for_limits 7",
             "groundswell_checks_total{result=\"Failed\"} 1",
             "groundswell_build_duration_seconds_count{result=\"Succeeded\"} 1",
+            "groundswell_build_start_delay_seconds_bucket{le=\"1.0\"} 0",
+            "groundswell_build_start_delay_seconds_bucket{le=\"1.5\"} 1",
             "groundswell_upstream_polls_total{result=\"Moved\"} 1",
             "groundswell_reconciles_total{kind=\"ImageFamily\"} 1",
             "groundswell_reconcile_errors_total{kind=\"ImageFamily\",reason=\"api\"} 1",

@@ -73,9 +73,13 @@ impl Reconcile<'_> {
         let api = self.api();
         let jobs: Vec<&Job> = prepared.iter().map(|prepared| &prepared.job).collect();
         let created = create_jobs(&self.context.stores.jobs, &api, &jobs, self.cache).await?;
+        let now = self.context.clock.now();
         for (PreparedBuild { build, .. }, created) in prepared.into_iter().zip(created) {
             match created {
                 JobCreation::Exists(job) => {
+                    if let Some(delay) = self.start_delay(&build, now) {
+                        self.context.metrics.build_started(delay);
+                    }
                     self.add_build(&build, BuildStart::Started(running(&build.identity, &job)));
                 }
                 JobCreation::Rejected(rejection) => {
