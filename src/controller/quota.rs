@@ -88,8 +88,11 @@ struct FamilyUsage {
     /// Builds with a reserved place.
     reserved: Vec<BuildUpstreams>,
     reserved_until: Timestamp,
-    /// Builds without a place.
+    /// Builds without a place. Some are alternatives to others whose upstreams have reached their
+    /// limits.
     queued: Vec<BuildUpstreams>,
+    /// How many of them may start: the family has no room for more.
+    max_starts: usize,
     queued_since: Timestamp,
     /// Whether the family is being reconciled, or will be: then it need not be triggered.
     is_reconciling: bool,
@@ -198,7 +201,8 @@ impl BuildQuota {
     /// Returns how many builds of all families are queued only because of these limits.
     #[must_use]
     pub fn queued_builds(&self) -> usize {
-        self.lock().by_family.values().map(|usage| usage.queued.len()).sum()
+        let families = self.lock();
+        families.by_family.values().map(|usage| usage.queued.len().min(usage.max_starts)).sum()
     }
 
     /// Admits the families for whose queued builds there are places now.
@@ -239,6 +243,7 @@ impl BuildQuota {
                 weight: usage.weight,
                 running: usage.used(now).count(),
                 wants,
+                most: usage.max_starts,
                 since: usage.queued_since,
             })
             .collect();
@@ -296,8 +301,8 @@ impl Reservation<'_> {
             wanted = decide(allowance.clone());
         };
         let Some(usage) = families.by_family.get_mut(&self.family) else { return };
-        queued.truncate(max_builds.saturating_sub(granted.len()));
         usage.queued = queued;
+        usage.max_starts = max_builds.saturating_sub(granted.len());
         if !granted.is_empty() {
             usage.queued_since = now;
         }
@@ -367,6 +372,7 @@ impl FamilyUsage {
         }
         self.weight = request.weight;
         self.queued.clone_from(&request.builds);
+        self.max_starts = request.builds.len();
         // The new request contains the reserved builds, if they are still wanted.
         self.reserved.clear();
     }

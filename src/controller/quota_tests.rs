@@ -222,6 +222,24 @@ fn a_namespace_and_an_upstream_have_limits_of_their_own() {
 }
 
 #[test]
+fn a_family_is_admitted_for_any_build_that_it_could_start_instead() {
+    let limits = BuildLimits { cluster: None, namespace: None, upstream: Some(1) };
+    let mut a = FakeFamily { parallelism: 1, ..FakeFamily::new("one", "a", &["debian", "alpine"]) };
+    let mut b = FakeFamily::new("two", "b", &["debian", "alpine"]);
+    let mut fixture = QuotaFixture::new(limits, &[&a, &b]);
+    assert_eq!(fixture.reconcile(&mut b, 0), 2);
+    assert_eq!(fixture.reconcile(&mut a, 1), 0);
+    assert_eq!(fixture.quota.queued_builds(), 1, "it has room for one of them");
+    // Of alpine. The family would have preferred the other one.
+    fixture.end(&mut b);
+    fixture.reconcile(&mut b, 2);
+    assert_eq!(fixture.admitted(), [a.key.clone()]);
+    assert_eq!(fixture.reconcile(&mut a, 3), 1);
+    assert_eq!(a.ready, [vec!["debian".to_owned()]]);
+    assert_eq!(fixture.quota.queued_builds(), 0);
+}
+
+#[test]
 fn a_new_process_counts_running_builds_of_families_that_it_has_not_reconciled() {
     let (mut a, mut b) =
         (FakeFamily::new("one", "a", &[""; 9]), FakeFamily::new("one", "b", &[""; 9]));

@@ -231,6 +231,7 @@ pub fn proceed(cluster: &mut Cluster, job: &str, stage: Stage) {
             cluster.remove(Kind::Pod, &work.pod());
             cluster.remove(Kind::Job, &work.key);
             cluster.work.remove(job);
+            attempts::gone(cluster, job);
             reasons::place_changes(cluster, &work.job);
         }
         Stage::Expires if !work.deleted => {

@@ -48,6 +48,9 @@ pub struct Demand<'a> {
     /// The builds that could start now, the most urgent first. Each lists, without repetition, the
     /// upstreams that it counts for.
     pub wants: &'a [Vec<QuotaUpstream>],
+    /// How many of them may start at most: some are alternatives to others whose upstreams have
+    /// reached their limits.
+    pub most: usize,
     /// Since when the family waits: since it had something to start, or since its last start if
     /// that was later.
     pub since: Timestamp,
@@ -62,8 +65,8 @@ pub struct Demand<'a> {
 /// take turns, and those with more weight get more turns.
 ///
 /// All shares together stay within the limits, and no capacity stays free that a build could use. A
-/// build whose upstream has reached its limit does not delay the family's later builds. Costs O(n
-/// log n) for n families and builds together.
+/// build whose upstream has reached its limit does not delay the family's later builds. No family
+/// gets more than [`Demand::most`]. Costs O(n log n) for n families and builds together.
 #[must_use]
 pub fn fair_shares(
     limits: ConcurrencyLimits,
@@ -89,6 +92,7 @@ pub fn fair_shares(
     let mut queue: BinaryHeap<QueuedFamily<'_>> = demands
         .iter()
         .enumerate()
+        .filter(|(_, demand)| demand.most > 0)
         .map(|(index, demand)| QueuedFamily::new(index, demand, now))
         .collect();
     while free_in_cluster > 0
@@ -113,8 +117,10 @@ pub fn fair_shares(
         free_in_cluster -= 1;
         *free_in_namespace -= 1;
         share.push(want);
-        family.running += 1;
-        queue.push(family);
+        if share.len() < family.demand.most {
+            family.running += 1;
+            queue.push(family);
+        }
     }
     shares
 }

@@ -28,6 +28,7 @@ fn demand(
         weight,
         running,
         wants: &PLAIN[..ready],
+        most: ready,
         since: second(since),
     }
 }
@@ -117,7 +118,7 @@ fn a_namespace_at_its_limit_leaves_its_share_to_others() {
 #[test]
 fn an_upstream_at_its_limit_does_not_delay_other_builds() {
     let wants = [&[0][..], &[0, 1], &[1], &[], &[7]].map(upstreams);
-    let one = Demand { wants: &wants, ..demand("a", 10, 0, 0, 0) };
+    let one = Demand { wants: &wants, most: wants.len(), ..demand("a", 10, 0, 0, 0) };
     assert_eq!(shares(ConcurrencyLimits::default(), &[1, 5], &[one]), [[0, 2, 3, 4]]);
     let two = Demand { family: "b", ..one };
     assert_eq!(
@@ -128,6 +129,18 @@ fn an_upstream_at_its_limit_does_not_delay_other_builds() {
     let full = Demand { namespace: "full", running: 3, since: second(-99), ..one };
     let limits = ConcurrencyLimits { cluster: None, namespace: Some(3) };
     assert_eq!(shares(limits, &[1, 0], &[full, two]), [vec![], vec![0, 3, 4]]);
+}
+
+#[test]
+fn of_alternatives_no_more_start_than_the_family_may_run() {
+    let wants = [&[0][..], &[1], &[1]].map(upstreams);
+    let one = Demand { wants: &wants, most: 1, ..demand("a", 10, 0, 0, 0) };
+    let free = |free: &[usize]| shares(cluster(2), free, &[one, demand("b", 10, 0, 9, 0)]);
+    assert_eq!(free(&[1, 1]), [[0], [0]], "the other place is for the other family");
+    assert_eq!(free(&[0, 1]), [[1], [0]]);
+    assert_eq!(free(&[0, 0]), [vec![], vec![0, 1]]);
+    let none = Demand { most: 0, ..one };
+    assert_eq!(shares(cluster(2), &[1, 1], &[none]), [[0_usize; 0]]);
 }
 
 #[derive(Clone, Debug)]
@@ -148,6 +161,7 @@ impl TestFamily {
             weight: self.weight,
             running: self.running,
             wants: &self.wants,
+            most: self.wants.len(),
             since: second(self.since),
         }
     }
@@ -347,6 +361,7 @@ fn simulate(places: usize, families: &[(i32, i64)], seconds: i64) -> Vec<FamilyR
                 weight: families[index].0,
                 running: ends[index].len(),
                 wants: &PLAIN,
+                most: PLAIN.len(),
                 since: second(since[index]),
             })
             .collect();

@@ -58,6 +58,8 @@ pub struct Attempt {
     pub started_at: Duration,
     /// How it ended, and when; `None` if it runs, or was stopped.
     pub end: Option<(AttemptEnd, Duration)>,
+    /// When its pod was gone, after its Job was deleted.
+    pub gone_at: Option<Duration>,
 }
 
 impl Attempt {
@@ -83,6 +85,7 @@ pub fn starts(cluster: &mut Cluster, job: &Value, shown: &str) -> Violations {
         user_caused: order::says_user_caused(job),
         started_at: cluster.elapsed(),
         end: None,
+        gone_at: None,
     };
     let is_same = |other: &&Attempt| {
         (&other.family, &other.image, &other.fingerprint, &other.cascade)
@@ -101,6 +104,15 @@ pub fn ended(cluster: &mut Cluster, job: &Value, end: AttemptEnd) {
     let mut attempts = cluster.invariants.attempts.iter_mut().rev();
     if let Some(attempt) = attempts.find(|attempt| attempt.job == uid(job)) {
         attempt.end = Some((end, now));
+    }
+}
+
+/// Records that the Job of a build that was deleted has no pod any more.
+pub fn gone(cluster: &mut Cluster, job: &str) {
+    let now = cluster.elapsed();
+    let mut attempts = cluster.invariants.attempts.iter_mut().rev();
+    if let Some(attempt) = attempts.find(|attempt| attempt.job == job) {
+        attempt.gone_at = Some(now);
     }
 }
 

@@ -155,9 +155,9 @@ fn bound(cluster: &Cluster, spec: &ImageFamilySpec) -> Duration {
 fn longest_build(cluster: &Cluster) -> Duration {
     let attempts = cluster.invariants.attempts.iter();
     let took = attempts.filter_map(|attempt| {
-        let until = attempt.end.map_or(cluster.elapsed(), |(_, at)| at);
-        let runs = cluster.work.contains_key(&attempt.job) || attempt.end.is_some();
-        runs.then(|| until - attempt.started_at)
+        let runs = cluster.work.contains_key(&attempt.job).then_some(cluster.elapsed());
+        let until = attempt.end.map(|(_, at)| at).or(attempt.gone_at).or(runs)?;
+        Some(until - attempt.started_at)
     });
     took.max().unwrap_or_default().max(Duration::from_mins(1))
 }

@@ -37,7 +37,7 @@ pub struct PendingChanges {
     cascaded_at: Duration,
     /// Whether all of them wait for running cascades.
     waits: bool,
-    /// When a trigger of the family was done, if these changes waited then.
+    /// When a trigger of the family was answered, if these changes waited then.
     triggered_at: Option<Duration>,
 }
 
@@ -88,25 +88,34 @@ pub fn written(cluster: &mut Cluster, family: &Value) {
     pending.cascades = runs_cascade(status);
 }
 
-/// Records that a request is done which starts what is pending.
-pub fn answered(cluster: &mut Cluster, before: Option<&Value>, request: &Value) {
-    let is_done = |request: &Value| requests::state(request) == Some(RequestState::Done);
+/// Records that a request is answered which starts what is pending: it is done, or it waits and is
+/// done as soon as a cascade starts.
+pub fn answered(cluster: &mut Cluster, request: &Value) {
     let spec = &request["spec"];
     let is_of_family = spec["image"].is_null() && spec["upstream"].is_null();
-    if spec["action"] != "Trigger"
-        || !is_of_family
-        || !is_done(request)
-        || before.is_some_and(is_done)
-    {
+    let starts =
+        matches!(requests::state(request), Some(RequestState::Done | RequestState::Waiting));
+    if spec["action"] != "Trigger" || !is_of_family || !starts {
         return;
     }
     let key = Key::new(NAMESPACE, spec["family"].as_str().unwrap_or_default());
     let Some(family) = cluster.objects.get(Kind::Family, &key) else { return };
+    // A trigger starts builds, and not what no image is built from.
+    if cluster.current_spec(family).is_none_or(|spec| has_unused_upstream(&spec)) {
+        return;
+    }
     let (uid, now) = (uid(family).to_owned(), cluster.elapsed());
     let waiting = cluster.invariants.pending.get_mut(&uid).filter(|pending| !pending.waits);
     if let Some(pending) = waiting {
         pending.triggered_at.get_or_insert(now);
     }
+}
+
+fn has_unused_upstream(spec: &ImageFamilySpec) -> bool {
+    spec.upstreams.iter().any(|upstream| {
+        let mut edges = spec.images.iter().flat_map(|image| &image.from);
+        !edges.any(|edge| edge.upstream.as_ref() == Some(&upstream.name))
+    })
 }
 
 /// Counts why a cascade starts now.

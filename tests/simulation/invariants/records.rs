@@ -192,7 +192,7 @@ pub fn written(cluster: &mut Cluster, kind: Kind, before: Option<&Value>, object
     if kind == Kind::Request {
         found.extend(requests::answered(cluster, before, object));
         answers::written(cluster, object);
-        quiet_time::answered(cluster, before, object);
+        quiet_time::answered(cluster, object);
     }
     if kind == Kind::Cascade
         && status["phase"] == "Superseded"

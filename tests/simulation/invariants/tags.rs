@@ -170,7 +170,8 @@ pub fn set(cluster: &mut Cluster, name: &str, tag: &str, digest: &str) {
                 } else {
                     found.extend(super::losses::tag_moved(cluster, name, &ours, digest));
                 }
-                if let Some(why) = backwards(cluster, name, &ours, digest).filter(|_| !is_asked_for)
+                if let Some(why) = backwards(cluster, name, &ours, digest)
+                    .filter(|_| !is_asked_for && !is_built_on_rollback(cluster, &pinned))
                 {
                     found.push((
                         "floating tags never go backwards",
@@ -230,6 +231,18 @@ struct PushedImage {
     family: Key,
     spec: std::sync::Arc<ImageFamilySpec>,
     image: Image,
+}
+
+/// Whether a build is made from a digest that users have rolled an image back to.
+fn is_built_on_rollback(cluster: &Cluster, pinned: &str) -> bool {
+    let Some(made) = cluster.registry.origins(pinned).last() else { return false };
+    made.parents.iter().any(|parent| {
+        let (name, digest) = parent.split_once('@').unwrap_or_default();
+        let is_rolled_back = image_of(cluster, name).is_some_and(|of| {
+            RolledBackTags::of(cluster, &of.family, &of.image.name).are_asked_for(digest)
+        });
+        is_rolled_back || is_built_on_rollback(cluster, parent)
+    })
 }
 
 /// Returns the image that is pushed to a repository.
