@@ -93,7 +93,10 @@ pub fn build(
         let parent = parent.and_then(|parent| record(&parent.name));
         parent.is_some_and(|parent| {
             let request = parent.hold.map(|hold| hold.request).unwrap_or_default();
-            parent.rollback.is_some() && requests::is_open(cluster, &request.into())
+            let mut others = requests::open(cluster, family, &["Unhold", "Rollback"]);
+            // The build may be due to the end of the rollback, which is recorded after its start.
+            let is_changed = others.any(|other| other["metadata"]["name"] != *request);
+            parent.rollback.is_some() && !is_changed && requests::is_open(cluster, &request.into())
         })
     };
     let changed: Vec<&str> = wanted
