@@ -166,7 +166,8 @@ pub struct ImageResult {
 )]
 #[serde(rename_all = "camelCase", default)]
 pub struct Cause {
-    /// Type of the change: `Upstream`, `Parent`, `Source`, `Spec`, `Strategy` or `Manual`.
+    /// Type of the change: `Upstream`, `Parent`, `Source`, `Spec`, `Strategy`, `Manual` or
+    /// `Refresh`.
     #[serde(rename = "type")]
     pub type_: CauseType,
     /// Name of what changed: the upstream, the parent image, the strategy, or the image whose
@@ -190,6 +191,15 @@ pub struct Cause {
     /// Whether there may be more commits than those in `commits`.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub more_commits: bool,
+}
+
+impl Cause {
+    /// Whether the image itself is rebuilt from unchanged inputs, to get what has changed outside
+    /// of them, for example in the repositories of its packages.
+    #[must_use]
+    pub const fn asks_for_what_is_outside(&self) -> bool {
+        matches!(self.type_, CauseType::Manual | CauseType::Refresh) && self.via.is_empty()
+    }
 }
 
 /// Type of a change.
@@ -221,4 +231,6 @@ pub enum CauseType {
     Strategy,
     /// A user requested a rebuild.
     Manual,
+    /// The build was old.
+    Refresh,
 }

@@ -7,7 +7,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::api::{Duration, Rollout, Source, StrategyRef, patterns};
+use crate::api::{Duration, Refresh, Rollout, Source, StrategyRef, patterns};
 
 /// An image of a family, built by Groundswell.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -137,6 +137,10 @@ pub struct Image {
     #[serde(default = "yes")]
     pub required: bool,
 
+    /// Rebuilds the image when its build is old. Defaults to `policy.refresh`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refresh: Option<Refresh>,
+
     /// Workloads to update to each new digest. At most 16 entries.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "atomic"))]
@@ -166,6 +170,7 @@ impl Default for Image {
             hold: None,
             on_parent_failure: OnParentFailure::default(),
             required: true,
+            refresh: None,
             rollout: Vec::new(),
             strategy: None,
         }

@@ -173,6 +173,18 @@ pub struct ManagedImageStatus {
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub base_observed: Option<Timestamp>,
 
+    /// Time since which the last verified build stands: it was built, or a rebuild gave the same
+    /// content. If the record of that is lost, the time at which the build was found again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub stands_since: Option<Timestamp>,
+
+    /// Time from which the image may be refreshed. Not set if it is not refreshed by age, or is to
+    /// be built for another reason.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub refresh_at: Option<Timestamp>,
+
     /// Inputs of the last verified build.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub inputs: Option<Inputs>,
@@ -223,7 +235,8 @@ pub struct ManagedImageStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rollback: Option<RollbackRecord>,
 
-    /// Time and name of the last request that rebuilds the image although its inputs are unchanged.
+    /// Time and name of the last request or refresh that rebuilds the image although its inputs are
+    /// unchanged.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nonce: Option<String>,
 

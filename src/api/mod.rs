@@ -23,6 +23,7 @@ pub mod managed_image;
 pub mod patterns;
 pub mod policy;
 pub mod reference;
+pub mod refresh;
 pub mod request;
 pub mod rollout;
 pub mod schema;
@@ -57,6 +58,7 @@ pub use managed_image::{
     ManagedImageStatus, ParentDigest, RememberedUpstream, ReportedPush, RunningBuild, TagRecord,
 };
 pub use policy::{Breaker, Cutoff, Policy, Promotion, RateLimit, Retries, Supersede, Window};
+pub use refresh::{Refresh, RefreshReason};
 pub use request::{ActionName, HoldTarget, Request, RequestError, RequestScope, RequestedAction};
 pub use rollout::{Rollout, RolloutMode, Workload, WorkloadKind};
 pub use source::{

@@ -4,7 +4,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::api::Duration;
+use crate::api::{Duration, Refresh};
 
 /// Controls when builds start, how many run at once, and how the family reacts to failures.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
@@ -70,6 +70,11 @@ pub struct Policy {
     /// Pauses the builds of a cause from which builds keep failing.
     #[serde(default)]
     pub breaker: Breaker,
+
+    /// Rebuilds images whose builds are old, although their inputs are unchanged. An image may have
+    /// its own `refresh`. Without it, an image is rebuilt only when an input changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refresh: Option<Refresh>,
 
     /// Share of the family where the operator limits builds per namespace, per cluster or per
     /// upstream: a family of weight 20 gets twice as many builds as one of weight 10. From 1 to
@@ -218,6 +223,7 @@ impl Default for Policy {
             windows: Vec::new(),
             rate_limit: None,
             breaker: Breaker::default(),
+            refresh: None,
             weight: default_weight(),
         }
     }

@@ -43,6 +43,9 @@ pub struct BuildRequest {
     pub credentials: Vec<RegistryCredential>,
     /// Whether the registry of `repository` is reached without TLS.
     pub plain_http: bool,
+    /// Whether nothing of the build may come from a cache: it is to fetch what has changed outside
+    /// of its inputs.
+    pub no_cache: bool,
     /// The owner of the Job, so that the Job is deleted with the family.
     pub owner: OwnerReference,
 }

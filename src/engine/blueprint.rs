@@ -6,13 +6,16 @@ use crate::{
     engine::{
         Problem,
         cascade::windows::Windows,
-        fingerprint::{check_revision, checks_hash, inline_revision, spec_hash},
+        fingerprint::{Hasher, check_revision, checks_hash, inline_revision, spec_hash},
         tag_cache::TagCache,
         tag_labels::labels_of_tags,
     },
     identity::ChecksHash,
     lineage::{ImageIndex, Lineage, Parent},
 };
+
+/// The number of different delays of refreshes.
+pub const REFRESH_SHARES: u32 = 1 << 16;
 
 /// What follows from a spec alone.
 #[derive(Debug)]
@@ -46,6 +49,8 @@ pub struct ImageBlueprint {
     pub checks: Option<ChecksHash>,
     /// The hash of each check, in the order of `checks`.
     pub check_revisions: Vec<String>,
+    /// By which share of the spread the refreshes of the image are delayed.
+    pub refresh_share: u32,
     /// Why the image is not built, whatever its inputs are. The other images of the family are not
     /// affected, except for its descendants.
     pub problem: Option<Problem>,
@@ -69,6 +74,7 @@ impl ImageBlueprint {
         let references: Vec<String> =
             edges.map(|(edge, parent)| reference(spec, lineage, edge, *parent)).collect();
         Self {
+            refresh_share: refresh_share(&repository(spec, image)),
             repository: repository(spec, image),
             spec_hash: spec_hash(image, &references),
             inline: image.source.inline.as_deref().map(inline_revision),
@@ -86,6 +92,14 @@ impl ImageBlueprint {
 #[must_use]
 pub fn repository(spec: &ImageFamilySpec, image: &Image) -> String {
     format!("{}/{}", spec.repository, image.path.as_deref().unwrap_or(&image.name))
+}
+
+/// Returns the share of the spread by which the refreshes of an image are delayed, from 0 to
+/// [`REFRESH_SHARES`] - 1. It follows from the repository of the image alone.
+fn refresh_share(repository: &str) -> u32 {
+    let hash = Hasher::new("refresh").text(repository).hex();
+    let first = hash.get(..8).and_then(|digits| u32::from_str_radix(digits, 16).ok());
+    first.unwrap_or_default() % REFRESH_SHARES
 }
 
 /// Returns the reference by which a Dockerfile names a parent: [`Edge::reference`], or its default.

@@ -3,7 +3,7 @@
 
 use crate::{
     api::{
-        Cause, CauseType, Inputs, RollbackRecord, condition::shorten,
+        Cause, CauseType, Inputs, RefreshReason, RollbackRecord, condition::shorten,
         managed_image::MAX_BUILD_CAUSES, request::name_of_nonce,
     },
     identity::{CausingCommits, FolderRevision},
@@ -73,7 +73,7 @@ impl InputChange<'_> {
             (CauseType::Source, self.image, &last.source, &self.wanted.source),
             (CauseType::Spec, self.image, &last.spec, &self.wanted.spec),
             (CauseType::Strategy, "", &last.strategy, &self.wanted.strategy),
-            (CauseType::Manual, self.image, &last.nonce, &self.wanted.nonce),
+            (self.nonce_cause(), self.image, &last.nonce, &self.wanted.nonce),
         ] {
             if before != after {
                 causes.push(self.with_commits(cause(type_, named, before, after)));
@@ -87,6 +87,14 @@ impl InputChange<'_> {
         }
         causes.truncate(MAX_BUILD_CAUSES);
         causes
+    }
+
+    /// Returns the type of the cause that has changed the nonce.
+    fn nonce_cause(&self) -> CauseType {
+        match RefreshReason::of_nonce(&self.wanted.nonce) {
+            Some(_) => CauseType::Refresh,
+            None => CauseType::Manual,
+        }
     }
 
     /// Adds the commits that have changed the folder to a changed source.
@@ -118,7 +126,7 @@ fn same(a: &Cause, b: &Cause) -> bool {
 
 /// Returns a key for what a build was made for. Failures of different images with the same key have
 /// the same cause. A cause that only concerns the image itself names it, so that no other image has
-/// the same key.
+/// the same key. All refreshes have the same: what fails them all is what they fetch.
 #[must_use]
 pub fn key(image: &str, causes: &[Cause]) -> String {
     let shared = |type_| causes.iter().find(|cause| cause.type_ == type_);
@@ -127,6 +135,9 @@ pub fn key(image: &str, causes: &[Cause]) -> String {
     }
     if let Some(cause) = shared(CauseType::Strategy) {
         return format!("build strategy {}", short(&cause.to));
+    }
+    if causes.iter().any(|cause| cause.type_ == CauseType::Refresh && cause.via.is_empty()) {
+        return "a refresh".into();
     }
     if let Some(cause) = causes.iter().find(|cause| !cause.via.is_empty()) {
         return format!("{} of {}", describe_change(cause.type_), cause.name);
@@ -143,7 +154,7 @@ pub fn key(image: &str, causes: &[Cause]) -> String {
 pub fn is_user_caused(causes: &[Cause]) -> bool {
     causes.iter().filter(|cause| cause.via.is_empty()).any(|cause| match cause.type_ {
         CauseType::Source | CauseType::Spec | CauseType::Manual => true,
-        CauseType::Upstream | CauseType::Parent | CauseType::Strategy => false,
+        CauseType::Upstream | CauseType::Parent | CauseType::Strategy | CauseType::Refresh => false,
     })
 }
 
@@ -155,6 +166,7 @@ const fn describe_change(type_: CauseType) -> &'static str {
         CauseType::Spec => "a new spec",
         CauseType::Strategy => "a new strategy",
         CauseType::Manual => "a request",
+        CauseType::Refresh => "a refresh",
     }
 }
 
@@ -185,6 +197,16 @@ fn clause(cause: &Cause) -> String {
         (CauseType::Manual, _) => {
             format!("a rebuild of {} was requested ({})", cause.name, name_of_nonce(&cause.to))
         }
+        (CauseType::Refresh, _) => format!("{} was refreshed{}", cause.name, refreshed(&cause.to)),
+    }
+}
+
+/// Returns why an image with this nonce was refreshed, to follow `was refreshed`.
+#[must_use]
+pub fn refreshed(nonce: &str) -> String {
+    match RefreshReason::of_nonce(nonce) {
+        Some(RefreshReason::Age(every)) => format!(" after {every}"),
+        None => String::new(),
     }
 }
 

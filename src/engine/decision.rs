@@ -163,8 +163,12 @@ pub struct ImageDecision {
     pub hold: Option<Box<ManualHold>>,
     /// The earlier build that a request has rolled the image back to.
     pub rollback: Option<Box<RollbackRecord>>,
-    /// The nonce of the request that rebuilds the image from the same inputs.
+    /// The nonce of the request or refresh that rebuilds the image from the same inputs.
     pub nonce: Option<String>,
+    /// Since when `verified` stands.
+    pub stands_since: Option<Timestamp>,
+    /// From when the image may be refreshed by age, if it is.
+    pub refresh_at: Option<Timestamp>,
 }
 
 /// The message of an image. Messages that nearly all images have are formatted only where they are
@@ -364,6 +368,8 @@ impl ImageDecision {
             hold: None,
             rollback: None,
             nonce: None,
+            stands_since: None,
+            refresh_at: None,
         }
     }
 

@@ -39,6 +39,7 @@ mod plans;
 mod pod_end;
 mod process;
 mod random;
+mod refreshes;
 mod registry;
 mod registry_service;
 mod runner;

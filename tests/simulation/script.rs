@@ -11,7 +11,7 @@ use crate::{
     faults::{Crash, Moment, Rates},
     objects::Kind,
     random::Random,
-    scenarios,
+    refreshes, scenarios,
     topology::{family, image, on_image, on_upstream, policy, use_scanner},
 };
 
@@ -138,6 +138,8 @@ pub enum StepAction {
         parent: String,
     },
     Policy(String, Policy),
+    /// The images of a family are refreshed at this age in seconds; 0 for never.
+    Refresh(String, u32),
     Suspend(String, bool),
     /// A hold on an upstream of the family: whether at its current digest, and for how long; `None`
     /// until it is removed.
@@ -218,6 +220,9 @@ impl Script {
         // A scenario may be about builds that no user has caused.
         if seed.is_multiple_of(2) && random.chance(ROLLBACK_SEEDS) {
             add_rollbacks(random, &mut script);
+        }
+        if seed.is_multiple_of(2) {
+            refreshes::add(seed, &mut script);
         }
         script
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use groundswell::{
-    api::{Image, ImageFamilySpec, request::ActionName},
+    api::{Duration as ApiDuration, Image, ImageFamilySpec, request::ActionName},
     controller::object_cache::Key,
 };
 use jiff::{SignedDuration, Timestamp};
@@ -132,6 +132,10 @@ fn edit_spec(cluster: &mut Cluster, action: &StepAction) {
         StepAction::Policy(family, policy) => {
             let policy = serde_json::to_value(policy).expect("a policy");
             edit_family(cluster, family, |spec| spec["policy"] = policy);
+        }
+        StepAction::Refresh(family, every) => {
+            let every = ApiDuration::from_secs(*every);
+            edit_family(cluster, family, |spec| spec["policy"]["refresh"] = json!({"every": every}))
         }
         StepAction::Suspend(family, suspend) => {
             edit_family(cluster, family, |spec| spec["suspend"] = json!(suspend))

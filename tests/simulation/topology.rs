@@ -218,6 +218,7 @@ pub fn policy(random: &mut Random) -> Policy {
             consecutive_failures: few(random.below(6)),
             probe_after: ApiDuration::from_secs(random.seconds(10..600)),
         },
+        refresh: None,
         weight: few(random.within(1..30)),
     }
 }

@@ -36,6 +36,7 @@ fn request() -> BuildRequest {
             ("note".into(), "one, \"two\"".into()),
             ("plain".into(), "x".into()),
         ]),
+        no_cache: true,
         ..BuildRequest::default()
     }
 }
@@ -59,6 +60,7 @@ fn fills_strings_and_splices_lists() {
             "{{ args | each('--opt=build-arg:{name}={value}') }}",
             "--name={{ image.reference }}",
             "{{ labels }}",
+            "{{ ['--no-cache'] if noCache else [] }}",
         ],
         "ports": [{"containerPort": 80}],
     }]}});
@@ -74,6 +76,7 @@ fn fills_strings_and_splices_lists() {
             format!("--opt=build-arg:B={}", HOSTILE.replace('$', "$$")),
             "--opt=build-arg:BASE=registry.example.com/team/base@sha256:bb",
             "--name=registry.example.com/team/web:gs-1",
+            "--no-cache",
         ])
     );
 }

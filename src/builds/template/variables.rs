@@ -29,6 +29,7 @@ pub struct Variables {
     context: &'static str,
     dockerfile: String,
     parameters: BTreeMap<String, String>,
+    no_cache: bool,
     registry: RegistryVariables,
 }
 
@@ -104,6 +105,7 @@ impl Variables {
             context: pod_paths::CONTEXT,
             dockerfile: request.source.dockerfile_path().to_owned(),
             parameters,
+            no_cache: request.no_cache,
             registry: RegistryVariables { plain_http: request.plain_http },
         }
     }

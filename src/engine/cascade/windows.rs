@@ -57,6 +57,14 @@ pub enum WindowState {
     },
 }
 
+impl WindowState {
+    /// Whether no build may start.
+    #[must_use]
+    pub const fn is_closed(self) -> bool {
+        matches!(self, Self::Closed { .. })
+    }
+}
+
 /// Why a window is invalid. The message names the field and says what to write instead.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum WindowError {

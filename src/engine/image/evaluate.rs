@@ -13,6 +13,7 @@ use crate::{
         image::{
             environment, failure,
             inputs::{NotReady, ResolvedParents},
+            refresh::RefreshGate,
         },
         input::{BuildOutcome, DecideInput, VerifiedBuild},
         members::CascadeMembers,
@@ -34,6 +35,7 @@ pub fn evaluate(
     let recoveries = &recoveries;
     let context = EvalContext { input, followed, request_effects, members, recoveries, now };
     let images = input.images.iter().map(|_| blank()).collect();
+    let gate = RefreshGate::of(input, followed, now);
     let mut evaluation = Evaluation { images, plan: Plan::default(), next_hold_end: None };
     for &index in input.lineage().order() {
         let (Some(image), Some(observed), Some(blueprint)) = (
@@ -43,7 +45,10 @@ pub fn evaluate(
         ) else {
             continue;
         };
-        let eval = ImageEval { context: &context, index, image, blueprint, observed };
+        let due_refresh = None;
+        let mut eval =
+            ImageEval { context: &context, index, image, blueprint, observed, due_refresh };
+        eval.due_refresh = eval.due_refresh(&gate, &evaluation.images);
         let decision = eval.decide(&evaluation.images, &mut evaluation.plan);
         if let Some(place) = evaluation.images.get_mut(index.position()) {
             *place = decision;
@@ -66,12 +71,13 @@ impl ImageEval<'_> {
         let mut decision = self.keep_recorded(self.hold_found(decision));
         self.add_labels(&mut decision, plan);
         self.mark_rebuild(&decision, plan);
+        self.plan_refresh(&mut decision, images, plan);
         self.stop_forbidden_builds(&decision, plan);
         decision
     }
 
     /// Returns the problem of the image's own spec or Dockerfile, if there is one.
-    fn reject_own_spec(&self) -> Result<(), NotReady> {
+    pub(super) fn reject_own_spec(&self) -> Result<(), NotReady> {
         let Some(problem) = &self.blueprint.problem else { return Ok(()) };
         let progress = WaitProgress::of_lookup(problem.reason);
         Err(NotReady::Waiting(problem.clone(), progress))

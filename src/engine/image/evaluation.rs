@@ -99,6 +99,8 @@ pub(in crate::engine) struct ImageEval<'a> {
     pub(in crate::engine) image: &'a Image,
     pub(in crate::engine) blueprint: &'a ImageBlueprint,
     pub(in crate::engine) observed: &'a ObservedImage<'a>,
+    /// The nonce of the refresh that is due, if one is.
+    pub(in crate::engine) due_refresh: Option<String>,
 }
 
 impl<'a> ImageEval<'a> {

@@ -356,6 +356,17 @@ impl<'a> ImageEval<'a> {
         verified: &VerifiedBuild,
         parents: &ResolvedParents<'_>,
     ) -> bool {
+        self.is_unchanged_but_nonce(verified, parents)
+            && verified.inputs.nonce == self.nonce().unwrap_or_default()
+    }
+
+    /// Whether the verified build was made from the current inputs, apart from requests and
+    /// refreshes.
+    pub(super) fn is_unchanged_but_nonce(
+        &self,
+        verified: &VerifiedBuild,
+        parents: &ResolvedParents<'_>,
+    ) -> bool {
         let last = &verified.inputs;
         let same = |observed: &Observed<String>, last: &str| match observed {
             Observed::Known(now) => now == last,
@@ -376,7 +387,6 @@ impl<'a> ImageEval<'a> {
                 .all(|(last, now)| last.digest == now.digest || now.rolled_back_to.is_some())
             && same(&self.observed.source, &last.source)
             && matches!(&self.observed.strategy, Observed::Known(now) if *now == last.strategy)
-            && last.nonce == self.nonce().unwrap_or_default()
     }
 
     /// Returns the name of the parent of an edge, as causes and messages show it.

@@ -12,6 +12,7 @@
 //! - [`hold`]: holds of an image
 //! - `labels`: labels of its verified build that its tags name
 //! - `rebuilds`: which of several builds from the same inputs is the newest
+//! - `refresh`: rebuilds of images whose builds are old
 //! - [`recorded`]: what an image keeps in every state
 //! - [`rollback`]: images that a request holds at an earlier build
 //! - [`cutoff`]: whether a rebuild changed anything
@@ -34,6 +35,7 @@ pub mod inputs;
 mod labels;
 mod rebuilds;
 pub mod recorded;
+pub(in crate::engine) mod refresh;
 pub mod rollback;
 pub mod stale;
 mod upstream_input;

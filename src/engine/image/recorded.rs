@@ -123,10 +123,12 @@ impl ImageEval<'_> {
         self.context.request_effects.of(self.index)
     }
 
-    /// Returns the nonce of the request that rebuilds the image from the same inputs.
+    /// Returns the nonce of the request or refresh that rebuilds the image from the same inputs.
     pub(in crate::engine) fn nonce(&self) -> Option<&str> {
         let requested = self.overrides().and_then(|overrides| overrides.nonce.as_deref());
-        requested.or_else(|| self.observed.record.and_then(|record| record.nonce.as_deref()))
+        requested
+            .or(self.due_refresh.as_deref())
+            .or_else(|| self.observed.record.and_then(|record| record.nonce.as_deref()))
     }
 
     /// Whether a request cancels the image.

@@ -16,6 +16,7 @@ mod model;
 mod outages;
 mod parallel_cascades;
 mod platforms;
+mod refresh;
 mod requests;
 mod rollbacks;
 mod several_requests;

@@ -5,6 +5,7 @@
 //! [`requests`]: what may be recorded; [`rollbacks`]: what stays rolled back; [`losses`]: what must
 //! survive the loss of records; [`limits`]: how much runs at once; [`attempts`]: how often and when
 //! a build is tried again;
+//! [`refresh`]: when an image is rebuilt because of its age;
 //! [`cascades`], [`quiet_time`] and [`cutoff`]: when a cascade starts, and what it builds;
 //! [`order`] and [`breaker`]: which builds start; [`answers`] and [`reasons`]: what users ask for,
 //! and what images wait for; [`patches`]: that every patch arrives; [`unwanted`]: what must not run
@@ -28,6 +29,7 @@ pub mod quiet_time;
 pub mod reached;
 pub mod reasons;
 pub mod records;
+pub mod refresh;
 pub mod requests;
 pub mod rollbacks;
 pub mod tags;

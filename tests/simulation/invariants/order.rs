@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use groundswell::{
-    api::{Image, ImageFamilySpec, ImageState, ManagedImageStatus, labels},
+    api::{Image, ImageFamilySpec, ImageState, ManagedImageStatus, RefreshReason, labels},
     controller::object_cache::Key,
 };
 use serde::Deserialize;
@@ -169,7 +169,9 @@ fn is_user_caused(
     let made = cluster.registry.origins(&pinned).last()?;
     let text = text_of(cluster, &image.source)?;
     let nonce = status.inputs.as_ref().map(|inputs| inputs.nonce.clone()).unwrap_or_default();
-    let is_forced = status.nonce.clone().unwrap_or_default() != nonce;
+    let wanted = status.nonce.clone().unwrap_or_default();
+    let is_refreshed = wanted != nonce && RefreshReason::of_nonce(&wanted).is_some();
+    let is_forced = wanted != nonce && !is_refreshed;
     let is_same = made.source == text && made.args == image.args && !is_forced;
     let is_spared = status.history.iter().any(|build| build.spared);
     // The source of a repository is polled, and that of a spared build is not known.

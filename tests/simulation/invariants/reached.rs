@@ -6,10 +6,11 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use super::refresh;
 use crate::{cluster::Cluster, objects::Kind};
 
 /// What a sweep over a few hundred seeds must reach.
-pub const EXPECTED: [&str; 50] = [
+pub const EXPECTED: [&str; 51] = [
     "breaker: opens",
     "breaker: trial build",
     "cascade: Complete",
@@ -45,6 +46,7 @@ pub const EXPECTED: [&str; 50] = [
     "pending: at maxSettle",
     "pending: settled",
     "promotion: together",
+    "refresh: by age",
     "request: Approve Done",
     "request: Approve Refused",
     "request: Cancel Done",
@@ -74,6 +76,12 @@ pub fn reach(cluster: &mut Cluster, what: impl Into<String>) {
 pub fn written(cluster: &mut Cluster, kind: Kind, before: Option<&Value>, object: &Value) {
     let status = &object["status"];
     let old = before.map(|before| &before["status"]).unwrap_or(&Value::Null);
+    if kind == Kind::Image
+        && let Some(before) = before
+        && refresh::begun(before, object).is_some()
+    {
+        reach(cluster, "refresh: by age");
+    }
     match kind {
         Kind::Image if old["reason"] != status["reason"] => {
             reach(cluster, format!("image: {}", status["reason"].as_str().unwrap_or_default()));

@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use super::{
     Approved, answers, arrivals, attempts, breaker, cascades, cutoff, losses, quiet_time, reached,
-    reasons, reconcile_view, requests, short,
+    reasons, reconcile_view, refresh, requests, short,
 };
 use crate::{
     cluster::Cluster,
@@ -206,6 +206,7 @@ pub fn written(cluster: &mut Cluster, kind: Kind, before: Option<&Value>, object
         found.extend(super::rollbacks::recorded(object));
         found.extend(attempts::recorded(cluster, object));
         found.extend(cutoff::written(cluster, before, object));
+        found.extend(refresh::written(before, object));
         found.extend(breaker::recorded(cluster, object));
         reasons::written(cluster, object);
         arrivals::image_written(cluster, object);

@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use groundswell::{
     api::{Cause, CauseType, ImageState, condition::shorten},
+    engine::causes::refreshed,
     lineage::{ImageIndex, Parent},
 };
 
@@ -338,6 +339,7 @@ pub fn describe(cause: &Cause) -> String {
         CauseType::Spec => format!("the spec of {} changes", cause.name),
         CauseType::Strategy => format!("the strategy {} changes", cause.name),
         CauseType::Manual => format!("a user requests {}", cause.name),
+        CauseType::Refresh => format!("{} is refreshed{}", cause.name, refreshed(&cause.to)),
     };
     if cause.via.is_empty() { what } else { format!("{what}, through {}", cause.via.join(", ")) }
 }

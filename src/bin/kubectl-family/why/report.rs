@@ -9,7 +9,7 @@ use groundswell::{
         BuildRecord, Cause, CauseType, ImageState, ManagedImageStatus, ParentDigest,
         request::name_of_nonce,
     },
-    engine::causes::short,
+    engine::causes::{refreshed, short},
     lineage::families::FamilyName,
     terminal::printable,
 };
@@ -214,6 +214,9 @@ fn sentence(
         CauseType::Manual => {
             format!("a user requested a rebuild of {name} ({})", name_of_nonce(&cause.to))
         }
+        CauseType::Refresh => {
+            format!("image {name} was due for its refresh{}", refreshed(&cause.to))
+        }
     };
     let through = cause.via.iter().map(|image| format!(", so {image} was rebuilt"));
     let end = match tense {
@@ -314,6 +317,16 @@ mod tests {
             said(&cause, Tense::Past),
             "Upstream debian (docker.io/library/debian:trixie) moved from 1f4e to 9c02, so base \
              was rebuilt, so python was rebuilt, so app was rebuilt."
+        );
+        let cause = Cause {
+            type_: CauseType::Refresh,
+            name: "base".into(),
+            to: "2026-06-01T12:00:00Z/refresh:168h".into(),
+            ..Cause::default()
+        };
+        assert_eq!(
+            said(&cause, Tense::Present),
+            "Image base was due for its refresh after 168h, so app has to be rebuilt."
         );
         let cause = Cause { type_: CauseType::Spec, name: "app".into(), ..Cause::default() };
         assert_eq!(said(&cause, Tense::Present), "Image app was added, so app has to be rebuilt.");

@@ -9,7 +9,7 @@ use tracing::info;
 
 use crate::{
     api::{
-        BuildFailure, EdgeUse, FailureClass, Image, ImageState, RunningBuild, SourceKind,
+        BuildFailure, Cause, EdgeUse, FailureClass, Image, ImageState, RunningBuild, SourceKind,
         condition::Reason, labels,
     },
     builds::{
@@ -195,8 +195,15 @@ impl Reconcile<'_> {
             target: image.target.clone(),
             labels: image.labels.clone(),
             credentials: family.spec.credentials.clone(),
+            no_cache: self.causes_of(build).iter().any(Cause::asks_for_what_is_outside),
             owner: family.controller_owner_ref(&())?,
         })
+    }
+
+    /// Returns why an image is built.
+    fn causes_of(&self, build: &PlannedBuild) -> &[Cause] {
+        let decided = self.decision.images.get(build.image.position());
+        decided.map_or(&[], |decided| &decided.causes)
     }
 
     /// Returns the annotations of the image's manifest, with the id of the request that causes a

@@ -69,6 +69,8 @@ impl Reconcile<'_> {
             adopted: adoption_to_record(change),
             size: verified.map(|verified| verified.size),
             base_observed: verified.and_then(|verified| verified.base_observed),
+            stands_since: decided.stands_since,
+            refresh_at: decided.refresh_at,
             inputs: verified.map(|verified| verified.inputs.clone()),
             tags: self.tags_to_record(change),
             claims: self.context.tag_owners.claims(&self.snapshot.family, &change.image.name),

@@ -158,6 +158,8 @@ impl FamilyModel {
             hold: image.hold.as_deref().cloned(),
             rollback: image.rollback.as_deref().cloned(),
             nonce: image.nonce.clone(),
+            stands_since: image.stands_since,
+            refresh_at: image.refresh_at,
             starts: self.starts(index, &old.starts),
             history,
             tags: tags

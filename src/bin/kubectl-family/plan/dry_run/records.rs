@@ -192,13 +192,14 @@ impl DryRun<'_> {
     }
 }
 
-/// Keeps what a decision says of an image's failures and its forced rebuild.
+/// Keeps what a decision says of an image's failures, its forced rebuild and its age.
 fn keep_state(record: &mut ManagedImageStatus, decided: &ImageDecision) -> bool {
     let failure = decided.failure.as_deref();
     let is_same = record.failure.as_ref() == failure && record.nonce == decided.nonce;
     record.state = decided.state;
     record.failure = failure.cloned();
     record.nonce.clone_from(&decided.nonce);
+    record.stands_since = decided.stands_since;
     !is_same
 }
 
