@@ -153,7 +153,7 @@ pub fn recorded(cluster: &Cluster, record: &Value) -> Option<(&'static str, Stri
 }
 
 /// Returns whether an image is built on an upstream; `None` if it is built on other families.
-fn is_built_on(spec: &ImageFamilySpec, image: &str, upstream: &str) -> Option<bool> {
+pub fn is_built_on(spec: &ImageFamilySpec, image: &str, upstream: &str) -> Option<bool> {
     let found = spec.images.iter().find(|known| known.name == image)?;
     let mut is_built = false;
     for edge in &found.from {

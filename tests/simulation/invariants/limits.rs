@@ -59,7 +59,7 @@ pub fn check(cluster: &mut Cluster, job: &Value, shown: &str) -> Violations {
 }
 
 /// Returns the upstreams that a build counts for.
-fn upstreams(job: &Value) -> Vec<String> {
+pub fn upstreams(job: &Value) -> Vec<String> {
     let listed = job["metadata"]["annotations"][labels::UPSTREAMS].as_str().unwrap_or_default();
     listed.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect()
 }

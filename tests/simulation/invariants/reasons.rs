@@ -1,11 +1,11 @@
 //! An image waits for what its status says: as soon as that is over, it goes on. So no gate stays
 //! closed that should be open, and nothing waits without a reason.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use groundswell::{
     api::{
-        ImageFamilySpec,
+        ImageFamilySpec, Upstream,
         condition::{Reason, ReasonTrait},
         labels,
     },
@@ -14,7 +14,7 @@ use groundswell::{
 use jiff::SignedDuration;
 use serde_json::Value;
 
-use super::{SETTLED_AFTER, Violations, builds, calm, quiet_time};
+use super::{SETTLED_AFTER, Violations, breaker, builds, calm, limits, quiet_time};
 use crate::{
     cluster::Cluster,
     job_controller::Work,
@@ -91,8 +91,8 @@ impl Waiting<'_> {
             }
             "BuildLimitReached" => {
                 let (running, changed) = self.places(None);
-                (running == 0 && self.is_over(changed, RESERVATION_TIME))
-                    .then(|| ("shared places are used", "nothing runs at all".to_owned()))
+                (self.is_below_limits(running) && self.is_over(changed, SETTLED_AFTER))
+                    .then(|| ("shared places are used", format!("{running} run")))
             }
             "RateLimited" => {
                 let per = self.spec.policy.rate_limit.as_ref()?.per;
@@ -142,6 +142,37 @@ impl Waiting<'_> {
             }
             _ => None,
         }
+    }
+
+    /// Returns whether no limit of the operator that could hold the image back is reached, when
+    /// `running` builds and checks take a place in all.
+    fn is_below_limits(&self, running: usize) -> bool {
+        let limits = self.cluster.limits;
+        // All families are in one namespace.
+        if limits.cluster.into_iter().chain(limits.namespace).any(|limit| running >= limit) {
+            return false;
+        }
+        let Some(limit) = limits.upstream else { return true };
+        let mut builds: BTreeMap<String, usize> = BTreeMap::new();
+        for work in self.cluster.work.values().filter(|work| work.takes_place()) {
+            for upstream in limits::upstreams(&work.job) {
+                *builds.entry(upstream).or_default() += 1;
+            }
+        }
+        let mut reached = builds.iter().filter(|(_, count)| **count >= limit);
+        !reached.any(|(reference, _)| self.may_count_for(reference))
+    }
+
+    /// Returns whether a build of the image may count for the upstream of this reference.
+    fn may_count_for(&self, reference: &str) -> bool {
+        let image = self.record["spec"]["image"].as_str().unwrap_or_default();
+        let mut named =
+            self.spec.upstreams.iter().filter(|upstream| reference.starts_with(&upstream.image));
+        let is_built_on =
+            |upstream: &Upstream| breaker::is_built_on(self.spec, image, &upstream.name);
+        // An image that is built on other families counts for their upstreams, too.
+        breaker::is_built_on(self.spec, image, "").is_none()
+            || named.any(|upstream| is_built_on(upstream) == Some(true))
     }
 
     /// Returns whether this time passed so long ago.
