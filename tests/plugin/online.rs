@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::{
     api_server::ApiServer,
-    runs::{PluginRun, plugin, run},
+    runs::{Files, PluginRun, plugin, run},
 };
 
 fn family() -> Value {
@@ -108,6 +108,22 @@ async fn what_is_built_now_is_read_from_the_running_cascade() {
     let text = run_on(&server, "status shop").await.fine();
     assert!(text.contains("0/1   1 Building"), "{text}");
     assert!(text.contains("base was rebuilt"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_of_manifests_needs_no_family_in_the_cluster() {
+    let server = ApiServer::start(Vec::new(), Vec::new()).await;
+    let nothing = run_on(&server, "plan").await;
+    assert_eq!(nothing.code, Some(2), "{nothing:#?}");
+    let expected = "error: namespace team has no ImageFamily; read all namespaces with -A";
+    assert!(nothing.stderr.starts_with(expected), "{nothing:#?}");
+    let files = Files::new(&[("family.json", &family().to_string())]);
+    let edit = format!("plan --edit {}", files.path("family.json").display());
+    let text = run_on(&server, &edit).await.fine();
+    assert!(
+        text.starts_with("team/shop: 2 images on 2 levels are built, starting now\n"),
+        "{text}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

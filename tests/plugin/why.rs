@@ -21,6 +21,53 @@ fn what_has_failed_or_is_blocked_is_a_finding() {
 }
 
 #[test]
+fn what_keeps_a_current_image_at_older_digests_is_said() {
+    let text = "apiVersion: groundswell.dev/v1alpha1
+kind: ImageFamily
+metadata: {name: shop}
+spec:
+  repository: registry.example.com/shop
+  upstreams: [{name: debian, image: docker.io/library/debian, approval: Manual}]
+  images:
+  - {name: base, from: [{upstream: debian}], source: {inline: FROM debian}}
+  - {name: app, from: [{image: base}], source: {inline: FROM base}}
+status:
+  upstreams:
+  - name: debian
+    reference: docker.io/library/debian:latest
+    adopted: {digest: 'sha256:d1'}
+    candidate: {digest: 'sha256:d2'}
+    reason: AwaitingApproval
+    message: d2 awaits approval
+---
+apiVersion: groundswell.dev/v1alpha1
+kind: ManagedImage
+metadata: {name: shop.base}
+spec: {family: shop, image: base}
+status:
+  state: Current
+  digest: sha256:b1
+  inputs: {source: s, spec: s, strategy: s, parents: [{name: debian, digest: 'sha256:d1'}]}
+---
+apiVersion: groundswell.dev/v1alpha1
+kind: ManagedImage
+metadata: {name: shop.app}
+spec: {family: shop, image: app}
+status:
+  state: Current
+  digest: sha256:a1
+  hold: {until: '2026-05-01T12:00:00Z', reason: the fair, request: r}
+  inputs: {source: s, spec: s, strategy: s, parents: [{name: base, digest: 'sha256:b1'}]}
+";
+    let files = Files::new(&[("shop.yaml", text)]);
+    let said = run(&format!("why app -f {}", files.path("shop.yaml").display())).fine();
+    let expected = "What keeps it at older digests:\n  \
+                    app is held until 2026-05-01T12:00:00Z: the fair.\n  \
+                    Upstream debian: d2 awaits approval.\n";
+    assert!(said.contains(expected), "{said}");
+}
+
+#[test]
 fn json_matches_its_schema() {
     let document = run(&format!("why app -o json {RECORDED}")).document("why");
     assert_eq!((&document["state"], &document["image"]), (&"Waiting".into(), &"app".into()));

@@ -9,13 +9,17 @@ use k8s_openapi::{NamespaceResourceScope, api::authentication::v1::SelfSubjectRe
 use kube::{
     Api, Client, Config, Resource, ResourceExt,
     api::{ListParams, PostParams},
+    client::ClientBuilder,
     config::{KubeConfigOptions, Kubeconfig, KubeconfigError},
+    runtime::{wait, watcher},
 };
 use serde::{Serialize, de::DeserializeOwned};
 
 use groundswell::api::family_request::MAX_BY;
 
-use crate::{command_line::KubectlFlags, missing_rights::MissingRights};
+use crate::{
+    bounded_answers::BoundedAnswers, command_line::KubectlFlags, missing_rights::MissingRights,
+};
 
 /// Timeout of one call to the API server, if `--request-timeout` is not set.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -65,7 +69,8 @@ impl ClusterConnection {
             config.auth_info.impersonate = Some(user.clone());
         }
         let timeout = flags.request_timeout.map_or(DEFAULT_TIMEOUT, Into::into);
-        let client = Client::try_from(config).context("set up the connection")?;
+        let client = ClientBuilder::try_from(config).context("set up the connection")?;
+        let client = client.with_layer(&BoundedAnswers::default()).build();
         Ok(Self { client, namespace, timeout })
     }
 
@@ -195,6 +200,29 @@ impl ClusterConnection {
         };
         self.call::<K, _>(api.create(&parameters, object)).await
     }
+}
+
+/// Returns what a user lacks for a watch, if the API server rejects it. A watch that breaks off for
+/// another reason can be started again.
+pub fn rejection(error: &watcher::Error) -> Option<anyhow::Error> {
+    let (watcher::Error::InitialListFailed(kube::Error::Api(status))
+    | watcher::Error::WatchStartFailed(kube::Error::Api(status))) = error
+    else {
+        return None;
+    };
+    match status {
+        status if status.is_forbidden() => Some(MissingRights::of(status.message.clone()).into()),
+        status if status.is_not_found() => {
+            Some(anyhow!("the API server rejects the watch: {}", status.message))
+        }
+        _ => None,
+    }
+}
+
+/// Returns what a user lacks for the watch of one object, if the API server rejects it.
+pub fn rejection_of_wait(error: &wait::Error) -> Option<anyhow::Error> {
+    let wait::Error::ProbeFailed(error) = error;
+    rejection(error)
 }
 
 /// Whether the API server stores what is written.

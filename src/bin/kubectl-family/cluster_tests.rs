@@ -105,3 +105,23 @@ async fn a_missing_right_is_named() {
     let cluster = connection(move |_, _| failure(403, "Forbidden", message));
     assert_eq!(images(&cluster).await.expect_err("forbidden").to_string(), message);
 }
+
+#[test]
+fn a_watch_that_is_rejected_names_the_right_and_one_that_breaks_off_does_not() {
+    let answer = |code: u16, reason: &str| {
+        let status = json!({"status": "Failure", "code": code, "reason": reason,
+                            "message": "ann cannot watch cascades"});
+        kube::Error::Api(serde_json::from_value(status).expect("a status"))
+    };
+    let forbidden = watcher::Error::WatchStartFailed(answer(403, "Forbidden"));
+    let error = rejection(&forbidden).expect("a rejection");
+    assert!(error.is::<MissingRights>());
+    assert_eq!(error.to_string(), "ann cannot watch cascades");
+    let of_wait = wait::Error::ProbeFailed(forbidden);
+    assert!(rejection_of_wait(&of_wait).is_some_and(|error| error.is::<MissingRights>()));
+    let unknown = watcher::Error::InitialListFailed(answer(404, "NotFound"));
+    let error = rejection(&unknown).expect("a rejection").to_string();
+    assert_eq!(error, "the API server rejects the watch: ann cannot watch cascades");
+    let away = watcher::Error::InitialListFailed(answer(503, "ServiceUnavailable"));
+    assert!(rejection(&away).is_none());
+}

@@ -4,6 +4,7 @@
 //! [requests](request), and `check` runs one pod.
 
 mod audit;
+mod bounded_answers;
 mod build_times;
 mod check;
 mod cluster;

@@ -273,7 +273,8 @@ impl AuditReport {
         if self.images.is_empty() {
             return summary;
         }
-        table::render(header, self.images.iter().map(row).collect(), width) + "\n" + &summary
+        let rows = self.images.iter().map(row).collect();
+        table::render_without(&["BASE"], header, rows, width) + "\n" + &summary
     }
 
     fn summary(&self) -> String {
@@ -294,11 +295,12 @@ impl AuditReport {
             let time = |value| seconds(Some(value));
             _ = writeln!(
                 text,
-                "Time to patched: p50 {}, p95 {}, max {}, over {} builds of the recorded cascades",
+                "Time to patched: p50 {}, p95 {}, max {}, over {} build{} of the recorded cascades",
                 time(times.p50_seconds),
                 time(times.p95_seconds),
                 time(times.max_seconds),
-                times.images
+                times.images,
+                plural(times.images)
             );
         }
         text

@@ -144,7 +144,8 @@ impl DiscoveryReport {
         let header = ["IMAGE", "BASE", "SHOWN BY", "AGE", "BEHIND", "SIZE", "SHARED", "SUPPORT"];
         let prefix = self.common_prefix();
         let rows = self.images.iter().map(|row| row.cells(prefix)).collect();
-        let table = table::render(&header, rows, width);
+        let expendable = ["SHARED", "SIZE", "SHOWN BY", "AGE"];
+        let table = table::render_without(&expendable, &header, rows, width);
         if prefix.is_empty() { table } else { format!("Names below {prefix}\n\n{table}") }
     }
 

@@ -95,7 +95,11 @@ impl CascadeHistory {
             row.push((&cascade.cause).into());
             row
         };
-        table::list(&self.cascades, NONE, &header, row, width)
+        if self.cascades.is_empty() {
+            return NONE.into();
+        }
+        let rows = self.cascades.iter().map(row).collect();
+        table::render_without(&["MAX", "P50"], &header, rows, width)
     }
 
     /// Returns all columns.

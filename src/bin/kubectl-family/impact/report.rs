@@ -5,8 +5,6 @@ use std::{collections::BTreeMap, time::Duration};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use groundswell::api::condition::shorten;
-
 use crate::{
     build_times::{ExpectedTime, readable},
     estate_graph::{EstateGraph, NodeId},
@@ -135,8 +133,7 @@ impl ImpactDocument {
                 names.join(", ").into(),
             ]
         });
-        let columns = width.map_or(usize::MAX, usize::from);
-        let mut text = shorten(&self.headline(levels.len()), columns) + "\n";
+        let mut text = table::wrapped(&self.headline(levels.len()), width, 2);
         if !levels.is_empty() {
             let header = ["LEVEL", "IMAGES", "LONGEST", "NAMES"];
             text = text + "\n" + &table::render(&header, rows.collect(), width) + "\n";

@@ -37,7 +37,8 @@ pub async fn read(arguments: &InputArguments) -> anyhow::Result<Estate> {
         requests: requests?,
         ..InputObjects::default()
     };
-    Ok(objects.estate(Vec::new(), EstateOrigin::Cluster))
+    let namespace = Some(cluster.namespace).filter(|_| !arguments.all_namespaces);
+    Ok(Estate { namespace, ..objects.estate(Vec::new(), EstateOrigin::Cluster) })
 }
 
 /// Reads the families that the flags select, without what is recorded of them.

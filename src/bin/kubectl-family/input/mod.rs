@@ -94,6 +94,8 @@ pub struct Estate {
     pub problems: Vec<InputProblem>,
     /// Where the families come from.
     pub origin: EstateOrigin,
+    /// The only namespace of a cluster that was read; `None` if all were, and for files.
+    pub namespace: Option<String>,
 }
 
 /// Where an estate comes from.
@@ -257,7 +259,7 @@ impl Estate {
 
     fn with_families(self, arguments: &InputArguments) -> anyhow::Result<Self> {
         if self.families.is_empty() {
-            bail!("{}", arguments.no_family());
+            bail!("{}", arguments.no_family(self.namespace.as_deref()));
         }
         Ok(self)
     }
@@ -319,10 +321,11 @@ impl InputArguments {
         if self.recursive { files::Depth::Recursive } else { files::Depth::Single }
     }
 
-    fn no_family(&self) -> String {
+    /// Says that no family was found. `namespace` is the only namespace of a cluster that was read.
+    fn no_family(&self, namespace: Option<&str>) -> String {
         if self.filenames.is_empty() {
-            let scope = if self.all_namespaces { "the cluster" } else { "the namespace" };
-            let all = if self.all_namespaces { "" } else { "read all namespaces with -A, or " };
+            let scope = namespace.map_or("the cluster".into(), |name| format!("namespace {name}"));
+            let all = namespace.map_or("", |_| "read all namespaces with -A, or ");
             let matching = if self.selector.is_some() { " that matches" } else { "" };
             format!("{scope} has no ImageFamily{matching}; {all}name a file with -f")
         } else if let Some(namespace) = &self.kubectl_flags.namespace {

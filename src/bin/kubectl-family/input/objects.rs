@@ -169,7 +169,8 @@ impl InputObjects {
                 .requests
                 .sort_by_key(|request| (request.creation_timestamp(), request.name_any()));
         }
-        Estate { families: families.into_values().collect(), problems, origin }
+        let families = families.into_values().collect();
+        Estate { families, problems, origin, namespace: None }
     }
 }
 

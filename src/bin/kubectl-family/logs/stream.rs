@@ -11,7 +11,7 @@ use kube::{Api, ResourceExt as _, api::LogParams, runtime::wait::await_condition
 
 use groundswell::terminal::printable;
 
-use crate::cluster::ClusterConnection;
+use crate::cluster::{ClusterConnection, rejection_of_wait};
 
 /// Maximum length of a line in bytes. What is longer is cut.
 const MAX_LINE: usize = 16 * 1024;
@@ -115,7 +115,10 @@ impl<'a> ContainerLog<'a> {
             })
         };
         let pod = await_condition(self.pods.clone(), &name, is_over).await;
-        let pod = pod.context("watch the pod")?;
+        let pod = pod.map_err(|error| {
+            let rejection = rejection_of_wait(&error);
+            rejection.unwrap_or_else(|| anyhow::Error::from(error).context("watch the pod"))
+        })?;
         Ok(pod.filter(|pod| pod.uid() == self.pod.uid()))
     }
 

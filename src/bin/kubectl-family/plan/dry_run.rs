@@ -29,7 +29,7 @@ use groundswell::{
         ObservedRequest, RequestDecision, VerifiedBuild, decide,
     },
     identity::CascadeName,
-    lineage::{ImageIndex, families::ImageName},
+    lineage::{ImageIndex, Parent, families::ImageName},
 };
 
 use crate::{
@@ -87,6 +87,9 @@ struct DryImage {
     verified: Option<Arc<VerifiedBuild>>,
     lookups: Vec<Lookup>,
     builds: Vec<ObservedBuild>,
+    /// Whether its first build runs. Nothing records yet of which source that is, so that a plan
+    /// cannot tell its fingerprint from another one: it is the build that the plan starts first.
+    first_build_runs: bool,
     /// Whether the spec names another source than at the last build.
     has_new_source: bool,
     /// Whether the spec names another strategy than at the last build.
@@ -132,6 +135,8 @@ pub struct DryRunEnd {
     pub last: Decision,
     /// The first build of each image, in the order in which they start.
     pub builds: Vec<DryBuild>,
+    /// The images whose first builds run already.
+    pub first_builds: HashSet<ImageIndex>,
     /// The causes of the cascades that start.
     pub causes: Vec<Cause>,
     /// What has delayed builds, the first first.
@@ -151,8 +156,10 @@ impl<'a> DryRun<'a> {
         let images = family.family.spec.images.iter().map(|image| {
             let record = family.images.get(&image.name).and_then(|image| image.status.clone());
             let verified = record.as_ref().and_then(VerifiedBuild::of).map(Arc::new);
-            let builds = record.as_ref().and_then(observed::running_build).into_iter().collect();
-            DryImage { record, verified, builds, ..DryImage::default() }
+            let running = record.as_ref().and_then(observed::running_build);
+            let first_build_runs = running.is_some() && verified.is_none();
+            let builds = running.filter(|_| verified.is_some()).into_iter().collect();
+            DryImage { record, verified, builds, first_build_runs, ..DryImage::default() }
         });
         let images = images.collect();
         let mut run = Self {
@@ -202,6 +209,7 @@ impl<'a> DryRun<'a> {
                 has_new_strategy: strategy_of(old, before) != strategy_of(new, image),
                 ..known
             };
+            known.first_build_runs &= !known.has_new_source && !known.has_new_strategy;
             if known.has_new_source {
                 known.own_source.take();
             }
@@ -332,7 +340,9 @@ impl<'a> DryRun<'a> {
                 Effect::Build(build) => {
                     let decided = decision.images.get(build.image.position());
                     let causes = decided.map(|decided| decided.causes.clone()).unwrap_or_default();
-                    if started.insert(build.image) {
+                    if self.is_first_build(build.image) {
+                        end.first_builds.insert(build.image);
+                    } else if started.insert(build.image) {
                         end.builds.push(DryBuild { image: build.image, at: self.now, causes });
                     }
                     self.build(build);
@@ -345,10 +355,27 @@ impl<'a> DryRun<'a> {
                 _ => {}
             }
         }
+        // What starts later is built on what these builds give.
+        if decision.effects.iter().any(|effect| matches!(effect, Effect::Build(_))) {
+            self.images.iter_mut().for_each(|image| image.first_build_runs = false);
+        }
         if end.builds.len() > begun && !gates.is_empty() {
             end.opened.push(OpenedGates { at: self.now, gates: std::mem::take(gates) });
         }
         is_changed | self.keep_requests(decision)
+    }
+
+    /// Whether a build of an image is its first one, which runs already: it is not, if the plan
+    /// assumes another digest of an upstream that the image is built on.
+    fn is_first_build(&self, image: ImageIndex) -> bool {
+        let runs = self.images.get(image.position()).is_some_and(|known| known.first_build_runs);
+        let parents = self.family.blueprint.lineage.parents(image);
+        let is_moved = |parent: &Parent| {
+            let Parent::Upstream(upstream) = parent else { return false };
+            let upstream = self.spec.upstreams.get(upstream.position());
+            upstream.is_some_and(|one| self.assumed.upstreams.contains_key(&one.reference()))
+        };
+        runs && !parents.iter().any(is_moved)
     }
 
     /// Keeps what the controller records of a decision, and notes new digests. Returns whether
@@ -373,6 +400,7 @@ impl DryRunEnd {
             first: first.clone(),
             last: first.clone(),
             builds: Vec::new(),
+            first_builds: HashSet::new(),
             causes: Vec::new(),
             opened: Vec::new(),
             new_digests: vec![None; first.images.len()],

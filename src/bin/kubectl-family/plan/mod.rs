@@ -13,7 +13,7 @@ mod gates;
 mod imports;
 mod report;
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, num::NonZero, path::PathBuf, thread};
 
 use anyhow::bail;
 use clap::{Args, ValueEnum};
@@ -110,7 +110,7 @@ impl std::str::FromStr for SetDigest {
 }
 
 pub async fn run(arguments: PlanArguments) -> anyhow::Result<Outcome> {
-    let estate = Estate::read(&arguments.first_input()).await?;
+    let estate = arguments.estate().await?;
     let edited = arguments.edited(&estate)?;
     let planner = Planner {
         scope: arguments.scope(&estate),
@@ -133,6 +133,16 @@ pub async fn run(arguments: PlanArguments) -> anyhow::Result<Outcome> {
 }
 
 impl PlanArguments {
+    /// Reads the families as they are. A cluster may have none yet if manifests are assumed to be
+    /// applied to it.
+    async fn estate(&self) -> anyhow::Result<Estate> {
+        let input = self.first_input();
+        if self.edit.is_empty() || !input.filenames.is_empty() {
+            return Box::pin(Estate::read(&input)).await;
+        }
+        Box::pin(Estate::read_if_any(&input)).await
+    }
+
     /// Reads the manifests that are assumed to be applied to this estate.
     fn edited(&self, estate: &Estate) -> anyhow::Result<Option<Estate>> {
         if self.edit.is_empty() {
@@ -143,15 +153,9 @@ impl PlanArguments {
             recursive: self.input.recursive,
             ..InputArguments::default()
         };
-        input.kubectl_flags.namespace = match estate.families.first() {
-            // A manifest without a namespace is applied to the one that is read.
-            Some(family)
-                if estate.origin == EstateOrigin::Cluster && !self.input.all_namespaces =>
-            {
-                Some(family.name.namespace.clone())
-            }
-            _ => self.input.kubectl_flags.namespace.clone(),
-        };
+        // A manifest without a namespace is applied to the one that is read.
+        let namespace = estate.namespace.as_ref().or(self.input.kubectl_flags.namespace.as_ref());
+        input.kubectl_flags.namespace = namespace.cloned();
         Estate::read_edit(&input, estate).map(Some)
     }
 
@@ -181,11 +185,10 @@ impl PlanArguments {
         let is_part = estate.origin == EstateOrigin::Files
             || self.input.selector.is_some()
             || !estate.problems.is_empty();
-        match estate.families.first() {
+        match &estate.namespace {
             _ if is_part => EstateScope::Part,
-            _ if self.input.all_namespaces => EstateScope::Cluster,
-            Some(family) => EstateScope::Namespace(family.name.namespace.clone()),
-            None => EstateScope::Part,
+            Some(namespace) => EstateScope::Namespace(namespace.clone()),
+            None => EstateScope::Cluster,
         }
     }
 }
@@ -234,9 +237,7 @@ impl<'a> Planner<'a> {
         let mut families: Vec<PlannedFamily<'_>> = families.collect();
         let imports: usize = families.iter().map(|family| family.assumed.imports.len()).sum();
         for _ in 0..=imports + 1 {
-            for family in &mut families {
-                family.run(self.now);
-            }
+            run_all(&mut families, self.now);
             if !follow_imports(&mut families) {
                 break;
             }
@@ -326,6 +327,17 @@ impl PlannedFamily<'_> {
         };
         self.end = Some(run.run());
     }
+}
+
+/// Plans families that are not planned yet, on all cores: each plan depends on its own family only.
+fn run_all(families: &mut [PlannedFamily<'_>], now: Timestamp) {
+    let cores = thread::available_parallelism().map_or(1, NonZero::get);
+    let share = families.len().div_ceil(cores).max(1);
+    thread::scope(|scope| {
+        for part in families.chunks_mut(share) {
+            scope.spawn(move || part.iter_mut().for_each(|family| family.run(now)));
+        }
+    });
 }
 
 /// Sets what the families make of the images that others are built on, and drops the plans that are

@@ -34,6 +34,8 @@ use crate::{
 
 /// Maximum number of characters of a cause.
 const MAX_CAUSE: usize = 200;
+/// Maximum number of lines of a terminal that a fact of a family takes, as far as words fit.
+const MAX_FACT_LINES: usize = 3;
 
 /// What the controller would do.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
@@ -185,17 +187,31 @@ impl FamilyPlan {
             (None, Some(until)) => {
                 return format!("{namespace}/{name}: builds start later than {until}");
             }
+            (None, None) if self.running() > 0 => {
+                return format!("{namespace}/{name}: nothing is built after what runs");
+            }
             (None, None) => return format!("{namespace}/{name}: nothing is built"),
             (Some(0), _) => "now".into(),
             (Some(seconds), _) => format!("in {}", readable(Duration::from_secs(seconds))),
         };
         let verb = if builds == 1 { "is" } else { "are" };
+        let running = match self.running() {
+            0 => String::new(),
+            1 => "; 1 build runs".into(),
+            running => format!("; {running} builds run"),
+        };
         format!(
             "{namespace}/{name}: {builds} image{} on {levels} level{} {verb} built, starting \
-             {start}",
+             {start}{running}",
             plural(builds),
             plural(levels)
         )
+    }
+
+    /// Returns the number of images whose builds run already.
+    fn running(&self) -> usize {
+        let building = Some(ImageState::Building.as_str());
+        self.others.iter().filter(|image| image.state == building).count()
     }
 
     fn facts(&self) -> Vec<(&'static str, String)> {
@@ -312,17 +328,22 @@ impl<'a> ReportedPlan<'a> {
         let images = ImageIndex::enumerate(&after.family.spec.images);
         let others = images.filter(|(index, _)| !self.built.contains(index));
         let others = others.filter_map(|(index, image)| {
-            let decided = [&end.last, &end.first]
-                .into_iter()
-                .filter_map(|decision| decision.images.get(index.position()))
-                .find(|decided| decided.state != ImageState::Current)?;
+            let (state, why) = if end.first_builds.contains(&index) {
+                (ImageState::Building, "its first build runs".into())
+            } else {
+                let decided = [&end.last, &end.first]
+                    .into_iter()
+                    .filter_map(|decision| decision.images.get(index.position()))
+                    .find(|decided| decided.state != ImageState::Current)?;
+                (decided.state, decided.message.to_string())
+            };
             Some(PlannedImage {
                 image: image.name.clone(),
                 level: after.blueprint.lineage.level(index),
-                state: Some(decided.state.as_str()),
+                state: Some(state.as_str()),
                 starts_in_seconds: None,
                 waits_for: Vec::new(),
-                why: shorten(&decided.message.to_string(), MAX_CAUSE),
+                why: shorten(&why, MAX_CAUSE),
             })
         });
         others.collect()
@@ -353,10 +374,11 @@ impl PlanDocument {
     /// Renders one line per level of each family.
     pub fn summary(&self, width: Option<u16>) -> String {
         let parts = self.families.iter().map(|family| {
-            let mut text = one_line(&family.headline()) + "\n";
+            let mut text = table::wrapped(&one_line(&family.headline()), width, 2);
             for (name, value) in family.facts() {
-                let line = format!("  {name}: {}", one_line(&value));
-                text = text + &shorten(&line, width.map_or(usize::MAX, usize::from)) + "\n";
+                let most = width.map_or(usize::MAX, |width| usize::from(width) * MAX_FACT_LINES);
+                let line = shorten(&format!("  {name}: {}", one_line(&value)), most);
+                text.push_str(&table::wrapped(&line, width, 4));
             }
             let steps = family.steps();
             let starts: BTreeSet<_> =

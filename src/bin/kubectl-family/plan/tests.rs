@@ -1,4 +1,4 @@
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::input::fixtures::{edit, estate};
@@ -66,6 +66,23 @@ fn record(family: &str, image: &str, status: &str) -> String {
          repository: registry.example.com/{family}/{image}, level: 1}}\n\
          status: {status}\n"
     )
+}
+
+/// The first build of `base` runs, and nothing records yet of which source.
+#[test]
+fn a_first_build_that_runs_is_not_planned_again() {
+    let running = "{state: Building, running: {job: base-1-0, build: 1, attempt: 0, \
+                   fingerprint: f1}}";
+    let adopted = "status:\n  upstreams: [{name: debian, adopted: {digest: 'sha256:d1'}}]\n";
+    let before = format!("{PLATFORM}{adopted}{}", record("platform", "base", running));
+    let document = plan(&before, None, &[]);
+    assert_eq!(built(&document, "platform"), Vec::<String>::new(), "{document:#}");
+    let others = &part(&document, "platform", "others");
+    assert_eq!((&others[0]["image"], &others[0]["state"]), (&json!("base"), &json!("Building")));
+    // The build that a move causes comes after it.
+    assert_eq!(built(&plan(&before, None, &["debian"]), "platform"), ["base"]);
+    let edited = PLATFORM.replace("inline: FROM debian", "inline: FROM debian:trixie-slim");
+    assert_eq!(built(&plan(&before, Some(&edited), &[]), "platform"), ["base"]);
 }
 
 #[test]

@@ -15,6 +15,7 @@ use groundswell::{
 use crate::{
     cluster::ClusterConnection,
     input::{EstateFamily, plural},
+    missing_rights::MissingRights,
     output::Outcome,
 };
 
@@ -38,7 +39,16 @@ pub async fn wait_for_images(
     let mut shown = String::new();
     loop {
         let selected = ListParams::default().fields(&format!("spec.family={}", spec.family));
-        let images: Vec<ManagedImage> = cluster.list(cluster.api(), selected).await?;
+        let is_late = Instant::now() + INTERVAL > deadline;
+        let images: Vec<ManagedImage> = match cluster.list(cluster.api(), selected).await {
+            Ok(images) => images,
+            // The builds continue while the API server does not answer.
+            Err(error) if !is_late && !error.is::<MissingRights>() => {
+                sleep(INTERVAL).await;
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
         let states = Progress::of(family, spec, images)?;
         let line = states.line();
         if line != shown {
@@ -49,7 +59,7 @@ pub async fn wait_for_images(
             let is_built = states.named(&[ImageState::Failed, ImageState::Blocked]).is_empty();
             return Ok(if is_built { Outcome::Fine } else { Outcome::Findings });
         }
-        if Instant::now() + INTERVAL > deadline {
+        if is_late {
             bail!("the images are not all built in time: {shown}; builds continue");
         }
         sleep(INTERVAL).await;

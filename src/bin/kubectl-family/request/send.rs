@@ -5,7 +5,7 @@ use std::{
     time::Duration as StdDuration,
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use clap::Args;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
@@ -17,14 +17,17 @@ use groundswell::api::{
 };
 
 use crate::{
-    cluster::{ClusterConnection, WriteMode},
+    cluster::{ClusterConnection, WriteMode, rejection_of_wait},
     input::EstateFamily,
-    output::{self, Outcome},
+    missing_rights::MissingRights,
+    output::{self, Outcome, note},
     request::{dry_run, progress::wait_for_images, render},
 };
 
 /// How long the command waits for the first answer of the controller.
 const ANSWER_TIMEOUT: StdDuration = StdDuration::from_secs(5);
+/// Pause before a watch that has broken off is started again.
+const RETRY_PAUSE: StdDuration = StdDuration::from_secs(1);
 /// Name of the Lease of a controller, in the namespace of its installation.
 const LEASE: &str = "groundswell";
 
@@ -94,9 +97,15 @@ async fn await_answer(
     flags: &SendFlags,
 ) -> anyhow::Result<ControllerAnswer> {
     let (api, name) = (cluster.api(), created.name_any());
-    let answer = match wait(&api, &name, ANSWER_TIMEOUT, is_answered).await? {
-        Awaited::Answered(answer) => answer,
-        Awaited::Nothing => {
+    let answer = match wait(&api, &name, ANSWER_TIMEOUT, is_answered).await {
+        // The request is sent, and nobody has asked for more.
+        Err(error) if !flags.wait && error.is::<MissingRights>() => {
+            note(&format!("what happens to the request cannot be shown: {error}"));
+            return Ok(ControllerAnswer::Open);
+        }
+        Err(error) => return Err(error.context("the request is sent, but not followed")),
+        Ok(Awaited::Answered(answer)) => answer,
+        Ok(Awaited::Nothing) => {
             let why = explain_silence(cluster, family, Timestamp::now()).await;
             let message = render::unanswered(&name, &why);
             if !flags.wait {
@@ -138,14 +147,33 @@ async fn wait(
     timeout: StdDuration,
     is: fn(&FamilyRequest) -> bool,
 ) -> anyhow::Result<Awaited> {
-    let is_over = move |request: Option<&FamilyRequest>| request.is_none_or(is);
-    let awaited = await_condition(api.clone(), name, is_over);
-    let Ok(found) = tokio::time::timeout(timeout, awaited).await else {
+    let Ok(found) = tokio::time::timeout(timeout, satisfied(api, name, is)).await else {
         return Ok(Awaited::Nothing);
     };
-    match found.context("watch the request")? {
+    match found? {
         Some(found) => Ok(Awaited::Answered(Box::new(found))),
         None => bail!("{name} was deleted before it was carried out"),
+    }
+}
+
+/// Waits until the status of a request satisfies `is`, and returns the request; `None` if it was
+/// deleted. A watch that breaks off is started again.
+async fn satisfied(
+    api: &Api<FamilyRequest>,
+    name: &str,
+    is: fn(&FamilyRequest) -> bool,
+) -> anyhow::Result<Option<FamilyRequest>> {
+    let is_over = move |request: Option<&FamilyRequest>| request.is_none_or(is);
+    loop {
+        match await_condition(api.clone(), name, is_over).await {
+            Ok(found) => return Ok(found),
+            Err(error) => {
+                if let Some(rejection) = rejection_of_wait(&error) {
+                    return Err(rejection);
+                }
+                tokio::time::sleep(RETRY_PAUSE).await;
+            }
+        }
     }
 }
 

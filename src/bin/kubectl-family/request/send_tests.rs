@@ -17,11 +17,22 @@ struct FakeServerState {
     status: Value,
     /// What was created, with the query.
     created: Vec<(String, Value)>,
+    /// The status codes of the next answers that are not of a creation.
+    broken: Vec<u16>,
+    /// The same of lists of images.
+    broken_images: Vec<u16>,
 }
 
 impl FakeServer {
     fn new(status: Value) -> Self {
-        Self(Arc::new(Mutex::new(FakeServerState { app: Vec::new(), status, created: Vec::new() })))
+        let state = FakeServerState {
+            app: Vec::new(),
+            status,
+            created: Vec::new(),
+            broken: Vec::new(),
+            broken_images: Vec::new(),
+        };
+        Self(Arc::new(Mutex::new(state)))
     }
 
     fn answer(&self, method: &Method, uri: &http::Uri, body: &[u8]) -> (u16, Value) {
@@ -33,12 +44,21 @@ impl FakeServer {
             state.created.push((query.into(), object.clone()));
             return (201, object);
         }
-        if uri.path().contains("/leases/") {
+        let failure = |code: u16, reason: &str| {
             let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure",
-                                "reason": "Forbidden", "code": 403, "message": "no"});
-            return (403, status);
+                                "reason": reason, "code": code, "message": "no"});
+            (code, status)
+        };
+        if uri.path().contains("/leases/") {
+            return failure(403, "Forbidden");
+        }
+        if let Some(code) = state.broken.pop() {
+            return failure(code, if code == 403 { "Forbidden" } else { "InternalError" });
         }
         if uri.path().ends_with("/managedimages") {
+            if let Some(code) = state.broken_images.pop() {
+                return failure(code, "InternalError");
+            }
             let shown = if state.app.len() > 1 { state.app.remove(0) } else { state.app[0] };
             let image = |name: &str, state: &str| {
                 json!({"apiVersion": "groundswell.dev/v1alpha1", "kind": "ManagedImage",
@@ -146,6 +166,31 @@ async fn without_an_answer_the_request_stays() {
     _ = server.send().await.expect("it is created");
     let error = server.send_and_wait().await.expect_err("nobody answers").to_string();
     assert_eq!(error, "not carried out within 20s: not read by a controller yet");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_the_user_may_not_follow_is_sent() {
+    let server = FakeServer::new(json!({"state": "Done", "message": "app is rebuilt"}));
+    let refuse = || server.0.lock().expect("the state").broken = vec![403];
+    refuse();
+    assert_eq!(server.send().await.expect("it is sent"), Outcome::Fine);
+    refuse();
+    let error = server.send_and_wait().await.expect_err("it cannot be followed");
+    assert_eq!(format!("{error:#}"), "the request is sent, but not followed: no");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_outlasts_an_api_server_that_does_not_answer_for_a_while() {
+    let server = FakeServer::new(json!({"state": "Done", "message": "app is rebuilt"}));
+    let mut state = server.0.lock().expect("the state");
+    (state.app, state.broken) = (vec!["Building", "Current"], vec![500, 503]);
+    drop(state);
+    assert_eq!(server.send_and_wait().await.expect("built"), Outcome::Fine);
+    // The same while the images are built.
+    let mut state = server.0.lock().expect("the state");
+    (state.app, state.broken_images) = (vec!["Building", "Current"], vec![500, 503]);
+    drop(state);
+    assert_eq!(server.send_and_wait().await.expect("built"), Outcome::Fine);
 }
 
 #[test]

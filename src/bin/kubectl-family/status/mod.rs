@@ -28,7 +28,7 @@ use groundswell::api::{Cascade, ImageFamily, ManagedImage};
 
 pub use crate::status::render::{age, age_of};
 use crate::{
-    cluster::ClusterConnection,
+    cluster::{ClusterConnection, rejection},
     command_line::KubectlFlags,
     missing_rights::check_rights,
     output::{self, Terminal},
@@ -154,10 +154,14 @@ async fn watch(
                     watched.apply(event);
                     (lost, changed) = (None, true);
                 }
-                Some(Err(error)) if is_rejected(&error) => bail!("the API server rejects the \
-                    watch: {error}"),
-                Some(Err(_)) if lost.is_none() => (lost, changed) = (Some(Timestamp::now()), true),
-                Some(Err(_)) => {}
+                Some(Err(error)) => {
+                    if let Some(rejection) = rejection(&error) {
+                        return Err(rejection);
+                    }
+                    if lost.is_none() {
+                        (lost, changed) = (Some(Timestamp::now()), true);
+                    }
+                }
                 None => bail!("the watch has ended"),
             },
             _ = ticks.tick() => {
@@ -213,13 +217,4 @@ fn events(
         all.push(cascades.map_ok(|event| StatusEvent::Cascade(Box::new(event))).boxed());
     }
     stream::select_all(all)
-}
-
-fn is_rejected(error: &watcher::Error) -> bool {
-    let (watcher::Error::InitialListFailed(source) | watcher::Error::WatchStartFailed(source)) =
-        error
-    else {
-        return false;
-    };
-    matches!(source, kube::Error::Api(status) if status.is_forbidden() || status.is_not_found())
 }

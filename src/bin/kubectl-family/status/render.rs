@@ -28,6 +28,11 @@ const MAX_PART: usize = 6;
 /// Minimum number of lines for images, however low the terminal.
 const MIN_IMAGES: usize = 3;
 
+/// Number of lines of a terminal that a line of the summary is cut to, as far as words fit.
+const MAX_SUMMARY_LINES: usize = 3;
+/// Width of the names in the summary with the space after them.
+const SUMMARY_INDENT: usize = 9;
+
 /// Renders a family: its summary, its upstreams, its levels, its images, the failures with the last
 /// lines of their logs, its checks that have not passed or run in another image, and its incomplete
 /// rollouts. What is more than `lines` lines is folded.
@@ -87,7 +92,8 @@ fn section(
     let hidden = kept.map_or(0, |kept| rows.len() - kept);
     rows.truncate(kept.unwrap_or(rows.len()));
     let folded = if hidden > 0 { format!("... {hidden} more\n") } else { String::new() };
-    format!("\n{}{folded}", table::render(header, rows, width))
+    let expendable = ["STATE-AGE", "DIGEST", "BUILD", "IN-USE"];
+    format!("\n{}{folded}", table::render_without(&expendable, header, rows, width))
 }
 
 /// Renders the images in at most `lines` lines: those that something happens to first.
@@ -188,7 +194,8 @@ pub fn families(
         }
         row
     });
-    table::render(&header, rows.collect(), width)
+    // The message names the running cascade.
+    table::render_without(&["CASCADE", "READY-AGE"], &header, rows.collect(), width)
 }
 
 fn summary(
@@ -238,8 +245,11 @@ fn summary(
         ));
     }
     lines.into_iter().fold(String::new(), |text, (name, value)| {
-        let line = format!("{name:<8} {}", one_line(&value));
-        text + &shorten(&line, width.map_or(usize::MAX, usize::from)) + "\n"
+        let most = width.map_or(usize::MAX, |width| usize::from(width) * MAX_SUMMARY_LINES);
+        let line = shorten(&one_line(&value), most.saturating_sub(SUMMARY_INDENT));
+        let line = format!("{:SUMMARY_INDENT$}{line}", "");
+        let lines = table::wrapped(&line, width, SUMMARY_INDENT);
+        format!("{text}{name:<SUMMARY_INDENT$}{}", lines.trim_start_matches(' '))
     })
 }
 

@@ -119,7 +119,7 @@ impl<'a> ExplainedImage<'a> {
             let mut upstreams = family.family.spec.upstreams.iter();
             Some(upstreams.find(|one| one.name == cause.name)?.reference())
         };
-        Ok(reported.document(self.built_on(), self.waits(), upstream))
+        Ok(reported.document(self.built_on(), self.waits(), self.kept_back(), upstream))
     }
 
     fn name(self) -> Option<&'a str> {
@@ -163,6 +163,41 @@ impl<'a> ExplainedImage<'a> {
             chain.push(BuiltOn::new(pinned, newest));
         }
         chain
+    }
+
+    /// Says what keeps the image from newer digests along its bases: holds, and an upstream whose
+    /// newest digest is not adopted.
+    fn kept_back(self) -> Vec<String> {
+        let mut sentences = Vec::new();
+        let (mut at, mut count) = (Some(self), 0);
+        // Families that build on each other in a circle have no end.
+        while let Some(image) = at.take().filter(|_| count < MAX_CHAIN) {
+            count += 1;
+            let hold = image.status().and_then(|status| status.hold.as_ref());
+            let name = image.name().unwrap_or_default();
+            sentences.extend(hold.map(|hold| {
+                let until = hold.until.map(|until| format!(" until {until:.0}"));
+                let reason = hold.reason.as_ref().map(|reason| format!(": {reason}"));
+                let (until, reason) = (until.unwrap_or_default(), reason.unwrap_or_default());
+                format!("{name} is held{until}{reason}.")
+            }));
+            let Some((parent, _)) = image.base() else { break };
+            if let Parent::Upstream(upstream) = parent {
+                sentences.extend(image.candidate(upstream));
+            }
+            at = image.parent(parent);
+        }
+        sentences
+    }
+
+    /// Says why the newest digest of an upstream is not adopted.
+    fn candidate(self, upstream: UpstreamIndex) -> Option<String> {
+        let name = &self.family.family.spec.upstreams.get(upstream.position())?.name;
+        let mut known = self.family.family.status.as_ref()?.upstreams.iter();
+        let status = known.find(|known| known.name == *name)?;
+        status.candidate.as_ref()?;
+        let message = status.message.as_ref().or(status.reason.as_ref())?;
+        Some(format!("Upstream {name}: {message}."))
     }
 
     /// Returns the base of the last build, and what it is pinned to.

@@ -14,10 +14,10 @@ use groundswell::{
     terminal::printable,
 };
 
-use crate::{build_times::readable, status::age};
+use crate::{build_times::readable, output::table, status::age};
 
 /// Minimum width to which sentences are wrapped.
-const MIN_WIDTH: usize = 40;
+const MIN_WIDTH: u16 = 40;
 /// Indentation of the lines below a headline.
 const INDENT: &str = "  ";
 
@@ -48,6 +48,9 @@ pub struct WhyDocument {
     stale: Vec<String>,
     /// What the image waits for, and what that waits for.
     waits_for: Vec<WaitsFor>,
+    /// What keeps the image from newer digests of what it is built on: holds, and upstreams whose
+    /// newest digest is not adopted.
+    kept_back: Vec<String>,
     /// The last failure at the current inputs. Not set if there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     failure: Option<String>,
@@ -127,6 +130,7 @@ impl Reported<'_> {
         &self,
         built_on: Vec<BuiltOn>,
         waits_for: Vec<WaitsFor>,
+        kept_back: Vec<String>,
         reference: impl Fn(&Cause) -> Option<String>,
     ) -> WhyDocument {
         let status = self.status;
@@ -148,6 +152,7 @@ impl Reported<'_> {
             last_build: sentences(last, Tense::Past),
             stale: sentences(pending, Tense::Present),
             waits_for,
+            kept_back,
             failure: failure.map(|last| format!("{}: {}", last.reason, last.message)),
             image_state: status.state,
             headline: self.headline(),
@@ -264,35 +269,19 @@ impl WhyDocument {
             format!("{} is {}{reason}: {}.", wait.image, wait.state, wait.message)
         });
         section("What it waits for:", waits.collect());
+        section("What keeps it at older digests:", self.kept_back.clone());
         section("Its last failure:", self.failure.iter().cloned().collect());
         section("Why its last build was started:", self.last_build.clone());
         let chain: Vec<String> = self.built_on.iter().map(BuiltOn::text).collect();
         let chain = (!chain.is_empty()).then(|| chain.join(", which is built on "));
         section("What its last build is built on:", chain.into_iter().collect());
-        let width = width.map_or(usize::MAX, |width| usize::from(width).max(MIN_WIDTH));
-        let wrapped =
-            lines.iter().flat_map(|line| wrap(&printable(line).replace('\n', " "), width));
-        wrapped.map(|line| line + "\n").collect()
+        let width = width.map(|width| width.max(MIN_WIDTH));
+        let wrapped = lines.iter().map(|line| {
+            let indent = if line.starts_with(INDENT) { INDENT.len() } else { 0 };
+            table::wrapped(&printable(line).replace('\n', " "), width, indent)
+        });
+        wrapped.collect()
     }
-}
-
-/// Breaks a line between words, with the indentation of its beginning.
-fn wrap(line: &str, width: usize) -> Vec<String> {
-    let indent = if line.starts_with(INDENT) { INDENT } else { "" };
-    let mut lines = vec![indent.to_owned()];
-    for word in line.split_whitespace() {
-        let Some(last) = lines.last_mut() else { break };
-        let is_first = last.chars().count() == indent.len();
-        if !is_first && last.chars().count() + 1 + word.chars().count() > width {
-            lines.push(format!("{indent}{word}"));
-        } else {
-            if !is_first {
-                last.push(' ');
-            }
-            last.push_str(word);
-        }
-    }
-    lines
 }
 
 #[cfg(test)]
@@ -330,12 +319,5 @@ mod tests {
         );
         let cause = Cause { type_: CauseType::Spec, name: "app".into(), ..Cause::default() };
         assert_eq!(said(&cause, Tense::Present), "Image app was added, so app has to be rebuilt.");
-    }
-
-    #[test]
-    fn lines_are_wrapped_between_words() {
-        assert_eq!(wrap("  one two three", 9), ["  one two", "  three"]);
-        assert_eq!(wrap("", 40), [""]);
-        assert_eq!(wrap("immeasurably long", 3), ["immeasurably", "long"]);
     }
 }
