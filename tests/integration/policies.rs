@@ -421,6 +421,8 @@ async fn only_builds_are_privileged_in_a_namespace_for_privileged_builds() {
     pods.create(&PostParams::default(), &read(&own)).await.expect("a pod");
     refused(tenant.debug("own", &json!({"privileged": true})).await, "Pod Security level baseline");
     admitted(tenant.debug("own", &json!({})).await);
+    // Each policy is enforced at a time of its own.
+    wait_enforced("the policy for commands", async || tenant.exec("own", "exec").await).await;
     for subresource in ["exec", "attach"] {
         refused(tenant.exec("own", subresource).await, "nobody runs commands in them");
     }

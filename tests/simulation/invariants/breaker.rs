@@ -49,7 +49,12 @@ pub fn check(cluster: &mut Cluster, job: &Value, shown: &str) -> Violations {
     if attempts.iter().any(|attempt| has_checks(&spec, attempt) && succeeded(attempt)) {
         return Vec::new();
     }
-    let FailedImages { images: failed, last } = failures(&attempts, known_until);
+    // The next cascade tries again what has failed: its failures count no longer.
+    let retried = images_of_later_cascades(cluster, owner(job), cascade);
+    let is_counted =
+        |attempt: &&&Attempt| attempt.failure().is_none() || !retried.contains(&attempt.image);
+    let counted: Vec<&Attempt> = attempts.iter().filter(is_counted).copied().collect();
+    let FailedImages { images: failed, last } = failures(&counted, known_until);
     if failed.len() < threshold {
         return Vec::new();
     }
@@ -208,6 +213,15 @@ fn single_cause(
     let (known, _) = reconcile_view(cluster, family)?;
     let upstream = known.upstreams.iter().find(|upstream| upstream.name == cause.name)?;
     Some(SingleCause { upstream: cause.name.clone(), reference: upstream.reference() })
+}
+
+/// Returns the images of a family's cascades that started after this one. Names sort by time.
+fn images_of_later_cascades(cluster: &Cluster, owned_by: &str, cascade: &str) -> BTreeSet<String> {
+    let cascades = cluster.objects.all(Kind::Cascade);
+    let later = cascades
+        .filter(|(key, object)| owner(object) == owned_by && key.name.as_str() > cascade)
+        .filter_map(|(_, object)| CascadeSpec::deserialize(&object["spec"]).ok());
+    later.flat_map(|spec| spec.levels.into_iter().flatten()).collect()
 }
 
 /// Returns when the running reconcile of a family started.

@@ -23,7 +23,9 @@ pub fn written(before: Option<&Value>, record: &Value) -> Option<(&'static str, 
     let stands_since: Timestamp = old["standsSince"].as_str()?.parse().ok()?;
     let last = old["nonce"].as_str().and_then(time_of_nonce);
     let since = last.map_or(stands_since, |last| last.max(stands_since));
-    let is_early = time_of_nonce(nonce)?.duration_since(since) < every.signed();
+    // The nonce names the second.
+    let age = time_of_nonce(nonce)?.as_second() - since.as_second();
+    let is_early = age < every.signed().as_secs();
     is_early.then(|| {
         let message = format!("{} is refreshed as {nonce}; since {since}", key_of(record).name);
         ("images are refreshed after their age", message)

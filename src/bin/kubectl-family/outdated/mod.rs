@@ -13,7 +13,7 @@ use globset::{Glob, GlobSet, GlobSetBuilder};
 use groundswell::{
     lineage::ImageIndex,
     package_indexes::{IndexClient, IndexMirror},
-    registry::{Reference, http_transport},
+    registry::{Config, Reference, http_transport},
 };
 use url::Url;
 
@@ -24,7 +24,7 @@ use crate::{
         report::{OutdatedReport, UpdateSelection},
     },
     output::{self, ListFormat, Outcome, note},
-    registry_images::{ImageArgument, RegistryArguments, current_reference},
+    registry_images::{DOWNLOAD_TIMEOUT, ImageArgument, RegistryArguments, current_reference},
 };
 
 /// Commands that the help shows.
@@ -111,7 +111,7 @@ pub async fn run(arguments: OutdatedArguments) -> anyhow::Result<Outcome> {
         arguments.mirror.iter().map(|mirror| mirror.0.clone()).collect();
     let exclude = excluded(&arguments.exclude)?;
     let contents = arguments.registry.reader()?;
-    let mut config = arguments.registry.config()?;
+    let mut config = Config { timeout: DOWNLOAD_TIMEOUT, ..arguments.registry.config()? };
     // Images name the repositories, and the user the mirrors: only these may be on this machine.
     let hosts = mirrors.iter().filter_map(|mirror| Url::parse(&mirror.to).ok());
     config.allowed_addresses = hosts.filter_map(|url| url.host_str().map(str::to_owned)).collect();

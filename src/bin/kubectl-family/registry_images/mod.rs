@@ -23,9 +23,9 @@ pub use crate::registry_images::{
     size::human_size,
 };
 
-/// Timeout of one request. A registry that sends nothing is given up earlier; one that is slow is
-/// not, since a part of a layer has 16 MiB.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+/// Timeout of one request of a command that reads layers or package indexes. A host that sends
+/// nothing is given up earlier; one that is slow is not, since a part of a layer has 16 MiB.
+pub const DOWNLOAD_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 /// The addresses of this machine. The user names registries, so that one here is meant.
 const LOOPBACK: [&str; 2] = ["127.0.0.0/8", "::1/128"];
 /// Number of images that are read at the same time.
@@ -63,17 +63,21 @@ impl RegistryArguments {
     ///
     /// Returns an error if a flag or the Docker configuration cannot be used.
     pub fn reader(&self) -> anyhow::Result<ContentsReader> {
-        let RegistryAccess { client, keychain, platform } = self.access()?;
+        let config = Config { timeout: DOWNLOAD_TIMEOUT, ..self.config()? };
+        let RegistryAccess { client, keychain, platform } = self.access_with(config)?;
         Ok(ContentsReader::new(client, keychain, platform))
     }
 
-    /// Returns a client with the user's credentials.
+    /// Returns a client with the user's credentials, for manifests and configurations.
     ///
     /// # Errors
     ///
     /// Returns an error if a flag or the Docker configuration cannot be used.
     pub fn access(&self) -> anyhow::Result<RegistryAccess> {
-        let config = self.config()?;
+        self.access_with(self.config()?)
+    }
+
+    fn access_with(&self, config: Config) -> anyhow::Result<RegistryAccess> {
         let default = format!("linux/{}", std::env::consts::ARCH);
         let platform = self.platform.as_deref().unwrap_or(&default);
         let platform = Platform::from_user(platform)
@@ -90,7 +94,6 @@ impl RegistryArguments {
     pub fn config(&self) -> anyhow::Result<Config> {
         let mut config = Config {
             plain_http: self.plain_http.clone(),
-            timeout: REQUEST_TIMEOUT,
             allowed_addresses: LOOPBACK.map(str::to_owned).into(),
             ..Config::default()
         };
