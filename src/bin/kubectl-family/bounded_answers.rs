@@ -77,7 +77,7 @@ mod tests {
     #[tokio::test]
     async fn an_answer_without_an_end_is_an_error_unless_it_is_a_stream() {
         let service = tower::service_fn(|request: Request<Body>| async move {
-            let length = request.uri().path().split('/').nth(1).map(|text| text.parse());
+            let length = request.uri().path().split('/').nth(1).map(str::parse);
             let length = length.expect("a length").expect("a number");
             Ok::<_, Infallible>(Response::new(Body::from(vec![b'a'; length])))
         });

@@ -21,14 +21,14 @@ const WEEK: SignedDuration = SignedDuration::from_hours(168);
 /// The age at which an image has certainly been refreshed.
 const WEEK_AND_SPREAD: SignedDuration = SignedDuration::from_hours(185);
 
-fn every(age: SignedDuration) -> Option<Refresh> {
-    Some(Refresh { every: Duration::from_secs_clamped(age.as_secs()) })
+fn every(age: SignedDuration) -> Refresh {
+    Refresh { every: Duration::from_secs_clamped(age.as_secs()) }
 }
 
 /// Two images in a chain, built once, that are refreshed every week.
 fn weekly() -> FamilyModel {
     let mut model = FamilyModel::new(&["up"], &[("base", "up"), ("app", "base")]);
-    model.spec.policy.refresh = every(WEEK);
+    model.spec.policy.refresh = Some(every(WEEK));
     model.settle();
     assert_eq!(model.builds(), [1, 1]);
     model
@@ -43,7 +43,7 @@ fn pass(model: &mut FamilyModel, time: SignedDuration) {
 /// One image, built once, that is refreshed every week.
 fn weekly_alone() -> FamilyModel {
     let mut model = FamilyModel::new(&["up"], &[("base", "up")]);
-    model.spec.policy.refresh = every(WEEK);
+    model.spec.policy.refresh = Some(every(WEEK));
     model.settle();
     model
 }
@@ -77,7 +77,7 @@ fn an_old_build_is_refreshed_once_and_its_children_follow() {
 #[test]
 fn a_refresh_with_the_same_content_spares_the_children_and_is_not_repeated() {
     let mut model = weekly();
-    model.spec.images[1].refresh = every(SignedDuration::ZERO);
+    model.spec.images[1].refresh = Some(every(SignedDuration::ZERO));
     model.content.insert(0, "the same".into());
     model.upstream_digests[0] = "sha256:up-1".into();
     model.settle();
@@ -99,7 +99,7 @@ fn the_refreshes_of_a_family_are_spread_over_a_tenth_of_the_age() {
     let images: Vec<(&str, &str)> =
         images.iter().map(|(name, parent)| (name.as_str(), parent.as_str())).collect();
     let mut model = FamilyModel::new(&["up"], &images);
-    model.spec.policy.refresh = every(WEEK);
+    model.spec.policy.refresh = Some(every(WEEK));
     model.settle();
     let age = |(name, _): &(&str, &str)| {
         refresh_at(&model, name)
@@ -194,7 +194,7 @@ fn a_refresh_that_fails_is_tried_again_at_the_next_age() {
 #[test]
 fn what_fails_all_refreshes_is_one_cause() {
     let mut model = FamilyModel::new(&["up"], &[("one", "up"), ("two", "up"), ("three", "up")]);
-    model.spec.policy.refresh = every(WEEK);
+    model.spec.policy.refresh = Some(every(WEEK));
     model.spec.policy.breaker.consecutive_failures = 2;
     model.spec.policy.retries.build = 0;
     model.settle();

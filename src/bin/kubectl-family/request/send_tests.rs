@@ -35,6 +35,10 @@ impl FakeServer {
         Self(Arc::new(Mutex::new(state)))
     }
 
+    fn change(&self, change: impl FnOnce(&mut FakeServerState)) {
+        change(&mut self.0.lock().expect("the state"));
+    }
+
     fn answer(&self, method: &Method, uri: &http::Uri, body: &[u8]) -> (u16, Value) {
         let mut state = self.0.lock().expect("the state");
         let query = uri.query().unwrap_or_default();
@@ -171,7 +175,7 @@ async fn without_an_answer_the_request_stays() {
 #[tokio::test(start_paused = true)]
 async fn a_request_that_the_user_may_not_follow_is_sent() {
     let server = FakeServer::new(json!({"state": "Done", "message": "app is rebuilt"}));
-    let refuse = || server.0.lock().expect("the state").broken = vec![403];
+    let refuse = || server.change(|state| state.broken = vec![403]);
     refuse();
     assert_eq!(server.send().await.expect("it is sent"), Outcome::Fine);
     refuse();
@@ -182,14 +186,14 @@ async fn a_request_that_the_user_may_not_follow_is_sent() {
 #[tokio::test(start_paused = true)]
 async fn a_wait_outlasts_an_api_server_that_does_not_answer_for_a_while() {
     let server = FakeServer::new(json!({"state": "Done", "message": "app is rebuilt"}));
-    let mut state = server.0.lock().expect("the state");
-    (state.app, state.broken) = (vec!["Building", "Current"], vec![500, 503]);
-    drop(state);
+    server.change(|state| {
+        (state.app, state.broken) = (vec!["Building", "Current"], vec![500, 503]);
+    });
     assert_eq!(server.send_and_wait().await.expect("built"), Outcome::Fine);
     // The same while the images are built.
-    let mut state = server.0.lock().expect("the state");
-    (state.app, state.broken_images) = (vec!["Building", "Current"], vec![500, 503]);
-    drop(state);
+    server.change(|state| {
+        (state.app, state.broken_images) = (vec!["Building", "Current"], vec![500, 503]);
+    });
     assert_eq!(server.send_and_wait().await.expect("built"), Outcome::Fine);
 }
 
