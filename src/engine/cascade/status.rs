@@ -107,8 +107,8 @@ struct CascadeBuilds<'a> {
     attempts: usize,
     /// When the first build started.
     started_at: Option<Timestamp>,
-    /// The hash of the image's own inputs in the last build that succeeded.
-    own_inputs: Option<&'a str>,
+    /// The last build that succeeded.
+    succeeded: Option<&'a ObservedBuild>,
 }
 
 impl<'a> CascadeBuilds<'a> {
@@ -126,9 +126,7 @@ impl<'a> CascadeBuilds<'a> {
             cascade,
             attempts: attempts.len(),
             started_at: builds.filter_map(|build| build.started_at).min(),
-            own_inputs: succeeded
-                .max_by_key(|build| BuildOrder::of(build))
-                .map(|build| build.identity.own_inputs.as_str()),
+            succeeded: succeeded.max_by_key(|build| BuildOrder::of(build)),
         }
     }
 }
@@ -163,14 +161,17 @@ fn image_result(
     let mut result = previous;
     result.state = decided.state;
     result.builds = result.builds.max(i32::try_from(builds.attempts).unwrap_or(i32::MAX));
-    if let Some(own) = builds.own_inputs {
-        result.own_inputs = Some(own.to_owned());
+    if let Some(build) = builds.succeeded {
+        result.own_inputs = Some(build.identity.own_inputs.to_string());
     }
     result.started_at = result.started_at.or(builds.started_at);
     let is_finished = !decided.in_progress && decided.state != ImageState::Waiting;
-    // The image's own record is written more often than this one, so that its time is preferred.
-    let finished_at =
-        observed.and_then(|observed| recorded_finish(observed, decided)).or(Some(now));
+    // The image's own record is written more often than this one, so that its time is preferred. If
+    // the process before has written neither, this is long after the end.
+    let finished_at = observed
+        .and_then(|observed| recorded_finish(observed, decided))
+        .or_else(|| build_end(builds, decided, now))
+        .or(Some(now));
     result.finished_at = if is_finished { result.finished_at.or(finished_at) } else { None };
     if let Some(verified) =
         decided.verified.as_ref().filter(|_| decided.state == ImageState::Current)
@@ -217,6 +218,19 @@ fn recorded_finish(observed: &ObservedImage<'_>, decided: &ImageDecision) -> Opt
     let last = observed.record?.history.first()?;
     (verified.fingerprint == last.fingerprint && last.build == Some(verified.build))
         .then_some(last.finished_at)?
+}
+
+/// Returns when the build of a current image ended, unless checks have followed it.
+fn build_end(
+    builds: &CascadeBuilds<'_>,
+    decided: &ImageDecision,
+    now: Timestamp,
+) -> Option<Timestamp> {
+    let verified = decided.verified.as_ref().filter(|_| decided.state == ImageState::Current)?;
+    let is_of = |build: &&ObservedBuild| build.identity.fingerprint == verified.fingerprint;
+    let build = builds.succeeded.filter(|_| verified.checked.is_none()).filter(is_of)?;
+    // The clock of the node may be ahead of ours.
+    Some(build.ended_at?.min(now))
 }
 
 /// Completes the status of a cascade that ends with this decision, in the phase of the status.

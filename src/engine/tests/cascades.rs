@@ -144,6 +144,27 @@ fn only_the_candidate_that_a_cascade_was_ended_for_begins_without_a_quiet_time()
 }
 
 #[test]
+fn an_image_is_finished_when_its_build_ended_although_nobody_was_there_to_record_it() {
+    let mut model = chain();
+    model.settle();
+    model.upstream_digests[0] = "sha256:up-1".into();
+    model.begin();
+    let end = model.now;
+    model.finish_builds();
+    // The leader was killed, and another one took over.
+    model.now += SignedDuration::from_secs(600);
+    model.reconcile();
+    model.settle();
+    let cascade = model.cascades.last().expect("a cascade");
+    let finished = |image: &str| {
+        let result = cascade.images.iter().find(|result| result.name == image);
+        result.and_then(|result| result.finished_at)
+    };
+    assert_eq!(finished("base"), Some(end));
+    assert!(finished("lib") > Some(end));
+}
+
+#[test]
 fn changes_during_a_cascade_wait_no_longer_than_max_settle() {
     let mut model = chain();
     model.upstream_digests[0] = "sha256:up-1".into();

@@ -7,7 +7,7 @@ use jiff::SignedDuration;
 use crate::{
     api::{BuildFailure, Check, CheckState, FailureClass, ImageState, condition::Reason},
     engine::{
-        CheckOutcome, Decision, Effect, decide,
+        CheckOutcome, Effect,
         tests::{CURRENT, model::FamilyModel},
     },
     lineage::{CheckIndex, ImageIndex},
@@ -497,28 +497,4 @@ fn no_cascade_promotes_a_held_digest_that_has_not_passed_its_checks() {
     model.settle();
     assert_eq!(model.states(), [CURRENT; 2]);
     assert_ne!(floating(&model.tags), floating(&before));
-}
-
-#[test]
-fn a_check_of_an_image_that_is_removed_is_stopped_and_counts_until_it_has_ended() {
-    let images = [("base", "up"), ("app", "up")];
-    let mut model = FamilyModel::new(&["up"], &images);
-    model.spec.policy.parallelism = 1;
-    model.settle();
-    // New checks are checks of what stands.
-    model.spec.images[1].checks = vec![required_check("smoke")];
-    model.reconcile();
-    assert_eq!(model.checks.len(), 1);
-    let job = model.checks[0].1.job.clone();
-    model.remove_last();
-    model.spec.images[0].checks = vec![required_check("smoke")];
-    let blueprint = model.blueprint();
-    let decision = decide(&model.input(&blueprint), model.now);
-    assert!(decision.effects.contains(&Effect::Stop { job }), "{:?}", decision.effects);
-    let starts = |decision: &Decision| {
-        decision.effects.iter().any(|effect| matches!(effect, Effect::Check { .. }))
-    };
-    assert!(!starts(&decision), "its pod takes the only place until it is gone");
-    model.checks.clear();
-    assert!(starts(&model.reconcile()));
 }

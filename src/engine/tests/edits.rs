@@ -1,9 +1,9 @@
 //! What happens to a cascade when its family is edited, or goes, while it runs.
 
 use crate::{
-    api::{CascadePhase, Edge, ImageFamilyStatus, ImageState, condition::Reason},
+    api::{CascadePhase, Check, Edge, ImageFamilyStatus, ImageState, condition::Reason},
     engine::{
-        BuildOutcome,
+        BuildOutcome, Decision, Effect,
         tests::{CURRENT, model::FamilyModel},
     },
 };
@@ -137,6 +137,31 @@ fn an_image_that_is_removed_while_it_builds_is_stopped_and_the_cascade_ends_with
         "{}",
         cascade.message
     );
+}
+
+#[test]
+fn a_check_of_an_image_that_is_removed_is_stopped_and_counts_until_it_has_ended() {
+    let check = |name: &str| {
+        vec![Check { name: name.into(), command: vec!["true".into()], ..Check::default() }]
+    };
+    let starts = |decision: &Decision| {
+        decision.effects.iter().any(|effect| matches!(effect, Effect::Check { .. }))
+    };
+    let mut model = FamilyModel::new(&["up"], &[("base", "up"), ("app", "up")]);
+    model.spec.policy.parallelism = 1;
+    model.settle();
+    // New checks are checks of what stands.
+    model.spec.images[1].checks = check("smoke");
+    model.reconcile();
+    assert_eq!(model.checks.len(), 1);
+    let job = model.checks[0].1.job.clone();
+    model.remove_last();
+    model.spec.images[0].checks = check("smoke");
+    let decision = model.decide();
+    assert!(decision.effects.contains(&Effect::Stop { job }), "{:?}", decision.effects);
+    assert!(!starts(&decision), "its pod takes the only place until it is gone");
+    model.checks.clear();
+    assert!(starts(&model.reconcile()));
 }
 
 #[test]
