@@ -135,10 +135,10 @@ fn an_upstream_at_its_limit_does_not_delay_other_builds() {
 fn of_alternatives_no_more_start_than_the_family_may_run() {
     let wants = [&[0][..], &[1], &[1]].map(upstreams);
     let one = Demand { wants: &wants, most: 1, ..demand("a", 10, 0, 0, 0) };
-    let free = |free: &[usize]| shares(cluster(2), free, &[one, demand("b", 10, 0, 9, 0)]);
-    assert_eq!(free(&[1, 1]), [[0], [0]], "the other place is for the other family");
-    assert_eq!(free(&[0, 1]), [[1], [0]]);
-    assert_eq!(free(&[0, 0]), [vec![], vec![0, 1]]);
+    let free = |free: &[usize]| shares(cluster(3), free, &[one, demand("b", 10, 0, 9, 0)]);
+    assert_eq!(free(&[1, 1]), [vec![0], vec![0, 1]], "the other places are for the other family");
+    assert_eq!(free(&[0, 1]), [vec![1], vec![0, 1]]);
+    assert_eq!(free(&[0, 0]), [vec![], vec![0, 1, 2]]);
     let none = Demand { most: 0, ..one };
     assert_eq!(shares(cluster(2), &[1, 1], &[none]), [[0_usize; 0]]);
 }
